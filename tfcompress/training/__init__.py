@@ -1,0 +1,1 @@
+"""Drivers that own the training loop: several fits that act as one."""
