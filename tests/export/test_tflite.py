@@ -1,0 +1,354 @@
+import os
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcompress as tfc
+from tfcompress.export import _tflite
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(8, 3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ],
+        name="small",
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((50, 8, 8, 1)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def float_file(model, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("float") / "model.tflite"
+    return tfc.export.to_tflite(model, path, calibration=images)
+
+
+@pytest.fixture(scope="module")
+def int8_file(model, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("int8") / "model.tflite"
+    return tfc.export.to_tflite(model, path, quantization="int8", calibration=images)
+
+
+def tensor_types(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return {np.dtype(t["dtype"]).name for t in interpreter.get_tensor_details()}
+
+
+class TestFloat32:
+    def test_file_computes_what_the_model_computes(self, model, images, float_file):
+        outputs = tfc.export.run(float_file.path, images)
+        np.testing.assert_allclose(outputs, model(images), atol=1e-6)
+
+    def test_artifact_describes_the_file(self, float_file):
+        assert float_file.bytes == os.path.getsize(float_file.path)
+        assert float_file.quantization is None
+        assert float_file.parity.samples == 50
+        assert float_file.parity.data == "given"
+        assert float_file.parity.top1_agreement == 1.0
+        assert float_file.parity.max_difference < 1e-6
+        assert float_file.versions["keras"] == keras.__version__
+        assert "float32" in str(float_file)
+        assert f"{float_file.bytes:,} bytes" in str(float_file)
+
+    def test_file_holds_the_weights_and_little_else(self, model, float_file):
+        weights = 4 * model.count_params()
+        assert weights * 0.95 < float_file.bytes < weights + 6000
+
+    def test_without_data_parity_is_on_random_samples(self, model, tmp_path):
+        artifact = tfc.export.to_tflite(model, tmp_path / "m.tflite")
+        assert artifact.parity.data == "random"
+        assert "random samples" in str(artifact)
+
+    def test_model_is_left_as_it_was(self, images, tmp_path):
+        model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        model.add(keras.layers.Dense(3))
+        model.compile("sgd", "mse")
+        before = [w.copy() for w in model.get_weights()]
+        optimizer = model.optimizer
+        tfc.export.to_tflite(model, tmp_path / "m.tflite")
+        assert model.optimizer is optimizer
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+class TestQuantized:
+    def test_int8_is_integers_from_input_to_output(self, int8_file):
+        assert tensor_types(int8_file.path) <= {"int8", "int32"}
+
+    def test_int8_is_about_a_quarter_of_float32(self, float_file, int8_file):
+        # 4 bytes a weight become 1; the rest of the file does not shrink.
+        assert int8_file.bytes < float_file.bytes / 2
+
+    def test_int8_is_run_in_real_units(self, model, images, int8_file):
+        outputs = tfc.export.run(int8_file.path, images)
+        # A softmax output has a step of 1/256.
+        np.testing.assert_allclose(outputs, model(images), atol=8 / 256)
+        assert int8_file.parity.max_difference == pytest.approx(
+            np.abs(outputs - model(images)).max()
+        )
+
+    @pytest.mark.parametrize("quantization", ["float16", "dynamic"])
+    def test_weights_shrink_and_inputs_stay_float(
+        self, model, images, float_file, tmp_path, quantization
+    ):
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization=quantization
+        )
+        assert artifact.bytes < float_file.bytes
+        outputs = tfc.export.run(artifact.path, images)
+        np.testing.assert_allclose(outputs, model(images), atol=0.02)
+
+    def test_loops_are_refused_before_they_crash_the_calibration(self, tmp_path):
+        inputs = keras.Input((6, 4))
+        model = keras.Model(inputs, keras.layers.LSTM(3)(inputs))
+        with pytest.raises(ValueError, match="loop"):
+            tfc.export.to_tflite(
+                model,
+                tmp_path / "m.tflite",
+                quantization="int8",
+                calibration=np.zeros((4, 6, 4)),
+            )
+
+
+class TestSeveralInputsAndOutputs:
+    @pytest.mark.parametrize("quantization", [None, "int8"])
+    def test_order_is_that_of_the_model(self, tmp_path, quantization):
+        # Names in an order that sorting would change.
+        names = ["zeta", "alpha", "mid"]
+        inputs = [keras.Input((3 + i % 2,), name=name) for i, name in enumerate(names)]
+        outputs = [
+            keras.layers.Dense(4)(keras.layers.Concatenate()(inputs)),
+            keras.layers.Subtract()([inputs[0], inputs[2]]),
+        ]
+        model = keras.Model(inputs, outputs)
+        rng = np.random.default_rng(0)
+        data = [rng.random((20, x.shape[1])).astype("float32") for x in inputs]
+        artifact = tfc.export.to_tflite(
+            model,
+            tmp_path / "m.tflite",
+            quantization=quantization,
+            calibration=dict(zip(names, data, strict=True)),
+        )
+        assert artifact.parity.top1_agreement is None
+        for got, expected in zip(
+            tfc.export.run(artifact.path, data), model(data), strict=True
+        ):
+            np.testing.assert_allclose(got, expected, atol=0.05)
+
+
+class TestCalibrationData:
+    def test_dataset_with_labels_and_array_give_the_same_file(
+        self, model, images, int8_file, tmp_path
+    ):
+        dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(50))).batch(16)
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization="int8", calibration=dataset
+        )
+        assert artifact.path.read_bytes() == int8_file.path.read_bytes()
+
+    @pytest.mark.parametrize(
+        ("calibration", "message"),
+        [
+            (None, "needs"),
+            (np.zeros((5, 8, 8)), re.escape("(samples, 8, 8, 1)")),
+            (np.zeros((5, 28, 28, 1)), re.escape("(5, 28, 28, 1)")),
+            (np.zeros((0, 8, 8, 1)), "at least one"),
+            (np.full((2, 8, 8, 1), np.nan), "finite"),
+            ((np.zeros((5, 8, 8, 1)), np.zeros(4)), "equally many"),
+            ([], "Received"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_before_conversion(
+        self, model, tmp_path, monkeypatch, calibration, message
+    ):
+        monkeypatch.setattr(_tflite, "_convert", pytest.fail)
+        with pytest.raises(ValueError, match=message) as error:
+            tfc.export.to_tflite(
+                model,
+                tmp_path / "m.tflite",
+                quantization="int8",
+                calibration=calibration,
+            )
+        assert "`calibration`" in str(error.value)
+
+    @pytest.mark.parametrize("calibration", ["images", 3, object()])
+    def test_other_kinds_are_refused(self, model, tmp_path, calibration):
+        with pytest.raises(TypeError, match="`calibration`"):
+            tfc.export.to_tflite(
+                model,
+                tmp_path / "m.tflite",
+                quantization="int8",
+                calibration=calibration,
+            )
+
+    def test_arrays_are_sampled_evenly(self, model):
+        from tfcompress.export._samples import take_samples
+
+        sorted_by_class = np.repeat(np.arange(10), 100)
+        inputs = np.zeros((1000, 8, 8, 1))
+        _, labels = take_samples(model, (inputs, sorted_by_class), limit=50)
+        assert set(labels) == set(range(10))
+        assert len(labels) == 50
+
+
+class TestBadInput:
+    @pytest.fixture(autouse=True)
+    def no_conversion(self, monkeypatch):
+        monkeypatch.setattr(_tflite, "_convert", pytest.fail)
+
+    def test_unknown_quantization(self, model, tmp_path):
+        with pytest.raises(ValueError, match=r"`quantization`.*'int4'"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="int4")
+
+    def test_other_ending(self, model, tmp_path):
+        with pytest.raises(ValueError, match=r"`path`.*\.tflite"):
+            tfc.export.to_tflite(model, tmp_path / "model.bin")
+
+    def test_folder(self, model, tmp_path):
+        (tmp_path / "m.tflite").mkdir()
+        with pytest.raises(ValueError, match="folder"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite")
+
+    def test_unwritable_place(self, model, tmp_path):
+        (tmp_path / "file").write_text("not a folder")
+        with pytest.raises(ValueError, match="can be written"):
+            tfc.export.to_tflite(model, tmp_path / "file" / "m.tflite")
+
+    def test_subclassed_and_unbuilt_models(self, tmp_path):
+        class Subclassed(keras.Model):
+            pass
+
+        for model in (Subclassed(), keras.Sequential([keras.layers.Dense(1)])):
+            with pytest.raises(ValueError, match="`model`"):
+                tfc.export.to_tflite(model, tmp_path / "m.tflite")
+
+    def test_no_model(self, tmp_path):
+        with pytest.raises(TypeError, match="`model`"):
+            tfc.export.to_tflite("model.keras", tmp_path / "m.tflite")
+
+    def test_free_dimensions(self, tmp_path):
+        inputs = keras.Input((None, 4))
+        model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+        with pytest.raises(ValueError, match="fixed input shapes"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite")
+
+
+class TestFailure:
+    def test_unsupported_operation_is_named_and_nothing_is_left(self, tmp_path):
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.ops.erfinv(inputs))
+        with pytest.raises(RuntimeError, match="Erfinv"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_file_that_computes_something_else_is_not_written(
+        self, model, float_file, tmp_path, monkeypatch
+    ):
+        path = tmp_path / "m.tflite"
+        path.write_bytes(b"the file of yesterday")
+        monkeypatch.setattr(
+            _tflite, "_convert", lambda *_: float_file.path.read_bytes()
+        )
+        other = keras.models.clone_model(model)
+        with pytest.raises(RuntimeError, match="does not compute"):
+            tfc.export.to_tflite(other, path)
+        assert path.read_bytes() == b"the file of yesterday"
+
+    def test_interrupted_write_leaves_the_old_file(
+        self, model, float_file, tmp_path, monkeypatch
+    ):
+        path = tmp_path / "m.tflite"
+        path.write_bytes(b"the file of yesterday")
+        monkeypatch.setattr(
+            _tflite, "_convert", lambda *_: float_file.path.read_bytes()
+        )
+
+        def full_disk(descriptor):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            tfc.export.to_tflite(model, path)
+        assert path.read_bytes() == b"the file of yesterday"
+        assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_conversion_is_quiet(model, tmp_path, capfd):
+    tfc.export.to_tflite(model, tmp_path / "m.tflite")
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+class TestRun:
+    def test_wrong_shape(self, float_file):
+        with pytest.raises(ValueError, match=re.escape("(samples, 8, 8, 1)")):
+            tfc.export.run(float_file.path, np.zeros((1, 9, 9, 1)))
+
+    def test_no_samples_give_no_outputs(self, float_file):
+        assert tfc.export.run(float_file.path, np.zeros((0, 8, 8, 1))).shape == (0, 10)
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(ValueError, match="No such file"):
+            tfc.export.run(tmp_path / "absent.tflite", np.zeros((1, 8, 8, 1)))
+
+    def test_broken_file(self, tmp_path):
+        (tmp_path / "m.tflite").write_bytes(b"not a flatbuffer")
+        with pytest.raises(ValueError, match="Expected a TFLite file"):
+            tfc.export.run(tmp_path / "m.tflite", np.zeros((1, 8, 8, 1)))
+
+    def test_text_instead_of_numbers(self, float_file):
+        with pytest.raises(TypeError, match="`inputs`"):
+            tfc.export.run(float_file.path, np.array(["a"]))
+
+
+class TestParity:
+    def test_agreement_counts_equal_decisions(self, model, images, int8_file):
+        parity = tfc.export.parity(model, int8_file.path, images)
+        outputs = tfc.export.run(int8_file.path, images)
+        expected = np.mean(outputs.argmax(-1) == np.argmax(model(images), -1))
+        assert parity.top1_agreement == expected
+        assert parity.samples == 50
+
+    def test_all_samples_are_compared(self, model, float_file):
+        data = np.zeros((1200, 8, 8, 1), "float32")
+        assert tfc.export.parity(model, float_file.path, data).samples == 1200
+
+
+class TestBenchmark:
+    def test_percentiles_are_in_order(self, int8_file):
+        latency = tfc.export.benchmark(int8_file.path, warmup=1, runs=20)
+        assert 0 < latency.p10 <= latency.median <= latency.p90
+        assert (latency.runs, latency.threads, latency.batch) == (20, 1, 1)
+        assert "ms" in str(latency)
+
+    @pytest.mark.parametrize(
+        ("settings", "error"),
+        [
+            ({"threads": 0}, ValueError),
+            ({"runs": 0}, ValueError),
+            ({"warmup": -1}, ValueError),
+            ({"runs": 1.5}, TypeError),
+            ({"threads": True}, TypeError),
+        ],
+    )
+    def test_numbers_are_checked(self, float_file, settings, error):
+        with pytest.raises(error, match=f"`{next(iter(settings))}`"):
+            tfc.export.benchmark(float_file.path, **settings)

@@ -1,0 +1,331 @@
+"""Run and time exported files with the LiteRT interpreter."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.export._quiet import captured_output
+
+__all__ = ["Latency", "benchmark", "benchmark_together", "open_file", "run"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one inference, in milliseconds.
+
+    Attributes:
+        median: half of the runs were faster.
+        p10: 10th percentile.
+        p90: 90th percentile.
+        runs: how many runs were timed.
+        threads: how many threads the interpreter had.
+        batch: samples in one inference.
+    """
+
+    median: float
+    p10: float
+    p90: float
+    runs: int
+    threads: int = 1
+    batch: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median:.3g} ms (p10 {self.p10:.3g}, p90 {self.p90:.3g}, "
+            f"{self.runs} runs, {self.threads} thread{'s' * (self.threads > 1)})"
+        )
+
+
+def run(
+    path: str | os.PathLike[str] | bytes,
+    inputs: Any,
+    *,
+    threads: int = 1,
+) -> np.ndarray | list[np.ndarray]:
+    """Runs an exported file on a batch, in the model's own units.
+
+    Inputs are quantised as the file wants them and outputs are dequantised, so
+    that an int8 file is called and answers like the Keras model that it came
+    from. Samples go through one by one, as they do on a device.
+
+    Example:
+
+    ```python
+    tfc.export.to_tflite(model, "model.tflite")
+    probabilities = tfc.export.run("model.tflite", x_test)
+    accuracy = (probabilities.argmax(-1) == y_test).mean()
+    ```
+
+    Args:
+        path: a `.tflite` file, or its content as bytes.
+        inputs: array of shape `(samples, ...)`; for several inputs a list of
+            arrays in the order of `model.inputs`, or a dict by the names in the
+            file's signature.
+        threads: threads of the interpreter. Defaults to `1`.
+
+    Returns:
+        The outputs, an array of shape `(samples, ...)`; a list of arrays where the
+        file has several outputs.
+
+    Raises:
+        TypeError: if `path`, `inputs` or `threads` are of another kind.
+        ValueError: if the file cannot be read or the inputs do not fit it.
+    """
+    program = open_file(path, threads=threads)
+    outputs = program(program.check(inputs))
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def benchmark(
+    path: str | os.PathLike[str] | bytes,
+    threads: int = 1,
+    *,
+    warmup: int = 10,
+    runs: int = 100,
+) -> Latency:
+    """Times an exported file on random input with the LiteRT interpreter.
+
+    One thread gives the steadiest figure. To compare files, time them on a quiet
+    machine; `tfcompress.report.compare` does it in turns.
+
+    Example:
+
+    >>> tfc.export.benchmark("model.tflite").median  # milliseconds
+    0.084
+
+    Args:
+        path: a `.tflite` file, or its content as bytes.
+        threads: threads of the interpreter. Defaults to `1`.
+        warmup: runs before the clock starts. Defaults to `10`.
+        runs: runs that are timed. Defaults to `100`.
+
+    Returns:
+        A `Latency`.
+
+    Raises:
+        TypeError: if a number is not an integer.
+        ValueError: if a number is out of range or the file cannot be read.
+    """
+    return benchmark_together([path], threads=threads, warmup=warmup, runs=runs)[0]
+
+
+def benchmark_together(
+    paths: Sequence[str | os.PathLike[str] | bytes],
+    *,
+    threads: int = 1,
+    warmup: int = 10,
+    runs: int = 100,
+    rounds: int = 5,
+) -> list[Latency]:
+    """Times several files in turns, so that a noisy machine is fair to all."""
+    _check_count(warmup, "warmup", 0)
+    _check_count(runs, "runs", 1)
+    programs = [open_file(path, threads=threads) for path in paths]
+    for program in programs:
+        program.feed_random()
+        for _ in range(warmup):
+            program.invoke()
+    seconds: list[list[float]] = [[] for _ in programs]
+    for part in np.array_split(np.arange(runs), min(rounds, runs)):
+        for program, times in zip(programs, seconds, strict=True):
+            for _ in part:
+                start = time.perf_counter()
+                program.invoke()
+                times.append(time.perf_counter() - start)
+    return [
+        Latency(
+            *(float(v) for v in 1e3 * np.percentile(times, (50, 10, 90))),
+            runs=runs,
+            threads=threads,
+            batch=program.batch,
+        )
+        for program, times in zip(programs, seconds, strict=True)
+    ]
+
+
+def open_file(path: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Program:
+    """A `Program` for a `.tflite` file or its content."""
+    _check_count(threads, "threads", 1)
+    if isinstance(path, bytes):
+        return Program(path, threads, "the given bytes")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            "Invalid value for argument `path`. Expected the path of a .tflite file. "
+            f"Received: path={path!r}"
+        )
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            "Invalid value for argument `path`. Expected the path of a .tflite file. "
+            f"Received: path={str(path)!r} ({error.strerror})"
+        ) from error
+    return Program(content, threads, str(path))
+
+
+class Program:
+    """A loaded `.tflite` file: called with a list of arrays, in real units."""
+
+    def __init__(self, content: bytes, threads: int, name: str):
+        from ai_edge_litert.interpreter import Interpreter
+
+        with captured_output() as log:
+            try:
+                self._interpreter = Interpreter(
+                    model_content=content, num_threads=threads
+                )
+                self._interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(
+                    "Invalid value for argument `path`. Expected a TFLite file that "
+                    "this machine can run with built-in operations. Received: "
+                    f"{name} ({error}){log()}"
+                ) from error
+        self.inputs = _ordered(self._interpreter, "inputs")
+        self.outputs = _ordered(self._interpreter, "outputs")
+
+    @property
+    def batch(self) -> int:
+        """Samples that the file takes at once."""
+        return int(self.inputs[0][1]["shape"][0])
+
+    def check(self, inputs: Any) -> list[np.ndarray]:
+        """`inputs` as one array for each input of the file, in order."""
+        names = [name for name, _ in self.inputs]
+        if isinstance(inputs, Mapping) and set(inputs) == set(names):
+            arrays = [np.asarray(inputs[name]) for name in names]
+        elif len(names) == 1 and not isinstance(inputs, Mapping):
+            arrays = [np.asarray(inputs)]
+        elif isinstance(inputs, list | tuple) and len(inputs) == len(names):
+            arrays = [np.asarray(array) for array in inputs]
+        else:
+            raise ValueError(
+                "Invalid value for argument `inputs`. Expected "
+                f"{len(names)} arrays for the inputs {names}. Received: "
+                f"{sorted(inputs) if isinstance(inputs, Mapping) else type(inputs)}"
+            )
+        for array, (name, detail) in zip(arrays, self.inputs, strict=True):
+            if array.dtype.kind not in "fiub":
+                raise TypeError(
+                    "Invalid value for argument `inputs`. Expected numbers. "
+                    f"Received: dtype {array.dtype} for input {name!r}"
+                )
+            shape = tuple(int(size) for size in detail["shape"][1:])
+            if array.shape[1:] != shape or len(array) != len(arrays[0]):
+                raise ValueError(
+                    "Invalid value for argument `inputs`. Expected shape "
+                    f"({', '.join(map(str, ('samples', *shape)))}) for input "
+                    f"{name!r}. Received: shape {array.shape}"
+                )
+        return arrays
+
+    def __call__(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Outputs for all samples of `inputs`, chunk by chunk."""
+        results: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        count = len(inputs[0])
+        for start in range(0, count, self.batch):
+            for array, (_, detail) in zip(inputs, self.inputs, strict=True):
+                chunk = array[start : start + self.batch]
+                short = self.batch - len(chunk)
+                if short:
+                    chunk = np.concatenate([chunk, np.repeat(chunk[-1:], short, 0)])
+                self._interpreter.set_tensor(detail["index"], _quantize(chunk, detail))
+            self._interpreter.invoke()
+            for result, (_, detail) in zip(results, self.outputs, strict=True):
+                raw = self._interpreter.get_tensor(detail["index"])
+                result.append(_dequantize(raw, detail)[: count - start])
+        if not count:
+            return [
+                np.empty((0, *detail["shape"][1:]), np.float32)
+                for _, detail in self.outputs
+            ]
+        return [np.concatenate(result) for result in results]
+
+    def feed_random(self, seed: int = 0) -> None:
+        """Sets every input to seeded random numbers."""
+        rng = np.random.default_rng(seed)
+        for _, detail in self.inputs:
+            dtype = np.dtype(detail["dtype"])
+            if dtype.kind == "f":
+                value = rng.random(detail["shape"]).astype(dtype)
+            elif _scale(detail):
+                limits = np.iinfo(dtype)
+                value = rng.integers(
+                    limits.min, limits.max, detail["shape"], dtype, endpoint=True
+                )
+            else:  # indices or flags: 0 and 1 are always in range
+                value = rng.integers(0, 2, detail["shape"]).astype(dtype)
+            self._interpreter.set_tensor(detail["index"], value)
+
+    def invoke(self) -> None:
+        """One inference on the inputs that are set."""
+        self._interpreter.invoke()
+
+
+def _ordered(interpreter: Any, side: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, tensor details) of the inputs or outputs, in the model's order.
+
+    Signature names end in a number where Keras has an order (`args_0_1`,
+    `output_1`) and are listed alphabetically, so 10 would come before 2.
+    """
+    details = {
+        "inputs": interpreter.get_input_details,
+        "outputs": interpreter.get_output_details,
+    }[side]()
+    signatures = interpreter.get_signature_list()
+    if not signatures:
+        return [(detail["name"], detail) for detail in details]
+    key = next(iter(signatures))
+    runner = interpreter.get_signature_runner(key)
+    named = {
+        "inputs": runner.get_input_details,
+        "outputs": runner.get_output_details,
+    }[side]()
+
+    def natural(name: str) -> list[Any]:
+        parts = re.split(r"(\d+)", name)
+        return [int(part) if part.isdigit() else part for part in parts]
+
+    return [(name, named[name]) for name in sorted(named, key=natural)]
+
+
+def _scale(detail: dict[str, Any]) -> float:
+    return float(detail["quantization"][0])
+
+
+def _quantize(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    dtype = np.dtype(detail["dtype"])
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return array.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    steps = np.rint(array / scale) + zero_point
+    return np.clip(steps, limits.min, limits.max).astype(dtype)
+
+
+def _dequantize(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return array.copy()
+    return (array.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def _check_count(value: int, argument: str, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"Invalid value for argument `{argument}`. Expected an integer. "
+            f"Received: {argument}={value!r}"
+        )
+    if value < least:
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected an integer ≥ {least}. "
+            f"Received: {argument}={value}"
+        )
