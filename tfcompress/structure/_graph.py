@@ -5,14 +5,26 @@ The only file that touches private Keras graph attributes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import KerasTensor
 
-__all__ = ["Call", "calls", "functional", "is_nested_model", "require_graph"]
+__all__ = [
+    "Call",
+    "calls",
+    "copy_operation",
+    "evaluate",
+    "functional",
+    "input_layer",
+    "is_nested_model",
+    "require_graph",
+    "require_plain_constructor",
+    "structures",
+]
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,79 @@ def calls(model: keras.Model) -> Iterator[Call]:
                 tuple(node.outputs),
                 node,
             )
+
+
+def require_plain_constructor(model: keras.Model) -> None:
+    """Raises if the class of `model` has a constructor of its own.
+
+    Such a class cannot be built from inputs and outputs.
+    """
+    owner = next(cls for cls in type(model).__mro__ if "__init__" in vars(cls))
+    if not owner.__module__.startswith("keras."):
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model whose class has no "
+            f"constructor of its own. Received: {model.name!r} of class "
+            f"{type(model).__name__}. Pass keras.Model(model.inputs, model.outputs) "
+            "instead."
+        )
+
+
+def structures(model: keras.Model) -> tuple[Any, Any]:
+    """The (possibly nested) structures of symbolic inputs and outputs."""
+    graph = functional(model)
+    return graph._inputs_struct, graph._outputs_struct
+
+
+def input_layer(tensor: KerasTensor) -> keras.Layer:
+    """The `InputLayer` that a model's symbolic input comes from."""
+    return tensor._keras_history.operation
+
+
+def copy_operation(operation: keras.Operation) -> keras.Operation:
+    """A copy of an operation without weights, without its place in a graph."""
+    twin = copy.copy(operation)
+    twin._inbound_nodes = []
+    twin._outbound_nodes = []
+    return twin
+
+
+def evaluate(
+    model: keras.Model,
+    inputs: Sequence[Any],
+    visit: Callable[[KerasTensor, Any], Any],
+) -> None:
+    """Runs a model call by call, without compiling anything.
+
+    Args:
+        model: the model.
+        inputs: one array for each of the flat symbolic inputs.
+        visit: called with every symbolic tensor, of nested models too, and its
+            value; what it returns takes the value's place, unless it is None.
+    """
+    _evaluate(model, inputs, visit)
+
+
+def _evaluate(
+    model: keras.Model,
+    inputs: Sequence[Any],
+    visit: Callable[[KerasTensor, Any], Any],
+) -> list[Any]:
+    graph = functional(model)
+    values = dict(zip(map(id, graph.inputs), inputs, strict=True))
+    for call in calls(model):
+        operation = call.operation
+        if is_nested_model(operation):
+            given = [values[id(tensor)] for tensor in call.inputs]
+            results = _evaluate(operation, given, visit)
+        else:
+            args, kwargs = call.node.arguments.fill_in(values)
+            if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+                kwargs = {"training": False, **kwargs}
+            results = keras.tree.flatten(operation(*args, **kwargs))
+        for tensor, value in zip(call.outputs, results, strict=True):
+            instead = visit(tensor, value)
+            values[id(tensor)] = value if instead is None else instead
+    return [values[id(tensor)] for tensor in graph.outputs]
 
 
 def _graph_of(model: keras.Model) -> Any | None:

@@ -1,0 +1,43 @@
+"""The structure engine: analyse, edit and shrink Keras graphs, exactly.
+
+Finds which channels of a model can be removed together, and builds smaller
+models without them. Knows nothing of how channels are chosen.
+"""
+
+from tfcompress.structure._edit import (
+    bypass,
+    insert_after,
+    remove_channels,
+    resize,
+    shrink,
+    wrap,
+    zero_channels,
+)
+from tfcompress.structure._groups import (
+    ChannelGroup,
+    ChannelGroups,
+    Member,
+    channel_groups,
+    keep_masks,
+    zero_indices,
+)
+from tfcompress.structure._rules import register_channelwise
+from tfcompress.structure._verify import VerificationError
+
+__all__ = [
+    "ChannelGroup",
+    "ChannelGroups",
+    "Member",
+    "VerificationError",
+    "bypass",
+    "channel_groups",
+    "insert_after",
+    "keep_masks",
+    "register_channelwise",
+    "remove_channels",
+    "resize",
+    "shrink",
+    "wrap",
+    "zero_channels",
+    "zero_indices",
+]

@@ -1,0 +1,495 @@
+"""The edits: every one returns a new model and leaves the original untouched."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from tfcompress.structure import _graph
+from tfcompress.structure._carry import carry_compile
+from tfcompress.structure._groups import (
+    ChannelGroups,
+    channel_groups,
+    masks_of,
+    zero_classes,
+)
+from tfcompress.structure._rebuild import Rebuild
+from tfcompress.structure._trace import Trace, trace
+from tfcompress.structure._verify import verify as check
+
+__all__ = [
+    "bypass",
+    "insert_after",
+    "remove_channels",
+    "resize",
+    "shrink",
+    "wrap",
+    "zero_channels",
+]
+
+Channels = Mapping[str, Iterable[int]]
+
+
+def zero_channels(
+    model: keras.Model,
+    channels: Channels,
+    *,
+    inexact: Sequence[str] = (),
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model`, same shape, in which some channels are exactly zero.
+
+    The filters and biases that make a channel are zeroed, and the scale, offset
+    and moving mean of every normalisation on its path; zeroing the filters alone
+    would leave the constant that the normalisation adds.
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        channels: layer name -> indices of its output channels, or group name ->
+            indices of its channels. Coupled channels go along.
+        inexact: see `channel_groups`. Defaults to `()`.
+        carry_optimizer: whether optimizer slots are copied. Defaults to True.
+
+    Returns:
+        A new model with the same names, dtypes and compile state.
+
+    Raises:
+        ValueError: for unknown names, indices out of range and channels that
+            cannot be removed.
+    """
+    groups = channel_groups(model, inexact)
+    removed = groups.classes(channels)
+    rebuild = Rebuild(model, groups.analysis)
+    _assign(rebuild, masks_of(groups, removed))
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def remove_channels(
+    model: keras.Model,
+    channels: Channels,
+    *,
+    multiple_of: int = 1,
+    inexact: Sequence[str] = (),
+    verify: bool = True,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A smaller copy of `model`, without some channels.
+
+    It computes what `zero_channels(model, channels)` computes, up to rounding.
+
+    Example:
+
+    >>> small = tfc.structure.remove_channels(model, {"conv2d_3": [0, 5, 6]})
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        channels: as in `zero_channels`.
+        multiple_of: the kept channels of a group are rounded up to a multiple
+            of this; the ones kept for it are zero. Defaults to 1.
+        inexact: see `channel_groups`. Defaults to `()`.
+        verify: whether to compare masked and smaller model on random input.
+            Defaults to True.
+        carry_optimizer: whether optimizer slots are sliced and carried over, so
+            that training goes on. Defaults to True.
+
+    Returns:
+        A new model with the same names, types, dtypes, trainable flags and
+        compile state.
+
+    Raises:
+        ValueError: as `zero_channels`, and where no channel would be left.
+        VerificationError: if masked and smaller model disagree.
+    """
+    _check_multiple(multiple_of)
+    groups = channel_groups(model, inexact)
+    masked = groups.classes(channels)
+    emptied = _emptied(groups, masked)
+    if emptied:
+        raise ValueError(
+            "Invalid value for argument `channels`. Expected at least one channel to "
+            f"stay in every layer. Received: all channels of {emptied}. To drop a "
+            "residual branch, use `bypass`."
+        )
+    removed = _round(groups, masked, multiple_of)
+    return _cut(model, groups, masked, removed, verify, carry_optimizer)
+
+
+def shrink(
+    model: keras.Model,
+    *,
+    multiple_of: int = 1,
+    verify: bool = True,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model` without any channel that is provably zero.
+
+    Needs no masks: a channel goes when its filters, biases and normalisation
+    parameters are exactly zero, whatever made them so. Residual branches that
+    add nothing but zeros go as a whole; elsewhere one channel always stays.
+
+    Example:
+
+    >>> small = tfc.structure.shrink(model)
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        multiple_of: the kept channels of a group are rounded up to a multiple
+            of this. Defaults to 1.
+        verify: whether to compare both models on random input. Defaults to
+            True.
+        carry_optimizer: whether optimizer slots are sliced and carried over.
+            Defaults to True.
+
+    Returns:
+        A new model that computes the same.
+
+    Raises:
+        TypeError, ValueError: for what is not a built Keras 3 graph.
+        VerificationError: if the two models disagree.
+    """
+    _check_multiple(multiple_of)
+    groups = channel_groups(model)
+    for name in _dead_branches(groups):
+        try:
+            model = bypass(
+                model, [name], verify=verify, carry_optimizer=carry_optimizer
+            )
+        except ValueError:
+            continue  # no skip connection around it: channel by channel, below
+    if model is not groups.model:
+        groups = channel_groups(model)
+    removed = zero_classes(groups)
+    _spare(groups, removed)
+    removed = _round(groups, removed, multiple_of)
+    return _cut(model, groups, removed, removed, verify, carry_optimizer)
+
+
+def resize(
+    model: keras.Model,
+    widths: Mapping[str, int],
+    *,
+    weights: str = "inherit",
+    seed: int | None = None,
+    verify: bool = True,
+) -> keras.Model:
+    """A copy of `model` with other layer widths.
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        widths: layer or group name -> number of channels, from 1 to the present
+            number.
+        weights: "inherit" keeps the channels with the largest L1 norm of their
+            filters, with their weights and optimizer slots; "random" initialises
+            the whole model anew. Defaults to "inherit".
+        seed: makes "random" reproducible. Defaults to None.
+        verify: as in `remove_channels`, for "inherit". Defaults to True.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: for unknown names, widths out of range, layers that cannot
+            be resized (with the reason), and coupled layers with two widths.
+    """
+    if weights not in ("inherit", "random"):
+        raise ValueError(
+            'Invalid value for argument `weights`. Expected "inherit" or "random". '
+            f"Received: weights={weights!r}"
+        )
+    groups = channel_groups(model)
+    removed = _narrow(groups, widths)
+    if weights == "inherit":
+        return _cut(model, groups, removed, removed, verify, True)
+    state = random.getstate()
+    try:
+        # Keras draws the seeds of unseeded initializers from this generator.
+        if seed is not None:
+            random.seed(seed)
+        rebuild = Rebuild(model, groups.analysis, removed, inherit=False)
+    finally:
+        random.setstate(state)
+    carry_compile(model, rebuild, slots=False)
+    return rebuild.model
+
+
+def wrap(
+    model: keras.Model,
+    layers: Mapping[str, Callable[[keras.Layer], keras.Layer]],
+    *,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model` in which some layers are replaced.
+
+    Example:
+
+    >>> tfc.structure.wrap(model, {"conv1": tfc.layers.MaskedKernel})
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        layers: layer name -> function that takes the layer's copy, built and
+            with its weights, and returns the layer to call in its place. The
+            result takes over the layer's name.
+        carry_optimizer: whether optimizer slots are carried over to the
+            variables of the copies. Defaults to True.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: for unknown layers.
+        TypeError: if a function does not return a layer.
+    """
+    analysis = trace(model)
+    chosen = {id(_find(analysis, name)): fn for name, fn in layers.items()}
+    rebuild = Rebuild(model, analysis, wrap=chosen)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def insert_after(
+    model: keras.Model,
+    layers: Mapping[str, keras.Layer],
+    *,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model` with new layers behind some layers.
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        layers: layer name -> layer to call on its output, wherever that output
+            is read.
+        carry_optimizer: as in `wrap`. Defaults to True.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: for unknown layers.
+        TypeError: for values that are not layers.
+    """
+    for name, layer in layers.items():
+        if not isinstance(layer, keras.Layer):
+            raise TypeError(
+                "Invalid value for argument `layers`. Expected keras.layers.Layer "
+                f"objects as values. Received: {layer!r} for {name!r}"
+            )
+    analysis = trace(model)
+    chosen = {id(_find(analysis, name)): layer for name, layer in layers.items()}
+    rebuild = Rebuild(model, analysis, insert=chosen)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def bypass(
+    model: keras.Model,
+    layers: Sequence[str],
+    *,
+    verify: bool = True,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model` without some residual branches.
+
+    The output of each named layer counts as zero; zeros vanish at additions, and
+    everything that nothing reads any more is dropped.
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        layers: names of the last layers of the branches ("outer/inner" inside
+            nested models).
+        verify: whether to compare with the original on random input, with those
+            outputs at zero. Defaults to True.
+        carry_optimizer: whether optimizer slots of the remaining variables are
+            carried over. Defaults to True.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: for unknown layers, and where zero does not simplify: it
+            names the operation.
+        VerificationError: if the two models disagree.
+    """
+    if isinstance(layers, str):
+        raise TypeError(
+            "Invalid value for argument `layers`. Expected a list of layer names. "
+            f"Received: layers={layers!r}"
+        )
+    analysis = trace(model)
+    absent = [id(_find(analysis, name)) for name in layers]
+    rebuild = Rebuild(model, analysis, absent=absent)
+    if verify:
+        check(model, rebuild, absent=absent)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+# Helpers --------------------------------------------------------------------
+
+
+def _cut(
+    model: keras.Model,
+    groups: ChannelGroups,
+    masked: np.ndarray,
+    removed: np.ndarray,
+    verify: bool,
+    carry_optimizer: bool,
+) -> keras.Model:
+    """Removes the classes of `removed`, and zeroes those of `masked`."""
+    rebuild = Rebuild(model, groups.analysis, removed)
+    masks = masks_of(groups, masked)
+    if (masked != removed).any():
+        _assign(rebuild, masks)
+    if verify:
+        check(model, rebuild, masks)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def _assign(
+    rebuild: Rebuild, masks: Sequence[tuple[keras.Variable, np.ndarray]]
+) -> None:
+    twins = {
+        id(source): target
+        for old, new in rebuild.layers.values()
+        for source, target in zip(old.variables, new.variables, strict=True)
+    }
+    for variable, mask in masks:
+        value = keras.ops.convert_to_numpy(variable) * mask
+        twins[id(variable)].assign(rebuild.cut(variable, value))
+
+
+def _check_multiple(multiple_of: int) -> None:
+    if not isinstance(multiple_of, int) or multiple_of < 1:
+        raise ValueError(
+            "Invalid value for argument `multiple_of`. Expected an integer >= 1. "
+            f"Received: multiple_of={multiple_of!r}"
+        )
+
+
+def _find(analysis: Trace, name: str) -> keras.Layer:
+    from tfcompress.structure._groups import _unknown
+
+    if name in analysis.layers:
+        return analysis.layers[name]
+    nested = [key for key in analysis.layers if key.rsplit("/", 1)[-1] == name]
+    if len(nested) == 1:
+        return analysis.layers[nested[0]]
+    raise ValueError(_unknown("layer", name, analysis.layers))
+
+
+def _emptied(groups: ChannelGroups, removed: np.ndarray) -> list[str]:
+    """Layers that would lose every channel of some variable axis."""
+    root = groups.analysis.solution.root
+    return sorted(
+        {
+            groups.analysis.key(axis.layer)
+            for axis in groups.analysis.axes.values()
+            if removed[root[axis.labels]].all()
+        }
+    )
+
+
+def _spare(groups: ChannelGroups, removed: np.ndarray) -> None:
+    """Keeps one channel where all would go."""
+    root = groups.analysis.solution.root
+    for axis in groups.analysis.axes.values():
+        classes = root[axis.labels]
+        if removed[classes].all():
+            removed[classes[0]] = False
+
+
+def _round(
+    groups: ChannelGroups, removed: np.ndarray, multiple_of: int
+) -> np.ndarray:
+    """`removed`, with the kept channels of each group rounded up."""
+    removed = removed.copy()
+    if multiple_of == 1:
+        return removed
+    for group in groups:
+        gone = np.flatnonzero(removed[group.classes])
+        spare = min(gone.size, -(group.size - gone.size) % multiple_of)
+        removed[group.classes[gone[:spare]]] = False
+    return removed
+
+
+def _narrow(groups: ChannelGroups, widths: Mapping[str, int]) -> np.ndarray:
+    solution = groups.analysis.solution
+    removed = np.zeros(solution.frozen.size, bool)
+    asked: dict[str, tuple[str, int]] = {}
+    for key, width in widths.items():
+        try:
+            group = groups[key]
+        except KeyError:
+            group = groups.of(key)
+        if isinstance(width, bool) or not isinstance(width, int | np.integer):
+            raise TypeError(
+                f"Invalid value for argument `widths`. Expected an integer for "
+                f"{key!r}. Received: {width!r}"
+            )
+        if not 1 <= width <= group.size:
+            raise ValueError(
+                f"Invalid value for argument `widths`. Expected 1 to {group.size} for "
+                f"{key!r}. Received: {width}"
+            )
+        if width < group.size and not group.prunable:
+            raise ValueError(
+                f"Invalid value for argument `widths`. {key!r} cannot be resized: "
+                f"{group.reason}."
+            )
+        before = asked.setdefault(group.name, (key, int(width)))
+        if before[1] != width:
+            raise ValueError(
+                f"Invalid value for argument `widths`. {before[0]!r} and {key!r} are "
+                f"coupled and must get one width. Received: {before[1]} and {width}"
+            )
+        order = np.argsort(_norms(group), kind="stable")
+        removed[group.classes[order[: group.size - int(width)]]] = True
+    return removed
+
+
+def _norms(group: object) -> np.ndarray:
+    """L1 norm of the filters of each channel, over all producers."""
+    norms = np.zeros(group.size)  # type: ignore[attr-defined]
+    for member in group.members:  # type: ignore[attr-defined]
+        if member.role != "kernel":
+            continue
+        value = np.abs(keras.ops.convert_to_numpy(member.variable).astype("float64"))
+        others = tuple(i for i in range(value.ndim) if i != member.axis)
+        inside = member.channels >= 0
+        np.add.at(norms, member.channels[inside], value.sum(others)[inside])
+    return norms
+
+
+def _dead_branches(groups: ChannelGroups) -> list[str]:
+    """Layers whose whole output is zero, and which add to something."""
+    analysis = groups.analysis
+    zeroed: dict[int, bool] = {}
+    for axis in analysis.axes.values():
+        if axis.zero:
+            dead = not keras.ops.convert_to_numpy(axis.variable).any()
+            zeroed[id(axis.layer)] = zeroed.get(id(axis.layer), True) and dead
+    return [
+        key
+        for key, layer in analysis.layers.items()
+        if zeroed.get(id(layer)) and _feeds_addition(groups.model, layer)
+    ]
+
+
+def _feeds_addition(model: keras.Model, layer: keras.Layer) -> bool:
+    """Whether all that reads the layer is an addition, so that zero vanishes."""
+    tensors: set[int] = set()
+    readers: list[str] = []
+    pending = [model]
+    while pending:
+        for call in _graph.calls(pending.pop()):
+            if _graph.is_nested_model(call.operation):
+                pending.append(call.operation)
+            if call.operation is layer:
+                tensors.update(map(id, call.outputs))
+            elif tensors & set(map(id, call.inputs)):
+                readers.append(type(call.operation).__name__)
+    return bool(readers) and set(readers) <= {"Add"}

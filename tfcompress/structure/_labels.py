@@ -1,0 +1,168 @@
+"""Channel labels, and the union-find that couples them.
+
+Every channel that a layer creates gets a label, a positive integer. Tensors
+and variables are described by integer arrays of labels; label 0 marks a
+position that no edit may remove. Ops tie labels to each other or freeze them
+with a reason; `LabelTable.solve` turns that into classes of channels that can
+only be removed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+__all__ = ["Abstract", "LabelTable", "Solution", "compress"]
+
+
+@dataclass(frozen=True)
+class Abstract:
+    """What the engine knows of one tensor.
+
+    Attributes:
+        labels: int array of the tensor's rank. An axis along which the labels
+            do not vary has size 1; the batch axis always does.
+        constant: float array that broadcasts against `labels`: the value that
+            a removed channel would carry at this place, NaN where it is not a
+            constant. Without meaning where the label is 0.
+        shape: the tensor's shape, `None` for unknown sizes.
+    """
+
+    labels: np.ndarray
+    constant: np.ndarray
+    shape: tuple[int | None, ...]
+
+    @staticmethod
+    def frozen(shape: tuple[int | None, ...]) -> Abstract:
+        """A tensor without any removable channel."""
+        ones = (1,) * len(shape)
+        return Abstract(np.zeros(ones, np.int64), np.full(ones, np.nan), shape)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any channel of the tensor carries a label."""
+        return self.labels.size > 1 or bool(self.labels.any())
+
+    def full(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and constants at full size; batch and unknown axes at 1."""
+        shape = tuple(
+            1 if size is None or axis == 0 else size
+            for axis, size in enumerate(self.shape)
+        )
+        return (
+            np.broadcast_to(self.labels, shape),
+            np.broadcast_to(self.constant, shape),
+        )
+
+    def move(
+        self,
+        function: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int | None, ...],
+    ) -> Abstract:
+        """The tensor after `function`, which only moves data.
+
+        Args:
+            function: acts on the full-size array (batch axis 1).
+            shape: shape of the result.
+        """
+        labels, constant = self.full()
+        moved = np.asarray(function(labels))
+        if self.constant.size == 1:
+            value = self.constant.reshape((1,) * moved.ndim)
+            return Abstract(compress(moved), value, shape)
+        return Abstract(compress(moved), np.asarray(function(constant)), shape)
+
+
+def compress(labels: np.ndarray) -> np.ndarray:
+    """Reduces every axis along which `labels` does not vary to size 1."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1:
+            first = labels.take([0], axis)
+            if (labels == first).all():
+                labels = first
+    return np.ascontiguousarray(labels)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Classes of labels after `LabelTable.solve`.
+
+    Attributes:
+        root: int array, label -> class. Class 0 is that of label 0.
+        frozen: bool array over classes.
+        reasons: class -> why it is frozen.
+    """
+
+    root: np.ndarray
+    frozen: np.ndarray
+    reasons: dict[int, str]
+
+
+@dataclass
+class LabelTable:
+    """Creates labels and collects what is tied and what is frozen."""
+
+    count: int = 1
+    _left: list[np.ndarray] = field(default_factory=list)
+    _right: list[np.ndarray] = field(default_factory=list)
+    _frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+
+    def fresh(self, size: int) -> np.ndarray:
+        """`size` new labels."""
+        labels = np.arange(self.count, self.count + size, dtype=np.int64)
+        self.count += size
+        return labels
+
+    def freeze(self, labels: np.ndarray, reason: str) -> None:
+        """No edit may remove `labels`, because of `reason`."""
+        labels = np.asarray(labels).ravel()
+        if labels.any():
+            self._frozen.append((labels[labels != 0], reason))
+
+    def tie(self, left: np.ndarray, right: np.ndarray, reason: str) -> None:
+        """Couples two label arrays position by position.
+
+        A label that meets label 0 is frozen with `reason`: two channels must
+        not become coupled because both meet something frozen.
+        """
+        if left is right:
+            return
+        left, right = np.broadcast_arrays(left, right)
+        left, right = left.ravel(), right.ravel()
+        differs = left != right
+        left, right = left[differs], right[differs]
+        if not left.size:
+            return
+        both = (left != 0) & (right != 0)
+        if both.any():
+            self._left.append(left[both])
+            self._right.append(right[both])
+        if not both.all():
+            self.freeze(np.where(left == 0, right, left)[~both], reason)
+
+    def solve(self) -> Solution:
+        """Connected components of everything tied so far."""
+        if self._left:
+            left = np.concatenate(self._left)
+            right = np.concatenate(self._right)
+        else:
+            left = right = np.zeros(0, np.int64)
+        graph = coo_array(
+            (np.ones(left.size, np.int8), (left, right)),
+            shape=(self.count, self.count),
+        )
+        number, root = connected_components(graph, directed=False)
+        frozen = np.zeros(number, bool)
+        reasons: dict[int, str] = {}
+        frozen[root[0]] = True
+        for labels, reason in self._frozen:
+            classes = root[labels]
+            news = classes[~frozen[classes]]
+            if news.size:
+                frozen[news] = True
+                reasons.update(dict.fromkeys(news.tolist(), reason))
+        return Solution(root.astype(np.int64), frozen, reasons)

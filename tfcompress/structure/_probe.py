@@ -1,0 +1,74 @@
+"""Finding out by experiment whether an unknown operation is channel-wise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.structure._graph import Call
+
+__all__ = ["is_channelwise"]
+
+_UNKNOWN = 4  # stands for sizes that the graph leaves open
+
+
+def is_channelwise(op: Any, call: Call, axis: int, zero: bool = False) -> bool:
+    """Whether removing channels before `op` equals removing them after it.
+
+    Tries several removal sets without symmetry: a symmetric one would be fooled
+    by flips and swaps of halves. With `zero`, tells instead whether a channel of
+    zeros comes out as zeros.
+
+    Args:
+        op: an operation without weights, of one tensor.
+        call: its call in the graph.
+        axis: the axis of the channels.
+        zero: see above. Defaults to False.
+    """
+    source, target = call.inputs[0], call.outputs[0]
+    if source.dtype not in ("float32", "float64", "float16", "bfloat16"):
+        return False
+    shape = [n if n is not None else _UNKNOWN for n in source.shape]
+    shape[0] = source.shape[0] or 2
+    channels = shape[axis]
+    out_axis = axis if len(target.shape) == len(shape) else len(target.shape) - 1
+    if target.shape[out_axis] != source.shape[axis] or channels < 2:
+        return False
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=shape).astype("float32")
+    try:
+        if zero:
+            x[(slice(None),) * axis + (slice(0, 1),)] = 0
+            result = _run(op, call, x)
+            return not np.take(result, 0, out_axis).any()
+        whole = _run(op, call, x)
+        for keep in _removals(channels, rng):
+            part = _run(op, call, np.take(x, keep, axis))
+            expected = np.take(whole, keep, out_axis)
+            if part.shape != expected.shape or not np.allclose(
+                part, expected, rtol=1e-4, atol=1e-5
+            ):
+                return False
+    except Exception:  # whatever the operation raises on fewer channels
+        return False
+    return True
+
+
+def _removals(channels: int, rng: np.random.Generator) -> list[np.ndarray]:
+    everything = np.arange(channels)
+    sets = [everything[1:], np.delete(everything, channels // 3)]
+    if channels > 3:
+        sets.append(np.delete(everything, [0, 2]))
+        for rate in (0.3, 0.6):
+            count = max(1, round(channels * (1 - rate)))
+            sets.append(np.sort(rng.choice(channels, count, replace=False)))
+    return sets
+
+
+def _run(op: Any, call: Call, x: np.ndarray) -> np.ndarray:
+    args, kwargs = call.node.arguments.fill_in(
+        {id(call.inputs[0]): keras.ops.cast(x, call.inputs[0].dtype)}
+    )
+    return np.asarray(keras.ops.convert_to_numpy(op(*args, **kwargs)), "float64")

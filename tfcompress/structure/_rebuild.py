@@ -1,0 +1,421 @@
+"""Building an edited copy of a model.
+
+Operations are called again along the same walk, with edited configs; the
+variables of old and new layers are paired object by object and sliced by their
+labels. The original is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.structure import _graph
+from tfcompress.structure._rules import rule_for
+from tfcompress.structure._trace import Trace
+
+__all__ = ["Rebuild"]
+
+Wrap = Callable[[keras.Layer], keras.Layer]
+
+
+class Rebuild:
+    """One edited copy of a model.
+
+    Args:
+        model: the original.
+        trace: its labels.
+        removed: bool array over label classes.
+        wrap: id of layer -> function that takes the layer's copy, with its
+            weights, and returns the layer to use in its place.
+        insert: id of layer -> layer to call on its output.
+        absent: ids of layers whose output counts as zero.
+        inherit: whether weights are copied. Defaults to True.
+
+    Attributes:
+        model: the copy.
+        layers: id of old layer -> (old, new); with `wrap`, new is the copy
+            inside the wrapper.
+        tensors: id of old symbolic tensor -> (old, new).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        trace: Trace,
+        removed: np.ndarray | None = None,
+        *,
+        wrap: Mapping[int, Wrap] | None = None,
+        insert: Mapping[int, keras.Layer] | None = None,
+        absent: Iterable[int] = (),
+        inherit: bool = True,
+    ) -> None:
+        self.trace = trace
+        if removed is None:
+            removed = np.zeros(trace.solution.frozen.size, bool)
+        self.removed = removed
+        self._wrap = dict(wrap or {})
+        self._insert = dict(insert or {})
+        self._absent = frozenset(absent)
+        self._inherit = inherit
+        self._scope = _custom_objects(model)
+        self._made: dict[int, Any] = {}
+        self.layers: dict[int, tuple[keras.Layer, keras.Layer]] = {}
+        self.tensors: dict[int, tuple[Any, Any]] = {}
+        self._zero = _Zeros(model, self._absent) if self._absent else None
+        self._nothing = not removed.any()
+        with keras.utils.custom_object_scope(self._scope):
+            self.model = self._build(model)
+        if inherit:
+            for old, new in self.layers.values():
+                self._copy_weights(old, new)
+        for old, new in self.layers.values():
+            _copy_flags(old, new)
+
+    # What rules ask (protocol `Kept`) --------------------------------------
+
+    def size(self, variable: keras.Variable, axis: int) -> int:
+        """Kept length of an axis of a variable."""
+        axis %= len(variable.shape)
+        keep = self._keep(variable, axis)
+        return int(variable.shape[axis] if keep is None else keep.sum())
+
+    def shape(self, tensor: Any) -> tuple[int | None, ...]:
+        """Kept shape of a symbolic tensor of the original."""
+        return tuple(
+            size
+            if size is None or (keep := self.along(tensor, axis)) is None
+            else int(keep.sum())
+            for axis, size in enumerate(tensor.shape)
+        )
+
+    def along(self, tensor: Any, axis: int) -> np.ndarray | None:
+        """Kept positions on an axis of a symbolic tensor; None if all."""
+        labels = self.trace.tensors[id(tensor)].labels
+        if labels.shape[axis] == 1 or self._nothing:
+            return None
+        gone = self.removed[self.trace.solution.root[labels]]
+        keep = ~np.moveaxis(gone, axis, 0).reshape(labels.shape[axis], -1).all(1)
+        return None if keep.all() else keep
+
+    def _keep(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+        known = self.trace.axes.get((id(variable), axis))
+        if known is None or self._nothing:
+            return None
+        keep = ~self.removed[self.trace.solution.root[known.labels]]
+        return None if keep.all() else keep
+
+    def cut(self, variable: keras.Variable, value: np.ndarray) -> np.ndarray:
+        """`value`, shaped like `variable`, without the removed channels."""
+        for axis in range(value.ndim):
+            keep = self._keep(variable, axis)
+            if keep is not None:
+                value = np.compress(keep, value, axis)
+        return value
+
+    # Building ---------------------------------------------------------------
+
+    def _build(self, model: keras.Model) -> keras.Model:
+        graph = _graph.functional(model)
+        _graph.require_plain_constructor(model)
+        if isinstance(model, keras.Sequential) and not self._absent:
+            return self._build_sequential(model)
+        new: dict[int, Any] = {}
+        for tensor in graph.inputs:
+            new[id(tensor)] = self._input(tensor)
+            self.tensors[id(tensor)] = (tensor, new[id(tensor)])
+        needed = self._zero.needed(model) if self._zero else None
+        for call in _graph.calls(model):
+            if needed is not None and id(call.node) not in needed:
+                continue
+            alias = self._zero.alias(call) if self._zero else None
+            if alias is not None:
+                new[id(call.outputs[0])] = new[id(alias)]
+                continue
+            operation, args, kwargs = self._prepare(call)
+            args, kwargs = keras.tree.map_structure(
+                lambda a: new[id(a)] if isinstance(a, keras.KerasTensor) else a,
+                (args, kwargs),
+            )
+            if self._zero:
+                args, kwargs = self._zero.without(call, args, kwargs, new)
+            results = operation(*args, **kwargs)
+            inserted = self._insert.get(id(call.operation))
+            if inserted is not None:
+                results = inserted(results)
+            for old, result in zip(
+                call.outputs, keras.tree.flatten(results), strict=True
+            ):
+                new[id(old)] = result
+                self.tensors[id(old)] = (old, result)
+        inputs, outputs = keras.tree.map_structure(
+            lambda t: new[id(t)], _graph.structures(model)
+        )
+        kind = keras.Model if isinstance(model, keras.Sequential) else type(model)
+        return kind(inputs=inputs, outputs=outputs, name=model.name)
+
+    def _build_sequential(self, model: keras.Sequential) -> keras.Sequential:
+        graph = _graph.functional(model)
+        layers = [_graph.input_layer(self._input(graph.inputs[0]))]
+        walk = list(_graph.calls(model))
+        for call in walk:
+            layers.append(self._prepare(call)[0])
+            if id(call.operation) in self._insert:
+                layers.append(self._insert[id(call.operation)])
+        new = type(model)(layers, name=model.name)
+        fresh = _graph.functional(new)
+        self.tensors[id(graph.inputs[0])] = (graph.inputs[0], fresh.inputs[0])
+        outputs = {
+            id(call.operation): call.outputs[0] for call in _graph.calls(new)
+        }
+        for call, layer in zip(
+            walk, [x for x in layers[1:] if id(x) in set(map(id, self._made.values()))],
+            strict=True,
+        ):
+            self.tensors[id(call.outputs[0])] = (call.outputs[0], outputs[id(layer)])
+        return new
+
+    def _input(self, tensor: Any) -> Any:
+        layer = _graph.input_layer(tensor)
+        config = layer.get_config()
+        config["batch_shape"] = self.shape(tensor)
+        return type(layer).from_config(config).output
+
+    def _prepare(self, call: _graph.Call) -> tuple[Any, tuple, dict]:
+        """The copied operation of a call and its arguments, both edited."""
+        old = call.operation
+        new = self._made.get(id(old))
+        if new is None:
+            if _graph.is_nested_model(old):
+                new = self._build(old)
+            elif isinstance(old, keras.Layer):
+                new = self._copy_layer(call)
+            else:
+                new = _graph.copy_operation(old)
+            self._made[id(old)] = new
+        args, kwargs = call.node.arguments.args, call.node.arguments.kwargs
+        if not self._nothing and not _graph.is_nested_model(old):
+            args, kwargs = self._rule(call).adjust(new, call, args, kwargs, self)
+        return new, args, kwargs
+
+    def _rule(self, call: _graph.Call) -> Any:
+        inputs = [self.trace.tensors[id(tensor)] for tensor in call.inputs]
+        return rule_for(call.operation, inputs)
+
+    def _copy_layer(self, call: _graph.Call) -> keras.Layer:
+        old = call.operation
+        if isinstance(old, keras.layers.Lambda):
+            new = _copy_lambda(old)
+        else:
+            config = old.get_config()
+            if not self._nothing:
+                self._rule(call).configure(old, call, config, self)
+            function = getattr(old, "activation", None)
+            plain = callable(function) and not isinstance(function, keras.Layer)
+            if plain and "activation" in config:
+                config["activation"] = None  # may be a lambda: hand it over itself
+            new = type(old).from_config(config)
+            if plain and "activation" in config:
+                new.activation = function
+        self.layers[id(old)] = (old, new)
+        wrap = self._wrap.get(id(old))
+        if wrap is None:
+            return new
+        if not new.built and old.built:
+            new.build_from_config(old.get_build_config())
+        if self._inherit:
+            self._copy_weights(old, new)
+        wrapper = wrap(new)
+        if not isinstance(wrapper, keras.Layer):
+            raise TypeError(
+                "Invalid value for argument `layers`. Expected functions that return "
+                f"a keras.layers.Layer. Received: {wrapper!r} for layer {old.name!r}"
+            )
+        wrapper.name = old.name
+        return wrapper
+
+    def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
+        sources, targets = old.variables, new.variables
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"Layer {old.name!r} of class {type(old).__name__} has "
+                f"{len(sources)} variables, but its copy from get_config() has "
+                f"{len(targets)}. Its get_config() must describe it fully."
+            )
+        fold = self._folded_bias(old)
+        for source, target in zip(sources, targets, strict=True):
+            value = keras.ops.convert_to_numpy(source)
+            if fold is not None and source is getattr(old, "bias", None):
+                value = (value.astype("float64") + fold).astype(value.dtype)
+            if not self._nothing:
+                value = self.cut(source, value)
+            if tuple(target.shape) != value.shape:
+                raise ValueError(
+                    f"Variable {source.path!r} of layer {old.name!r} would need shape "
+                    f"{value.shape} after the edit, but its copy has "
+                    f"{tuple(target.shape)}. For a custom layer, name the constructor "
+                    "argument that gives the number of channels: "
+                    "register_channelwise(..., config=...)."
+                )
+            target.assign(value)
+
+    def _folded_bias(self, layer: keras.Layer) -> np.ndarray | None:
+        """What removed inputs with a constant add to the bias, exactly."""
+        fold = self.trace.folds.get(id(layer))
+        if fold is None:
+            return None
+        gone = self.removed[self.trace.solution.root[fold.labels]]
+        if not gone.any():
+            return None
+        kernel = keras.ops.convert_to_numpy(layer.kernel).astype("float64")
+        kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(0)
+        return (fold.constant * gone) @ kernel
+
+
+class _Zeros:
+    """Which tensors are zero when some layers are absent, and what follows."""
+
+    def __init__(self, model: keras.Model, absent: frozenset[int]) -> None:
+        self._absent = absent
+        self._zeros: set[int] = set()
+        self._walked: set[int] = set()
+        self._walk(model)
+        for tensor in _graph.functional(model).outputs:
+            if id(tensor) in self._zeros:
+                raise ValueError(
+                    "The bypassed layers leave an output of the model at zero: there "
+                    "is no skip connection around them."
+                )
+
+    def _walk(self, model: keras.Model) -> None:
+        for call in _graph.calls(model):
+            operation = call.operation
+            if id(operation) in self._absent:
+                self._zeros.update(map(id, call.outputs))
+                continue
+            zero = [id(tensor) in self._zeros for tensor in call.inputs]
+            if _graph.is_nested_model(operation):
+                self._enter(operation, zero, call)
+            elif any(zero):
+                self._pass(call, zero)
+
+    def _enter(self, model: keras.Model, zero: list[bool], call: _graph.Call) -> None:
+        if any(zero):
+            raise ValueError(
+                f"Bypassing would feed zeros into nested model {model.name!r}, which "
+                "cannot be simplified; bypass the whole of it instead."
+            )
+        if id(model) not in self._walked:
+            self._walked.add(id(model))
+            self._walk(model)
+        for inner, outer in zip(
+            _graph.functional(model).outputs, call.outputs, strict=True
+        ):
+            if id(inner) in self._zeros:
+                self._zeros.add(id(outer))
+
+    def _pass(self, call: _graph.Call, zero: list[bool]) -> None:
+        operation = call.operation
+        kind = type(operation).__name__
+        if kind == "Multiply" or (all(zero) and _keeps_zero(operation, call)):
+            self._zeros.update(map(id, call.outputs))
+        elif kind == "Add" or (kind == "Subtract" and not zero[0]):
+            if all(zero):
+                self._zeros.add(id(call.outputs[0]))
+                return
+            rest = [t for t, z in zip(call.inputs, zero, strict=True) if not z]
+            if len(rest) == 1 and rest[0].shape != call.outputs[0].shape:
+                raise ValueError(
+                    f"Bypassing would leave {operation.name!r} to broadcast "
+                    f"{rest[0].shape} to {call.outputs[0].shape}."
+                )
+        else:
+            raise ValueError(
+                f"Bypassing does not simplify at {operation.name!r} "
+                f"({type(operation).__name__}): zero does not stay zero there."
+            )
+
+    def alias(self, call: _graph.Call) -> Any | None:
+        """The only operand left of an addition, which is its result."""
+        rest = self._rest(call)
+        if rest is None or len(rest) != 1 or len(call.inputs) == 1:
+            return None
+        return rest[0]
+
+    def without(
+        self, call: _graph.Call, args: tuple, kwargs: dict, new: dict[int, Any]
+    ) -> tuple[tuple, dict]:
+        """The arguments of an addition of what is left of its operands."""
+        rest = self._rest(call)
+        if rest is None or len(rest) == len(call.inputs):
+            return args, kwargs
+        return ([new[id(tensor)] for tensor in rest],), {}
+
+    def _rest(self, call: _graph.Call) -> list[Any] | None:
+        if type(call.operation).__name__ not in ("Add", "Subtract"):
+            return None
+        return [t for t in call.inputs if id(t) not in self._zeros]
+
+    def needed(self, model: keras.Model) -> set[int]:
+        """Ids of the nodes that some output still depends on."""
+        wanted = {id(tensor) for tensor in _graph.functional(model).outputs}
+        needed: set[int] = set()
+        for call in reversed(list(_graph.calls(model))):
+            if not wanted & {id(tensor) for tensor in call.outputs}:
+                continue
+            if all(id(tensor) in self._zeros for tensor in call.outputs):
+                continue
+            needed.add(id(call.node))
+            rest = self._rest(call)
+            wanted.update(map(id, call.inputs if rest is None else rest))
+        return needed
+
+
+def _keeps_zero(operation: Any, call: _graph.Call) -> bool:
+    """Whether an operation on zeros only gives zeros, by running it."""
+    shapes = [
+        [n if n is not None else 4 for n in (t.shape[0] or 1, *t.shape[1:])]
+        for t in call.inputs
+    ]
+    values = {
+        id(t): keras.ops.zeros(shape, t.dtype)
+        for t, shape in zip(call.inputs, shapes, strict=True)
+    }
+    args, kwargs = call.node.arguments.fill_in(values)
+    result = keras.tree.flatten(operation(*args, **kwargs))
+    return not any(keras.ops.convert_to_numpy(x).any() for x in result)
+
+
+def _copy_lambda(layer: Any) -> keras.Layer:
+    # A config would serialise the function's byte code; hand it over itself.
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+
+
+def _copy_flags(old: keras.Layer, new: keras.Layer) -> None:
+    for source, target in zip(_sublayers(old), _sublayers(new), strict=True):
+        if source.trainable != target.trainable:
+            target.trainable = source.trainable
+
+
+def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def _custom_objects(model: keras.Model) -> dict[str, Any]:
+    """Classes inside the model, so that unregistered ones deserialise."""
+    found: dict[str, Any] = {}
+    for layer in _sublayers(model):
+        if not type(layer).__module__.startswith("keras."):
+            found[type(layer).__name__] = type(layer)
+    return found

@@ -1,0 +1,378 @@
+"""The walk that labels a model's tensors and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.structure import _graph
+from tfcompress.structure._labels import Abstract, LabelTable, Solution
+
+__all__ = ["Axis", "Fold", "Trace", "trace"]
+
+_PRESERVE_ZERO = frozenset(
+    "linear relu relu6 leaky_relu elu selu celu gelu silu swish tanh softsign "
+    "hard_silu hard_swish hard_tanh hard_shrink soft_shrink tanh_shrink "
+    "crelu sparse_plus".split()
+)
+_ELEMENTWISE = _PRESERVE_ZERO | frozenset(
+    "sigmoid hard_sigmoid sparse_sigmoid softplus squareplus log_sigmoid "
+    "exponential threshold".split()
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One labelled axis of one variable.
+
+    Attributes:
+        layer: owner of the variable (a leaf of a composite layer counts as
+            the composite).
+        variable: the variable.
+        axis: its axis.
+        labels: int array of the axis' length.
+        role: "kernel", "bias", "scale", "offset", "mean", "variance",
+            "recurrent", "channelwise" or "input".
+        zero: whether masking a channel zeroes this slice.
+    """
+
+    layer: keras.Layer
+    variable: keras.Variable
+    axis: int
+    labels: np.ndarray
+    role: str
+    zero: bool
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Removed inputs of `layer` that carry a constant, to go into its bias."""
+
+    labels: np.ndarray
+    constant: np.ndarray
+
+
+@dataclass
+class Trace:
+    """Labels of a whole model, as `trace` leaves them.
+
+    Attributes:
+        table: the label table.
+        axes: (id of variable, axis) -> `Axis`.
+        tensors: id of `KerasTensor` -> `Abstract`.
+        layers: layer key -> layer, in order of execution.
+        outputs: layer key -> labels of its output channels.
+        folds: id of layer -> `Fold`.
+        inexact: normalisations that may be pruned through.
+    """
+
+    inexact: frozenset[str] = frozenset()
+    table: LabelTable = field(default_factory=LabelTable)
+    axes: dict[tuple[int, int], Axis] = field(default_factory=dict)
+    tensors: dict[int, Abstract] = field(default_factory=dict)
+    layers: dict[str, keras.Layer] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    folds: dict[int, Fold] = field(default_factory=dict)
+    solution: Solution = field(init=False)
+    _created: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    _keys: dict[int, str] = field(default_factory=dict)
+    _several: list[np.ndarray] = field(default_factory=list)
+
+    # What rules call -----------------------------------------------------
+
+    def key(self, layer: keras.Operation) -> str:
+        """The unique key of `layer`: its name, or "outer/inner" if nested."""
+        return self._keys.get(id(layer), layer.name)
+
+    def create(self, layer: keras.Layer, size: int, tag: str = "out") -> np.ndarray:
+        """Labels for `size` channels that `layer` produces.
+
+        A shared layer gets the same labels at every call.
+        """
+        labels = self._created.get((id(layer), tag))
+        if labels is None:
+            labels = self.table.fresh(size)
+            if size == 1:
+                self.table.freeze(labels, "a single channel cannot be removed")
+            self._created[id(layer), tag] = labels
+        return labels
+
+    def bind(
+        self,
+        layer: keras.Layer,
+        variable: keras.Variable | None,
+        axis: int,
+        labels: np.ndarray,
+        role: str,
+        zero: bool = False,
+    ) -> None:
+        """Says that `axis` of `variable` carries `labels`."""
+        if variable is None:
+            return
+        axis %= len(variable.shape)
+        labels = np.broadcast_to(labels, (variable.shape[axis],))
+        known = self.axes.get((id(variable), axis))
+        if known is None:
+            self.axes[id(variable), axis] = Axis(
+                layer, variable, axis, labels, role, zero
+            )
+        else:
+            self.table.tie(
+                known.labels,
+                labels,
+                f"shared layer {self.key(layer)!r} also reads frozen channels",
+            )
+
+    def vector(
+        self, tensor: Abstract, axis: int, reader: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and constants along `axis`; the other axes must agree.
+
+        Channels that vary along another axis as well are coupled over it;
+        channels that lie on another axis only are frozen.
+        """
+        axis %= len(tensor.shape)
+        labels = np.moveaxis(tensor.labels, axis, -1)
+        size = tensor.shape[axis] or 1
+        if labels.shape[-1] == 1:
+            self.table.freeze(
+                labels, f"channels lie on an axis over which {reader} computes"
+            )
+            return np.zeros(size, np.int64), np.full(size, np.nan)
+        rows = labels.reshape(-1, labels.shape[-1])
+        if len(rows) > 1:
+            self.table.tie(
+                rows[1:], rows[:1], f"{reader} reads them with frozen channels"
+            )
+        constant = np.broadcast_to(
+            np.moveaxis(tensor.constant, axis, -1), labels.shape
+        ).reshape(-1, labels.shape[-1])
+        first = constant[0]
+        if len(rows) > 1 and not (constant == first).all():
+            first = np.where((constant == first).all(0), first, np.nan)
+        return rows[0], first
+
+    def consume(
+        self,
+        layer: keras.Layer,
+        variable: keras.Variable,
+        axis: int,
+        labels: np.ndarray,
+        constant: np.ndarray,
+        foldable: bool = False,
+    ) -> None:
+        """`layer` mixes channels: removed ones must be zero, or foldable."""
+        self.bind(layer, variable, axis, labels, "input")
+        self.require_zero(layer, labels, constant, foldable)
+
+    def require_zero(
+        self,
+        layer: keras.Layer,
+        labels: np.ndarray,
+        constant: np.ndarray,
+        foldable: bool = False,
+    ) -> None:
+        """Freezes the channels that would not carry zero into `layer`."""
+        if not constant.any():
+            return
+        labels, constant = np.broadcast_arrays(labels, constant)
+        nonzero = (labels != 0) & (constant != 0)
+        if not nonzero.any():
+            return
+        unknown = nonzero & np.isnan(constant)
+        self.table.freeze(
+            labels[unknown],
+            f"would not be constant where {self.key(layer)!r} reads it",
+        )
+        rest = nonzero & ~unknown
+        if not rest.any():
+            return
+        if not foldable:
+            self.table.freeze(
+                labels[rest],
+                "would carry a non-zero constant that cannot be folded into "
+                f"{self.key(layer)!r}",
+            )
+            return
+        values = np.where(rest, constant, 0.0)
+        known = self.folds.setdefault(id(layer), Fold(labels, values))
+        clash = known.constant != values
+        self.table.freeze(
+            labels[clash],
+            f"carries different constants at the calls of {self.key(layer)!r}",
+        )
+
+    def layout(
+        self,
+        labels: np.ndarray,
+        constant: np.ndarray,
+        axis: int,
+        shape: tuple[int | None, ...],
+    ) -> Abstract:
+        """A tensor whose channels lie on `axis` and do not vary elsewhere."""
+        axis %= len(shape)
+        dims = tuple(-1 if i == axis else 1 for i in range(len(shape)))
+        return Abstract(labels.reshape(dims), constant.reshape(dims), shape)
+
+    def produce(
+        self,
+        layer: keras.Layer,
+        labels: np.ndarray,
+        axis: int,
+        shape: tuple[int | None, ...],
+        activation: Any = None,
+    ) -> Abstract:
+        """The output of a layer that creates channels, after its activation."""
+        self.outputs.setdefault(self.key(layer), labels)
+        out = self.layout(labels, np.zeros(1), axis, shape)
+        if activation is None:
+            return out
+        return self.activate(activation, out, self.key(layer))
+
+    def activate(self, function: Any, tensor: Abstract, name: str) -> Abstract:
+        """`tensor` after an activation function, freezing it if that mixes."""
+        label = getattr(function, "__name__", type(function).__name__)
+        if label in _PRESERVE_ZERO and not tensor.constant.any():
+            return tensor
+        if not tensor.labelled:
+            return tensor
+        if label not in _ELEMENTWISE and not _is_elementwise(function, tensor.shape):
+            self.table.freeze(
+                tensor.labels, f"activation {label!r} of {name!r} mixes channels"
+            )
+            return Abstract.frozen(tensor.shape)
+        return self.map(tensor, lambda x: keras.ops.convert_to_numpy(function(x)))
+
+    def map(
+        self, tensor: Abstract, function: Callable[[np.ndarray], np.ndarray]
+    ) -> Abstract:
+        """`tensor` after an elementwise function that acts on constants."""
+        values, inverse = np.unique(tensor.constant, return_inverse=True)
+        known = ~np.isnan(values)
+        mapped = np.full(values.shape, np.nan)
+        if known.any():
+            mapped[known] = np.asarray(
+                function(values[known].astype("float32")), "float64"
+            )
+        constant = mapped[inverse].reshape(tensor.constant.shape)
+        return Abstract(tensor.labels, constant, tensor.shape)
+
+    def freeze(
+        self, tensors: Sequence[Abstract], reason: str, outputs: Sequence[Any]
+    ) -> list[Abstract]:
+        """Freezes all channels of `tensors`; returns unlabelled outputs."""
+        for tensor in tensors:
+            self.table.freeze(tensor.labels, reason)
+        return [Abstract.frozen(tuple(out.shape)) for out in outputs]
+
+    # The walk ------------------------------------------------------------
+
+    def run(self, model: keras.Model, inputs: Sequence[Abstract], prefix: str) -> list:
+        """Labels the tensors of one (possibly nested) model."""
+        from tfcompress.structure._rules import rule_for
+
+        graph = _graph.functional(model)
+        for tensor, abstract in zip(graph.inputs, inputs, strict=True):
+            self._record(tensor, abstract)
+        for call in _graph.calls(model):
+            operation = call.operation
+            key = prefix + operation.name
+            tensors = [self.tensors[id(tensor)] for tensor in call.inputs]
+            if isinstance(operation, keras.Layer):
+                self._keys[id(operation)] = key
+                self.layers.setdefault(key, operation)
+            if _graph.is_nested_model(operation) and len(tensors) == len(
+                _graph.functional(operation).inputs
+            ):
+                results = self.run(operation, tensors, key + "/")
+            else:
+                results = rule_for(operation, tensors).trace(
+                    self, operation, call, tensors
+                )
+            for tensor, abstract in zip(call.outputs, results, strict=True):
+                self._record(tensor, abstract)
+            if len(results) == 1 and isinstance(operation, keras.Layer):
+                self._note_output(key, results[0])
+        return [self.tensors[id(tensor)] for tensor in graph.outputs]
+
+    def _record(self, tensor: Any, abstract: Abstract) -> None:
+        known = self.tensors.get(id(tensor))
+        if known is not None:  # a nested model that is used again
+            self.table.tie(
+                known.labels, abstract.labels, "a nested model also reads frozen ones"
+            )
+            return
+        self.tensors[id(tensor)] = abstract
+        if sum(size > 1 for size in abstract.labels.shape) > 1:
+            self._several.append(abstract.labels)
+
+    def _note_output(self, key: str, tensor: Abstract) -> None:
+        if sum(size > 1 for size in tensor.labels.shape) == 1:
+            self.outputs.setdefault(key, tensor.labels.ravel())
+
+    def finish(self) -> None:
+        """Solves for classes.
+
+        Every tensor must stay rectangular: where labels vary along several
+        axes, the removable slices are those of one axis, the last that is not
+        already coupled away.
+        """
+        solution = self.table.solve()
+        for labels in self._several:
+            rooted = solution.root[labels]
+            axes = [
+                axis
+                for axis in range(rooted.ndim)
+                if rooted.shape[axis] > 1
+                and (rooted != rooted.take([0], axis)).any()
+            ]
+            if len(axes) > 1:
+                for axis in axes[:-1]:
+                    self.table.tie(
+                        labels,
+                        labels.take([0], axis),
+                        "shares a reshaped tensor with frozen channels",
+                    )
+                solution = self.table.solve()
+        self.solution = solution
+
+
+def trace(model: keras.Model, inexact: Sequence[str] = ()) -> Trace:
+    """Labels every tensor and variable of `model`. Time: linear in ops and
+    channels.
+    """
+    _graph.require_graph(model)
+    allowed = {"layer_norm"}
+    if isinstance(inexact, str) or set(inexact) - allowed:
+        raise ValueError(
+            "Invalid value for argument `inexact`. Expected a tuple with names "
+            f"among {sorted(allowed)}. Received: inexact={inexact!r}"
+        )
+    result = Trace(frozenset(inexact))
+    graph = _graph.functional(model)
+    outputs = result.run(
+        model, [Abstract.frozen(tuple(t.shape)) for t in graph.inputs], ""
+    )
+    for output in outputs:
+        result.table.freeze(output.labels, "model output")
+    result.finish()
+    return result
+
+
+def _is_elementwise(function: Any, shape: tuple[int | None, ...]) -> bool:
+    """Whether an unknown activation acts on each channel by itself."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, *((3,) * max(len(shape) - 2, 0)), 7)).astype("float32")
+    keep = [0, 2, 3, 6]
+    try:
+        whole = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x)))
+        part = keras.ops.convert_to_numpy(
+            function(keras.ops.convert_to_tensor(x[..., keep]))
+        )
+    except Exception:
+        return False
+    return whole.shape == x.shape and np.allclose(whole[..., keep], part, atol=1e-6)
