@@ -268,6 +268,7 @@ class TestFailure:
             _tflite, "_convert", lambda *_: float_file.path.read_bytes()
         )
         other = keras.models.clone_model(model)
+        other.set_weights([-w for w in model.get_weights()])
         with pytest.raises(RuntimeError, match="does not compute"):
             tfc.export.to_tflite(other, path)
         assert path.read_bytes() == b"the file of yesterday"

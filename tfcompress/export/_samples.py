@@ -13,13 +13,14 @@ from tfcompress.structure._graph import functional
 __all__ = [
     "Samples",
     "call_model",
+    "checked_batches",
     "input_specs",
     "input_structure",
     "random_samples",
     "take_samples",
 ]
 
-_BATCH = 64
+_BATCH = 128
 
 # One array for each input of the model, all with the same first dimension.
 Samples = list[np.ndarray]
@@ -107,15 +108,10 @@ def take_samples(
         TypeError: if `data` is of another kind.
         ValueError: if it is empty, not finite or does not fit the model.
     """
-    specs = input_specs(model)
     if _is_dataset(data):
-        batches = (_split(batch) for batch in data)
-        inputs, labels = _collect(batches, specs, limit, argument)
+        inputs, labels = _collect(checked_batches(model, data, argument), limit)
     else:
-        raw, raw_labels = _split(data)
-        inputs = _match(raw, specs, argument)
-        labels = None if raw_labels is None else np.asarray(raw_labels)
-        _check_lengths(inputs, labels, argument)
+        inputs, labels = _checked(data, input_specs(model), argument)
         picked = np.linspace(0, len(inputs[0]) - 1, min(limit, len(inputs[0])))
         rows = np.unique(picked.round().astype(int))
         inputs = [array[rows] for array in inputs]
@@ -126,6 +122,47 @@ def take_samples(
                 f"Invalid value for argument `{argument}`. Expected finite inputs. "
                 "Received: inputs with NaN or infinity."
             )
+    return inputs, labels
+
+
+def checked_batches(
+    model: keras.Model, data: Any, argument: str
+) -> Iterator[tuple[Samples, np.ndarray | None]]:
+    """(inputs, labels) of all of `data`, batch by batch, as `take_samples` has it."""
+    specs = input_specs(model)
+    if _is_dataset(data):
+        if iter(data) is data:
+            raise TypeError(
+                f"Invalid value for argument `{argument}`. Expected {_EXPECTED}. "
+                f"Received: {data!r}, which can be read only once."
+            )
+        empty = True
+        for batch in data:
+            empty = False
+            yield _checked(batch, specs, argument)
+        if empty:
+            raise ValueError(
+                f"Invalid value for argument `{argument}`. Expected {_EXPECTED}. "
+                "Received: a dataset without elements."
+            )
+    else:
+        inputs, labels = _checked(data, specs, argument)
+        for start in range(0, len(inputs[0]), _BATCH):
+            rows = slice(start, start + _BATCH)
+            yield (
+                [array[rows] for array in inputs],
+                None if labels is None else labels[rows],
+            )
+
+
+def _checked(
+    data: Any, specs: list[tuple[str, tuple[int, ...], str]], argument: str
+) -> tuple[Samples, np.ndarray | None]:
+    """Inputs and labels of one batch, or of everything given as arrays."""
+    raw, raw_labels = _split(data)
+    inputs = _match(raw, specs, argument)
+    labels = None if raw_labels is None else np.asarray(raw_labels)
+    _check_lengths(inputs, labels, argument)
     return inputs, labels
 
 
@@ -145,18 +182,12 @@ def _split(data: Any) -> tuple[Any, Any]:
 
 
 def _collect(
-    batches: Iterator[tuple[Any, Any]],
-    specs: list[tuple[str, tuple[int, ...], str]],
-    limit: int,
-    argument: str,
+    batches: Iterator[tuple[Samples, np.ndarray | None]], limit: int
 ) -> tuple[Samples, np.ndarray | None]:
     inputs: list[Samples] = []
     labels: list[np.ndarray] = []
     taken = 0
-    for raw, raw_labels in batches:
-        batch = _match(raw, specs, argument)
-        batch_labels = None if raw_labels is None else np.asarray(raw_labels)
-        _check_lengths(batch, batch_labels, argument)
+    for batch, batch_labels in batches:
         room = limit - taken
         inputs.append([array[:room] for array in batch])
         if batch_labels is not None:
@@ -164,11 +195,6 @@ def _collect(
         taken += len(inputs[-1][0])
         if taken >= limit:
             break
-    if not inputs:
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected {_EXPECTED}. "
-            "Received: a dataset without elements."
-        )
     return (
         [np.concatenate(arrays) for arrays in zip(*inputs, strict=True)],
         np.concatenate(labels) if labels else None,
