@@ -1,0 +1,358 @@
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcompress import data
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Nothing answers; returns the addresses that were asked."""
+    asked = []
+
+    def refuse(request, timeout):
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return asked
+
+
+def write_tfds(data_dir, *, name="tiny_shapes", splits=("train", "test"), size=(6, 4)):
+    """Prepares a TFDS set of 30 + 10 images; image i of a split has value i."""
+    import tensorflow_datasets as tfds
+
+    def example(i):
+        height, width = size or (8 + i % 3, 9)
+        image = np.full((height, width, 3), i, "uint8")
+        return i, {"image": image, "label": i % 2}
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version="1.0.0",
+        data_dir=str(data_dir),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(*(size or (None, None)), 3)),
+                "label": tfds.features.ClassLabel(num_classes=2),
+            }
+        ),
+        split_datasets={
+            split: [example(i) for i in range(30 if split == "train" else 10)]
+            for split in splits
+        },
+    )
+
+
+def write_folder(root):
+    """An image folder: 10 training and 5 test images in each of two classes."""
+    for split, count in (("train", 10), ("test", 5)):
+        for value, label in enumerate(("dark", "light")):
+            folder = Path(root) / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                image = np.full((8 + i, 8, 3), 255 * value, "uint8")
+                tf.io.write_file(str(folder / f"{i}.png"), tf.io.encode_png(image))
+
+
+def as_set(split):
+    return {image.tobytes() for image in split.images}
+
+
+def test_digits_are_the_whole_bundled_set(digits):
+    assert sum(len(getattr(digits, split)) for split in SPLITS) == 1797
+    assert digits.input_shape == (8, 8, 1)
+    assert digits.classes == 10
+    for split in SPLITS:
+        part = getattr(digits, split)
+        assert part.images.dtype == np.float32
+        assert part.labels.dtype == np.int32
+        assert part.images.min() == 0
+        assert part.images.max() == 1
+        assert set(part.labels) == set(range(10))
+
+
+def test_splits_share_no_image(digits):
+    from sklearn.datasets import load_digits
+
+    different = {image.tobytes() for image in load_digits().images}
+    assert len(different) == 1797  # so that images stand for themselves
+    parts = [as_set(getattr(digits, split)) for split in SPLITS]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
+
+
+def test_hold_out_is_stratified(digits):
+    for split, fraction in ((digits.test, 0.2), (digits.validation, 0.8 * 0.1)):
+        counts = np.bincount(split.labels, minlength=10)
+        from sklearn.datasets import load_digits
+
+        expected = fraction * np.bincount(load_digits().target)
+        assert np.abs(counts - expected).max() <= 1
+
+
+def test_same_seed_same_splits(digits):
+    again = data.load("digits")
+    for split in SPLITS:
+        np.testing.assert_array_equal(
+            getattr(again, split).images, getattr(digits, split).images
+        )
+
+
+def test_seed_changes_the_validation_split_but_never_the_test_split(digits):
+    other = data.load("digits", seed=1)
+    np.testing.assert_array_equal(other.test.images, digits.test.images)
+    assert as_set(other.validation) != as_set(digits.validation)
+
+
+def test_validation_may_be_empty():
+    whole = data.load("digits", validation=0)
+    assert len(whole.validation) == 0
+    with pytest.raises(ValueError, match="Invalid value for argument `split`"):
+        whole.pipeline("validation")
+
+
+def test_limits_are_nested_and_leave_the_other_splits_alone(digits):
+    small, large = (data.load("digits", limit=limit) for limit in (50, 200))
+    assert len(small.train) == 50
+    assert as_set(small.train) < as_set(large.train) < as_set(digits.train)
+    np.testing.assert_array_equal(small.validation.images, digits.validation.images)
+    np.testing.assert_array_equal(small.test.images, digits.test.images)
+
+
+def test_images_can_be_resized():
+    large = data.load("digits", image_size=(32, 24))
+    assert large.input_shape == (32, 24, 1)
+    assert 0 <= large.train.images.min() < large.train.images.max() <= 1
+
+
+def test_repr_says_what_it_holds(digits):
+    text = repr(digits)
+    assert "8×8×1, 10 classes" in text
+    assert f"{len(digits.train)} train" in text
+    assert repr(digits.test) == f"Split({len(digits.test)} images)"
+
+
+# Pipelines ------------------------------------------------------------------
+
+
+def gathered(pipeline):
+    images, labels = zip(*pipeline.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_pipeline_of_a_test_split_keeps_the_order(digits):
+    images, labels = gathered(digits.pipeline("test", batch_size=100))
+    np.testing.assert_array_equal(images, digits.test.images)
+    np.testing.assert_array_equal(labels, digits.test.labels)
+
+
+def test_training_pipeline_shuffles_pairs_and_repeats_by_seed(digits):
+    pipeline = digits.pipeline("train", batch_size=64)
+    images, labels = gathered(pipeline)
+    assert (labels != digits.train.labels).any()
+    known = {
+        image.tobytes(): label
+        for image, label in zip(digits.train.images, digits.train.labels, strict=True)
+    }
+    found = {i.tobytes(): label for i, label in zip(images, labels, strict=True)}
+    assert found == known
+    np.testing.assert_array_equal(
+        gathered(digits.pipeline("train", batch_size=64))[1], labels
+    )
+    second_pass = gathered(pipeline)[1]
+    assert (second_pass != labels).any()
+    other_seed = gathered(digits.pipeline("train", batch_size=64, seed=1))[1]
+    assert (other_seed != labels).any()
+
+
+def test_pipeline_knows_its_length_and_can_drop_the_remainder(digits):
+    count = len(digits.train)
+    assert digits.pipeline(batch_size=100).cardinality() == -(-count // 100)
+    dropped = digits.pipeline(batch_size=100, drop_remainder=True)
+    assert dropped.cardinality() == count // 100
+    assert dropped.element_spec[0].shape == (100, 8, 8, 1)
+
+
+@pytest.mark.parametrize("augment", ["standard", "shift"])
+def test_augmentation_is_a_shift_and_for_some_a_mirror(digits, augment):
+    options = {"batch_size": 400, "shuffle": False}
+    images, _ = gathered(digits.pipeline("test", augment=augment, **options))
+    again, _ = gathered(digits.pipeline("test", augment=augment, **options))
+    np.testing.assert_array_equal(images, again)
+    reach = 8 // 8
+    kinds = set()
+    for before, after in zip(digits.test.images, images, strict=True):
+        padded = np.pad(before, ((reach, reach), (reach, reach), (0, 0)))
+        candidates = {
+            (y, x, mirrored): padded[y : y + 8, x : x + 8][:, :: -1 if mirrored else 1]
+            for y in range(2 * reach + 1)
+            for x in range(2 * reach + 1)
+            for mirrored in (False, True)
+        }
+        matches = {k for k, v in candidates.items() if np.array_equal(v, after)}
+        assert matches
+        if len(matches) == 1:
+            kinds |= matches
+    mirrors = {False, True} if augment == "standard" else {False}
+    expected = {(y, x, m) for y in range(3) for x in range(3) for m in mirrors}
+    assert kinds == expected
+
+
+def test_each_pass_is_augmented_anew(digits):
+    pipeline = digits.pipeline("test", augment="shift", shuffle=False)
+    assert (gathered(pipeline)[0] != gathered(pipeline)[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("split", "tset"), ("batch_size", 0), ("batch_size", 1.5), ("augment", "flip")],
+)
+def test_pipeline_refuses(digits, argument, value):
+    with pytest.raises(ValueError, match=f"argument `{argument}`.*Received.*{value}"):
+        digits.pipeline(**{argument: value})
+
+
+# TensorFlow Datasets and folders --------------------------------------------
+
+
+def test_prepared_set_is_read_by_data_dir_and_by_environment(tmp_path, monkeypatch):
+    write_tfds(tmp_path)
+    loaded = data.load("tiny_shapes", data_dir=tmp_path, validation=0.2)
+    assert loaded.input_shape == (6, 4, 3)
+    assert loaded.classes == 2
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [24, 6, 10]
+    values = np.concatenate([loaded.train.images, loaded.validation.images])[:, 0, 0, 0]
+    np.testing.assert_array_equal(
+        np.sort(values), np.sort(np.arange(30, dtype="float32") / 255)
+    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(data.load("tiny_shapes").test) == 10
+
+
+def test_set_without_test_split_is_tested_on_validation_or_on_a_fifth(tmp_path):
+    write_tfds(tmp_path, name="with_validation", splits=("train", "validation"))
+    write_tfds(tmp_path, name="train_only", splits=("train",))
+    loaded = data.load("with_validation", data_dir=tmp_path, validation=0)
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [30, 0, 10]
+    loaded = data.load("train_only", data_dir=tmp_path, validation=0)
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [24, 0, 6]
+    np.testing.assert_array_equal(
+        loaded.test.images, data.load("train_only", tmp_path, seed=5).test.images
+    )
+
+
+def test_set_without_training_split_is_refused(tmp_path):
+    write_tfds(tmp_path, name="test_only", splits=("test",))
+    with pytest.raises(ValueError, match="a set with a training split"):
+        data.load("test_only", data_dir=tmp_path)
+
+
+def test_images_of_different_sizes_need_an_image_size(tmp_path):
+    write_tfds(tmp_path, name="ragged", size=None)
+    with pytest.raises(ValueError, match=r"argument `image_size`.*differ in size"):
+        data.load("ragged", data_dir=tmp_path)
+    loaded = data.load("ragged", data_dir=tmp_path, image_size=(5, 7))
+    assert loaded.input_shape == (5, 7, 3)
+    flat = np.sort(loaded.test.images.reshape(10, -1), axis=0)
+    expected = np.broadcast_to(np.arange(10)[:, None] / 255, flat.shape)
+    np.testing.assert_allclose(flat, expected, atol=1e-6)
+
+
+def test_damaged_files_are_reported_in_one_message(tmp_path):
+    write_tfds(tmp_path)
+    for record in tmp_path.glob("**/*train*record*"):
+        record.write_bytes(record.read_bytes()[:200])
+    with pytest.raises(data.DatasetUnavailableError, match=r"cannot be read.*again"):
+        data.load("tiny_shapes", data_dir=tmp_path)
+
+
+def test_folder_of_images(tmp_path):
+    write_folder(tmp_path)
+    loaded = data.load(f"folder:{tmp_path}", image_size=(8, 8), validation=0.2)
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [16, 4, 10]
+    for split in SPLITS:
+        part = getattr(loaded, split)
+        np.testing.assert_array_equal(part.images.max(axis=(1, 2, 3)), part.labels)
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"existing folder.*nowhere"):
+        data.load(f"folder:{tmp_path}/nowhere")
+
+
+def test_unprepared_set_without_network_says_what_to_do(tmp_path, offline):
+    with pytest.raises(
+        data.DatasetUnavailableError,
+        match=r"'cifar100' is not prepared in .*TFDS_DATA_DIR",
+    ) as caught:
+        data.load("cifar100", data_dir=tmp_path)
+    assert len(offline) == 1
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_misspelt_set_gets_suggestions_and_no_download(tmp_path, offline):
+    with pytest.raises(ValueError, match=r"argument `name`.*Did you mean.*cifar100"):
+        data.load("cifar1000", data_dir=tmp_path)
+    assert not offline
+
+
+def test_set_that_is_no_image_classification_is_refused(tmp_path, offline):
+    with pytest.raises(ValueError, match="images with one class label"):
+        data.load("ag_news_subset", data_dir=tmp_path)
+    assert not offline
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("name", ""),
+        ("name", None),
+        ("validation", 1),
+        ("validation", -0.1),
+        ("validation", "0.1"),
+        ("seed", -1),
+        ("seed", 0.5),
+        ("limit", 0),
+        ("limit", 2.5),
+        ("image_size", 32),
+        ("image_size", (32, 0)),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_download(offline, argument, value):
+    arguments = {"name": "cifar100", argument: value}
+    with pytest.raises(ValueError, match=f"argument `{argument}`"):
+        data.load(**arguments)
+    assert not offline
+
+
+def test_data_dir_that_is_a_file_is_refused(tmp_path, offline):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="argument `data_dir`"):
+        data.load("cifar100", data_dir=file)
+    assert not offline
+
+
+def test_limit_beyond_the_set_is_refused():
+    with pytest.raises(ValueError, match=r"at most the \d+ training images"):
+        data.load("digits", limit=2000)
+
+
+def test_mnist(mnist_dir):
+    mnist = data.load("mnist", data_dir=mnist_dir, limit=1000)
+    assert (len(mnist.train), len(mnist.test)) == (1000, 10000)
+    assert abs(len(mnist.validation) - 6000) <= 5  # rounded class by class
+    assert mnist.input_shape == (28, 28, 1)
+    assert mnist.classes == 10
