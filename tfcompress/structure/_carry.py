@@ -66,9 +66,9 @@ def _carry_slots(old: Any, new: Any, rebuild: Rebuild) -> None:
             and any(isinstance(v, keras.Variable) for v in value)
         ):
             for source, slot in zip(sources, twin, strict=True):
-                index = None if source is None else position.get(id(source))
-                if slot is None or index is None or value[index] is None:
+                if slot is None or source is None or id(source) not in position:
                     continue
+                index = position[id(source)]
                 array = keras.ops.convert_to_numpy(value[index])
                 if array.shape == tuple(source.shape):
                     array = rebuild.cut(source, array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -382,29 +382,32 @@ def _find(analysis: Trace, name: str) -> keras.Layer:
 
 
 def _emptied(groups: ChannelGroups, removed: np.ndarray) -> list[str]:
-    """Layers that would lose every channel of some variable axis."""
+    """Layers that would lose every channel of a variable or an output."""
     root = groups.analysis.solution.root
     return sorted(
-        {
-            groups.analysis.key(axis.layer)
-            for axis in groups.analysis.axes.values()
-            if removed[root[axis.labels]].all()
-        }
+        {name for name, labels in _extents(groups) if removed[root[labels]].all()}
     )
 
 
 def _spare(groups: ChannelGroups, removed: np.ndarray) -> None:
     """Keeps one channel where all would go."""
     root = groups.analysis.solution.root
-    for axis in groups.analysis.axes.values():
-        classes = root[axis.labels]
+    for _, labels in _extents(groups):
+        classes = root[labels].ravel()
         if removed[classes].all():
             removed[classes[0]] = False
 
 
-def _round(
-    groups: ChannelGroups, removed: np.ndarray, multiple_of: int
-) -> np.ndarray:
+def _extents(groups: ChannelGroups) -> Iterator[tuple[str, np.ndarray]]:
+    """Everything that must keep a channel: variable axes and tensors."""
+    analysis = groups.analysis
+    for axis in analysis.axes.values():
+        yield analysis.key(axis.layer), axis.labels
+    for name, tensor in analysis.named_tensors():
+        yield name, tensor.labels
+
+
+def _round(groups: ChannelGroups, removed: np.ndarray, multiple_of: int) -> np.ndarray:
     """`removed`, with the kept channels of each group rounded up."""
     removed = removed.copy()
     if multiple_of == 1:

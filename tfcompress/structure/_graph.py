@@ -44,6 +44,15 @@ class Call:
     outputs: tuple[KerasTensor, ...]
     node: Any
 
+    @property
+    def arrays(self) -> list[Any]:
+        """Arguments that are arrays, but not tensors of the graph."""
+        return [
+            argument
+            for argument in self.node.arguments._flat_arguments
+            if hasattr(argument, "shape") and not isinstance(argument, KerasTensor)
+        ]
+
 
 def is_nested_model(operation: keras.Operation) -> bool:
     """Whether `operation` is a model whose own graph can be walked."""

@@ -198,8 +198,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
                 classes = group.classes
             else:
                 classes = solution.root[self._labels_or_unknown(key)]
-            index = np.asarray(list(indices) if not hasattr(indices, "shape") else
-                               indices)
+            index = np.asarray(
+                list(indices) if not hasattr(indices, "shape") else indices
+            )
             if index.dtype == bool or (index.size and index.dtype.kind not in "iu"):
                 raise TypeError(
                     f"Invalid value for argument `channels`. Expected indices "
@@ -262,9 +263,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
         return f"<ChannelGroups of {self.model.name!r}: {len(self)}, {count} prunable>"
 
 
-def channel_groups(
-    model: keras.Model, inexact: Sequence[str] = ()
-) -> ChannelGroups:
+def channel_groups(model: keras.Model, inexact: Sequence[str] = ()) -> ChannelGroups:
     """Finds the channels of a model that can be removed, and how they couple.
 
     Time grows linearly with the number of operations and channels; no forward
@@ -414,7 +413,7 @@ def _name(
 ) -> str:
     kernels = [axis for axis in axes if axis.role == "kernel"] or list(axes)
     layer = analysis.key(kernels[0].layer)
-    if layer not in taken and np.array_equal(whole.get(layer), classes):
+    if layer not in taken and np.array_equal(whole.get(layer, ()), classes):
         return layer
     stem = layer
     created = analysis._created.get((id(kernels[0].layer), "heads"))

@@ -8,6 +8,7 @@ labels. The original is only read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 import keras
@@ -168,11 +169,10 @@ class Rebuild:
         new = type(model)(layers, name=model.name)
         fresh = _graph.functional(new)
         self.tensors[id(graph.inputs[0])] = (graph.inputs[0], fresh.inputs[0])
-        outputs = {
-            id(call.operation): call.outputs[0] for call in _graph.calls(new)
-        }
+        outputs = {id(call.operation): call.outputs[0] for call in _graph.calls(new)}
         for call, layer in zip(
-            walk, [x for x in layers[1:] if id(x) in set(map(id, self._made.values()))],
+            walk,
+            [x for x in layers[1:] if id(x) in set(map(id, self._made.values()))],
             strict=True,
         ):
             self.tensors[id(call.outputs[0])] = (call.outputs[0], outputs[id(layer)])
@@ -213,13 +213,14 @@ class Rebuild:
             config = old.get_config()
             if not self._nothing:
                 self._rule(call).configure(old, call, config, self)
-            function = getattr(old, "activation", None)
-            plain = callable(function) and not isinstance(function, keras.Layer)
-            if plain and "activation" in config:
+            function = vars(old).get("activation")
+            own = "activation" in config and isinstance(function, FunctionType)
+            if own and not function.__module__.startswith("keras."):
                 config["activation"] = None  # may be a lambda: hand it over itself
-            new = type(old).from_config(config)
-            if plain and "activation" in config:
+                new = type(old).from_config(config)
                 new.activation = function
+            else:
+                new = type(old).from_config(config)
         self.layers[id(old)] = (old, new)
         wrap = self._wrap.get(id(old))
         if wrap is None:

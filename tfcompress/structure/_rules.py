@@ -114,15 +114,15 @@ class Conv(_Weighted):
     kind = PRODUCER
     note = "filters; with groups, the same positions of every group together"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axis = _channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
         out = trace.create(op, op.filters)
         exact = op.padding == "valid" or math.prod(op.kernel_size) == 1
         if op.groups == 1:
-            trace.consume(
-                op, op.kernel, -2, labels, constant, exact and op.use_bias
-            )
+            trace.consume(op, op.kernel, -2, labels, constant, exact and op.use_bias)
         elif op.groups == len(labels):
             # One input channel a group: whole groups can go.
             trace.require_zero(op, labels, constant)
@@ -141,11 +141,9 @@ class Conv(_Weighted):
             trace.bind(op, op.kernel, -2, inside[0], "input")
         trace.bind(op, op.kernel, -1, out, "kernel", zero=True)
         trace.bind(op, op.bias, 0, out, "bias", zero=True)
-        return [
-            trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)
-        ]
+        return [trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         filters = kept.size(op.kernel, -1)
         if op.groups > 1 and op.kernel.shape[-2] == 1:
             config["groups"] = op.groups * filters // op.filters
@@ -158,18 +156,18 @@ class ConvTranspose(_Weighted):
     kind = PRODUCER
     note = "filters"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axis = _channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
         trace.consume(op, op.kernel, -1, labels, constant)
         out = trace.create(op, op.filters)
         trace.bind(op, op.kernel, -2, out, "kernel", zero=True)
         trace.bind(op, op.bias, 0, out, "bias", zero=True)
-        return [
-            trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)
-        ]
+        return [trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["filters"] = kept.size(op.kernel, -2)
 
 
@@ -179,7 +177,9 @@ class SeparableConv(_Weighted):
     kind = PRODUCER
     note = "filters of the pointwise part; the depthwise part is channel-wise"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axis = _channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
         trace.consume(op, op.depthwise_kernel, -2, labels, constant)
@@ -189,11 +189,9 @@ class SeparableConv(_Weighted):
         out = trace.create(op, op.filters)
         trace.bind(op, op.pointwise_kernel, -1, out, "kernel", zero=True)
         trace.bind(op, op.bias, 0, out, "bias", zero=True)
-        return [
-            trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)
-        ]
+        return [trace.produce(op, out, axis, _shape(call.outputs[0]), op.activation)]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["filters"] = kept.size(op.pointwise_kernel, -1)
 
 
@@ -203,7 +201,9 @@ class DepthwiseConv(_Weighted):
     kind = CHANNELWISE
     note = "follows its input"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axis = _channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
         trace.require_zero(op, labels, constant)
@@ -220,7 +220,9 @@ class Dense(_Weighted):
     kind = PRODUCER
     note = "units"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         labels, constant = trace.vector(inputs[0], -1, f"{trace.key(op)!r}")
         trace.consume(op, op.kernel, 0, labels, constant, op.use_bias)
         out = trace.create(op, op.units)
@@ -228,7 +230,7 @@ class Dense(_Weighted):
         trace.bind(op, op.bias, 0, out, "bias", zero=True)
         return [trace.produce(op, out, -1, _shape(call.outputs[0]), op.activation)]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["units"] = kept.size(op.kernel, 1)
 
 
@@ -247,7 +249,9 @@ class EinsumDense(_Weighted):
         data, kernel = left.split(",")
         return data, kernel, output
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         data, kernel, output = self._split(op)
         name = trace.key(op)
         tensor = inputs[0]
@@ -255,13 +259,12 @@ class EinsumDense(_Weighted):
         shared = [c for c in kernel if c in data and c in output]
         if "..." in op.equation or shared:
             return trace.freeze(
-                inputs, f"{name!r}: equation {op.equation!r} is not supported",
+                inputs,
+                f"{name!r}: equation {op.equation!r} is not supported",
                 call.outputs,
             )
         mixed = [c for c in kernel if c in data and c not in output]
-        varying = [
-            data[axis] for axis, n in enumerate(tensor.labels.shape) if n > 1
-        ]
+        varying = [data[axis] for axis, n in enumerate(tensor.labels.shape) if n > 1]
         if len(varying) == 1 and varying[0] in mixed:
             labels, constant = trace.vector(tensor, data.index(varying[0]), f"{name!r}")
             trace.consume(op, op.kernel, kernel.index(varying[0]), labels, constant)
@@ -282,7 +285,7 @@ class EinsumDense(_Weighted):
                 trace.bind(op, op.bias, position, out, "bias", zero=True)
         return [trace.produce(op, out, axis, shape, op.activation)]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         _, kernel, output = self._split(op)
         given = op.partial_output_shape
         sizes = list(given)
@@ -298,13 +301,15 @@ class Embedding(_Weighted):
     kind = PRODUCER
     note = "columns of the table"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         trace.freeze(inputs, f"index of {trace.key(op)!r}", call.outputs)
         out = trace.create(op, op.output_dim)
         trace.bind(op, op.embeddings, 1, out, "kernel", zero=True)
         return [trace.produce(op, out, -1, _shape(call.outputs[0]))]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["output_dim"] = kept.size(op.embeddings, 1)
 
 
@@ -321,7 +326,9 @@ class Recurrent(_Weighted):
     def __init__(self, gates: int) -> None:
         self.gates = gates
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         cell = op.cell
         name = trace.key(op)
         labels, constant = trace.vector(inputs[0], -1, f"{name!r}")
@@ -341,11 +348,9 @@ class Recurrent(_Weighted):
             known, value = trace.vector(state, -1, f"{name!r}")
             trace.require_zero(op, known, value)
             trace.table.tie(out, known, f"{name!r} starts from a frozen state")
-        return [
-            trace.produce(op, out, -1, _shape(tensor)) for tensor in call.outputs
-        ]
+        return [trace.produce(op, out, -1, _shape(tensor)) for tensor in call.outputs]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["units"] = kept.size(op.cell.recurrent_kernel, 0)
 
 
@@ -355,7 +360,9 @@ class Attention(_Weighted):
     kind = PRODUCER
     note = "features of the output projection; whole heads as group 'NAME/heads'"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         name = trace.key(op)
         arguments = call.node.arguments
         named = dict(zip(("query", "value", "key"), arguments.args, strict=False))
@@ -400,7 +407,7 @@ class Attention(_Weighted):
             trace.bind(op, dense.bias, 0, heads, "bias", zero=True)
         return heads
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["num_heads"] = kept.size(op._query_dense.kernel, 1)
         size = kept.size(op._output_dense.kernel, -1)
         if size != op._output_dense.kernel.shape[-1] or config["output_shape"]:
@@ -408,9 +415,7 @@ class Attention(_Weighted):
         else:
             # Without it Keras takes the query's size, which may shrink.
             config["output_shape"] = (
-                None
-                if kept.size(op._query_dense.kernel, 0) == size
-                else (size,)
+                None if kept.size(op._query_dense.kernel, 0) == size else (size,)
             )
 
 
@@ -434,7 +439,9 @@ class GroupedAttention(Attention):
             trace.bind(op, dense.bias, 0, heads, "bias", zero=True)
         return wide
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         results = super().weigh(trace, op, call, inputs)
         # Keras gives the output the query's size, always.
         out = trace.outputs.get(trace.key(op))
@@ -443,7 +450,7 @@ class GroupedAttention(Attention):
             trace.table.tie(out, labels, f"{trace.key(op)!r} reads a frozen query")
         return results
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["num_query_heads"] = kept.size(op._query_dense.kernel, 1)
         config["num_key_value_heads"] = kept.size(op._key_dense.kernel, 1)
 
@@ -457,7 +464,9 @@ class BatchNorm(_Weighted):
     kind = CHANNELWISE
     note = "its variables follow the channels"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axes = op.axis if isinstance(op.axis, list | tuple) else [op.axis]
         if len(axes) != 1:
             return trace.freeze(
@@ -470,9 +479,7 @@ class BatchNorm(_Weighted):
         trace.bind(op, op.beta, 0, labels, "offset", zero=True)
         trace.bind(op, op.moving_mean, 0, labels, "mean", zero=True)
         trace.bind(op, op.moving_variance, 0, labels, "variance")
-        return [
-            trace.layout(labels, np.zeros(1), axes[0], _shape(call.outputs[0]))
-        ]
+        return [trace.layout(labels, np.zeros(1), axes[0], _shape(call.outputs[0]))]
 
 
 class LayerNorm(_Weighted):
@@ -481,7 +488,9 @@ class LayerNorm(_Weighted):
     kind = FROZEN
     note = "normalises over the channels; inexact=('layer_norm',) prunes through"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         name = trace.key(op)
         tensor = inputs[0]
         rank = len(tensor.shape)
@@ -509,7 +518,9 @@ class PReLU(_Weighted):
     kind = CHANNELWISE
     note = "alpha follows the channels"
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         axes = [axis for axis, n in enumerate(tensor.labels.shape) if n > 1]
         if len(axes) > 1:
@@ -534,7 +545,9 @@ class Registered(_Weighted):
         self.variables = variables
         self.config = config
 
-    def weigh(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         labels, constant = trace.vector(tensor, -1, f"{trace.key(op)!r}")
         trace.require_zero(op, labels, constant)
@@ -542,7 +555,7 @@ class Registered(_Weighted):
             trace.bind(op, getattr(op, name), -1, labels, "channelwise")
         return [trace.layout(labels, np.zeros(1), -1, _shape(call.outputs[0]))]
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         if self.config is not None:
             variable = getattr(op, self.variables[0])
             config[self.config] = kept.size(variable, -1)
@@ -554,7 +567,9 @@ class Identity(Rule):
     kind = CHANNELWISE
     note = "leaves values in place at inference"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         return [inputs[0]]
 
 
@@ -564,7 +579,9 @@ class Activation(Rule):
     kind = CHANNELWISE
     note = "elementwise; a function that mixes channels freezes them"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         function = getattr(op, "activation", None)
         if function is not None:
             return [trace.activate(function, inputs[0], trace.key(op))]
@@ -580,7 +597,9 @@ class Activation(Rule):
 class Rescaling(Activation):
     """Rescaling by one number; by a list it is not elementwise."""
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         if np.size(op.scale) > 1 or np.size(op.offset) > 1:
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} rescales by a list", call.outputs
@@ -597,7 +616,9 @@ class Softmax(Rule):
 
     note = "mixes the channels"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         axes = op.axis if isinstance(op.axis, list | tuple) else [op.axis]
         if any(tensor.labels.shape[axis] > 1 for axis in axes):
@@ -613,13 +634,10 @@ class Elementwise(Rule):
     kind = CHANNELWISE
     note = "elementwise"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
-        arrays = [
-            a
-            for a in call.node.arguments._flat_arguments
-            if hasattr(a, "shape") and math.prod(a.shape) > 1
-        ]
-        if len(arrays) > len(inputs):
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        if any(math.prod(array.shape) > 1 for array in call.arrays):
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} combines with an array", call.outputs
             )
@@ -640,7 +658,9 @@ class Merge(Rule):
     def __init__(self, combine: Callable[..., np.ndarray] | None) -> None:
         self.combine = combine
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         if len(inputs) == 1:
             return Elementwise().trace(trace, op, call, inputs)
         shape = _shape(call.outputs[0])
@@ -661,10 +681,7 @@ class Merge(Rule):
             labels.append((tensor.labels.reshape(dims), real))
             constants.append(tensor.constant.reshape(cdims))
         axes = {
-            axis
-            for array, _ in labels
-            for axis in range(rank)
-            if array.shape[axis] > 1
+            axis for array, _ in labels for axis in range(rank) if array.shape[axis] > 1
         }
         result: np.ndarray | None = None
         for array, real in labels:
@@ -716,7 +733,9 @@ class Spatial(Rule):
     def __init__(self, pads: bool = False) -> None:
         self.pads = pads
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         out = _shape(call.outputs[0])
         rank = len(tensor.shape)
@@ -738,32 +757,35 @@ class Reduce(Rule):
     def __init__(self, additive: bool = False) -> None:
         self.additive = additive
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         rank = len(tensor.shape)
-        axis = op.axis
-        axes = range(rank) if axis is None else axis
-        axes = [a % rank for a in (axes if hasattr(axes, "__iter__") else [axes])]
+        given = range(rank) if op.axis is None else op.axis
+        axes = [a % rank for a in (given if hasattr(given, "__iter__") else [given])]
         if any(tensor.labels.shape[a] > 1 for a in axes):
             zero = not np.where(tensor.labels != 0, tensor.constant, 0.0).any()
             if not (self.additive and zero):
                 return trace.freeze(
-                    inputs, f"{trace.key(op)!r} reduces over the channels",
+                    inputs,
+                    f"{trace.key(op)!r} reduces over the channels",
                     call.outputs,
                 )
             rest = [a for a in range(rank) if a not in axes]
             if any(tensor.labels.shape[a] > 1 for a in rest):
                 return trace.freeze(
-                    inputs, f"{trace.key(op)!r} reduces over several channel axes",
+                    inputs,
+                    f"{trace.key(op)!r} reduces over several channel axes",
                     call.outputs,
                 )
             return [Abstract.frozen(_shape(call.outputs[0]))]
         keep = getattr(op, "keepdims", False)
         index = tuple(0 if a in axes and not keep else slice(None) for a in range(rank))
         constant = np.broadcast_to(tensor.constant, tensor.labels.shape)
-        zero = np.where(constant == 0, 0.0, np.nan)
+        constant = np.where(constant == 0, 0.0, np.nan)
         return [
-            Abstract(tensor.labels[index], zero[index], _shape(call.outputs[0]))
+            Abstract(tensor.labels[index], constant[index], _shape(call.outputs[0]))
         ]
 
 
@@ -779,7 +801,9 @@ class Move(Rule):
     def __init__(self, function: Callable[[Any, Call], Callable]) -> None:
         self.function = function
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         tensor = inputs[0]
         shape = _shape(call.outputs[0])
         try:
@@ -793,7 +817,8 @@ class Move(Rule):
             shape
         ) != len(moved.labels.shape):
             return trace.freeze(
-                inputs, f"{trace.key(op)!r} mixes channels with an unknown size",
+                inputs,
+                f"{trace.key(op)!r} mixes channels with an unknown size",
                 call.outputs,
             )
         return [_settle(trace, moved, trace.key(op))]
@@ -829,13 +854,15 @@ class Reshape(Move):
 
         return function
 
-    def configure(self, op, call, config, kept):  # type: ignore[no-untyped-def]
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         if "target_shape" in config:
             config["target_shape"] = self._target(
                 op.target_shape, kept.shape(call.outputs[0])[1:]
             )
 
-    def adjust(self, op, call, args, kwargs, kept):  # type: ignore[no-untyped-def]
+    def adjust(
+        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
+    ) -> tuple[tuple, dict]:
         if hasattr(op, "newshape") and all(
             isinstance(size, int) for size in op.newshape
         ):
@@ -860,12 +887,12 @@ class Join(Rule):
         self.stack = stack
         self.axis = axis
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         shape = _shape(call.outputs[0])
         axis = (op.axis if self.axis is None else self.axis) % len(shape)
-        if len(call.node.arguments.keras_tensors) != len(
-            [a for a in call.node.arguments._flat_arguments if hasattr(a, "shape")]
-        ):
+        if call.arrays:
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} joins with an array", call.outputs
             )
@@ -917,9 +944,10 @@ class Split(Rule):
     kind = MOVEMENT
     note = "each piece keeps its channels"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         axis = op.axis % len(inputs[0].shape)
-        labels, constant = inputs[0].full()
         start = 0
         results = []
         for tensor in call.outputs:
@@ -928,17 +956,17 @@ class Split(Rule):
                 return trace.freeze(
                     inputs, f"{trace.key(op)!r} splits an unknown size", call.outputs
                 )
-            piece = [slice(None)] * labels.ndim
-            piece[axis] = slice(start, start + size)
+            positions = range(start, start + size)
             start += size
-            part = Abstract(
-                labels[tuple(piece)], constant[tuple(piece)], _shape(tensor)
+            part = inputs[0].move(
+                lambda x, p=positions: np.take(x, p, axis), _shape(tensor)
             )
-            part = part.move(lambda x: x, part.shape)
             results.append(_settle(trace, part, trace.key(op)))
         return results
 
-    def adjust(self, op, call, args, kwargs, kept):  # type: ignore[no-untyped-def]
+    def adjust(
+        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
+    ) -> tuple[tuple, dict]:
         axis = op.axis % len(call.inputs[0].shape)
         sizes = [kept.shape(tensor)[axis] for tensor in call.outputs]
         old = [tensor.shape[axis] for tensor in call.outputs]
@@ -958,17 +986,25 @@ class GetItem(Move):
         arguments = call.node.arguments
         key = arguments.kwargs.get("key", arguments.args[-1])
         key = tuple(key) if isinstance(key, list | tuple) else (key,)
-        if key and isinstance(key[0], int) or any(
-            not isinstance(k, int | slice | type(None) | type(Ellipsis)) for k in key
+        if (
+            (key
+            and isinstance(key[0], int))
+            or any(
+                not isinstance(k, int | slice | type(None) | type(Ellipsis))
+                for k in key
+            )
         ):
             raise TypeError(key)
         return key
 
-    def adjust(self, op, call, args, kwargs, kept):  # type: ignore[no-untyped-def]
+    def adjust(
+        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
+    ) -> tuple[tuple, dict]:
         key = self._key(call)
         rank = len(call.inputs[0].shape)
         given = sum(k is not None and k is not Ellipsis for k in key)
-        new, axis = [], 0
+        new: list[Any] = []
+        axis = 0
         for k in key:
             if k is None:
                 new.append(k)
@@ -978,9 +1014,7 @@ class GetItem(Move):
             else:
                 new.append(self._move_key(k, kept.along(call.inputs[0], axis)))
                 axis += 1
-        args = tuple(
-            tuple(new) if not hasattr(a, "shape") else a for a in args
-        )
+        args = tuple(tuple(new) if not hasattr(a, "shape") else a for a in args)
         if "key" in kwargs:
             kwargs = {**kwargs, "key": tuple(new)}
         return args, kwargs
@@ -1044,7 +1078,9 @@ class Probe(Rule):
     kind = CHANNELWISE
     note = "probed: channel-wise only if removing commutes with it"
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         name = trace.key(op)
         if getattr(op, "variables", None):
             return trace.freeze(
@@ -1169,9 +1205,7 @@ _LAYERS: dict[type, Rule] = {
     _K.Flatten: Reshape(),
     _K.Reshape: Reshape(),
     _K.Permute: Move(_permute),
-    _K.RepeatVector: Move(
-        lambda op, call: lambda x: np.repeat(x[:, None], op.n, 1)
-    ),
+    _K.RepeatVector: Move(lambda op, call: lambda x: np.repeat(x[:, None], op.n, 1)),
     _K.Concatenate: Join(),
 }
 
@@ -1188,13 +1222,53 @@ _OPS: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         (
-            "Abs", "Absolute", "Negative", "Square", "Sqrt", "Rsqrt", "Exp", "Expm1",
-            "Log", "Log1p", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Tanh", "Arctan",
-            "Erf", "Sign", "Clip", "Floor", "Ceil", "Round", "Trunc", "Reciprocal",
-            "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign",
-            "SoftShrink", "SparsePlus", "Silu", "Squareplus", "LogSigmoid",
-            "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu",
-            "TanhShrink", "HardTanh", "HardShrink", "Threshold",
+            "Abs",
+            "Absolute",
+            "Negative",
+            "Square",
+            "Sqrt",
+            "Rsqrt",
+            "Exp",
+            "Expm1",
+            "Log",
+            "Log1p",
+            "Sin",
+            "Cos",
+            "Tan",
+            "Sinh",
+            "Cosh",
+            "Tanh",
+            "Arctan",
+            "Erf",
+            "Sign",
+            "Clip",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Trunc",
+            "Reciprocal",
+            "Relu",
+            "Relu6",
+            "Sigmoid",
+            "SparseSigmoid",
+            "Softplus",
+            "Softsign",
+            "SoftShrink",
+            "SparsePlus",
+            "Silu",
+            "Squareplus",
+            "LogSigmoid",
+            "LeakyRelu",
+            "HardSigmoid",
+            "HardSilu",
+            "Elu",
+            "Selu",
+            "Gelu",
+            "Celu",
+            "TanhShrink",
+            "HardTanh",
+            "HardShrink",
+            "Threshold",
         ),
         Elementwise(),
     ),
@@ -1252,7 +1326,9 @@ def rule_for(operation: Any, inputs: Sequence[Abstract]) -> Rule:
 class _Unlabelled(Rule):
     """Nothing to follow: no input carries a label."""
 
-    def trace(self, trace, op, call, inputs):  # type: ignore[no-untyped-def]
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
         return [Abstract.frozen(_shape(tensor)) for tensor in call.outputs]
 
 

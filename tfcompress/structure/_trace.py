@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,19 @@ from tfcompress.structure._labels import Abstract, LabelTable, Solution
 
 __all__ = ["Axis", "Fold", "Trace", "trace"]
 
+# Activation functions by name: those that map 0 to 0, and the others that act
+# on every element by itself.
 _PRESERVE_ZERO = frozenset(
-    "linear relu relu6 leaky_relu elu selu celu gelu silu swish tanh softsign "
-    "hard_silu hard_swish hard_tanh hard_shrink soft_shrink tanh_shrink "
-    "crelu sparse_plus".split()
+    {
+        *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu"),
+        *("silu", "swish", "tanh", "softsign", "hard_silu", "hard_swish", "hard_tanh"),
+        *("hard_shrink", "soft_shrink", "tanh_shrink", "sparse_plus"),
+    }
 )
-_ELEMENTWISE = _PRESERVE_ZERO | frozenset(
-    "sigmoid hard_sigmoid sparse_sigmoid softplus squareplus log_sigmoid "
-    "exponential threshold".split()
-)
+_ELEMENTWISE = _PRESERVE_ZERO | {
+    *("sigmoid", "hard_sigmoid", "sparse_sigmoid", "softplus", "squareplus"),
+    *("log_sigmoid", "exponential"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Trace:
     solution: Solution = field(init=False)
     _created: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
     _keys: dict[int, str] = field(default_factory=dict)
+    _sources: dict[int, str] = field(default_factory=dict)
     _several: list[np.ndarray] = field(default_factory=list)
 
     # What rules call -----------------------------------------------------
@@ -245,7 +250,12 @@ class Trace:
                 tensor.labels, f"activation {label!r} of {name!r} mixes channels"
             )
             return Abstract.frozen(tensor.shape)
-        return self.map(tensor, lambda x: keras.ops.convert_to_numpy(function(x)))
+        return self.map(
+            tensor,
+            lambda x: keras.ops.convert_to_numpy(
+                function(keras.ops.convert_to_tensor(x, "float64"))
+            ),
+        )
 
     def map(
         self, tensor: Abstract, function: Callable[[np.ndarray], np.ndarray]
@@ -255,9 +265,7 @@ class Trace:
         known = ~np.isnan(values)
         mapped = np.full(values.shape, np.nan)
         if known.any():
-            mapped[known] = np.asarray(
-                function(values[known].astype("float32")), "float64"
-            )
+            mapped[known] = np.asarray(function(values[known]), "float64")
         constant = mapped[inverse].reshape(tensor.constant.shape)
         return Abstract(tensor.labels, constant, tensor.shape)
 
@@ -269,6 +277,12 @@ class Trace:
             self.table.freeze(tensor.labels, reason)
         return [Abstract.frozen(tuple(out.shape)) for out in outputs]
 
+    def named_tensors(self) -> Iterator[tuple[str, Abstract]]:
+        """The labelled tensors, with the name of the operation they come from."""
+        for key, tensor in self.tensors.items():
+            if tensor.labelled:
+                yield self._sources[key], tensor
+
     # The walk ------------------------------------------------------------
 
     def run(self, model: keras.Model, inputs: Sequence[Abstract], prefix: str) -> list:
@@ -278,6 +292,7 @@ class Trace:
         graph = _graph.functional(model)
         for tensor, abstract in zip(graph.inputs, inputs, strict=True):
             self._record(tensor, abstract)
+            self._sources.setdefault(id(tensor), prefix + tensor.name)
         for call in _graph.calls(model):
             operation = call.operation
             key = prefix + operation.name
@@ -295,6 +310,7 @@ class Trace:
                 )
             for tensor, abstract in zip(call.outputs, results, strict=True):
                 self._record(tensor, abstract)
+                self._sources.setdefault(id(tensor), key)
             if len(results) == 1 and isinstance(operation, keras.Layer):
                 self._note_output(key, results[0])
         return [self.tensors[id(tensor)] for tensor in graph.outputs]
@@ -327,8 +343,7 @@ class Trace:
             axes = [
                 axis
                 for axis in range(rooted.ndim)
-                if rooted.shape[axis] > 1
-                and (rooted != rooted.take([0], axis)).any()
+                if rooted.shape[axis] > 1 and (rooted != rooted.take([0], axis)).any()
             ]
             if len(axes) > 1:
                 for axis in axes[:-1]:

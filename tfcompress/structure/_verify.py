@@ -117,10 +117,8 @@ def _random_inputs(model: keras.Model) -> list[np.ndarray]:
         for tensor in _graph.functional(model).inputs:
             shape = [size if n is None else n for n in tensor.shape[1:]]
             shape = [tensor.shape[0] or 1, *shape]
-            if "float" in tensor.dtype:
-                value = rng.normal(size=shape)
-            else:
-                value = rng.integers(0, 2, shape)
+            real = "float" in tensor.dtype
+            value = rng.normal(size=shape) if real else rng.integers(0, 2, shape)
             inputs.append(keras.ops.cast(value, tensor.dtype))
         if all(None not in t.shape[1:] for t in _graph.functional(model).inputs):
             return inputs
