@@ -1,0 +1,25 @@
+"""Compare models and show the result to people and programs."""
+
+from tfcompress.report._compare import compare
+from tfcompress.report._figures import (
+    Curves,
+    FileFigures,
+    Heatmap,
+    History,
+    LayerFigures,
+    ModelFigures,
+    Report,
+    load,
+)
+
+__all__ = [
+    "Curves",
+    "FileFigures",
+    "Heatmap",
+    "History",
+    "LayerFigures",
+    "ModelFigures",
+    "Report",
+    "compare",
+    "load",
+]

@@ -1,0 +1,376 @@
+"""Measure, count and model everything that a report shows."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.export import Artifact, to_tflite
+from tfcompress.export._runtime import benchmark_together
+from tfcompress.export._samples import (
+    call_model,
+    checked_batches,
+    input_specs,
+    take_samples,
+)
+from tfcompress.report._figures import (
+    Curves,
+    FileFigures,
+    Heatmap,
+    History,
+    LayerFigures,
+    ModelFigures,
+    Report,
+)
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["compare"]
+
+_WARMUP = 5
+_RUNS = 50
+
+
+def compare(
+    models: Mapping[str, keras.Model],
+    *,
+    data: Any = None,
+    calibration: Any = None,
+    hardware: Any = "horowitz_45nm",
+    histories: Mapping[str, Any] | None = None,
+    curves: Sequence[Curves] = (),
+    heatmaps: Sequence[Heatmap] = (),
+    title: str = "Compression report",
+    provenance: Mapping[str, Any] | None = None,
+) -> Report:
+    """Compares models in accuracy, size, work, speed and modelled energy.
+
+    Every model is exported to TFLite, to float32 and, with `calibration`, to
+    int8. The files are timed in turns with one thread, so that a noisy machine
+    is fair to all; the models themselves are left as they are. A figure that
+    cannot be had is missing in the report, and a note says why.
+
+    Example:
+
+    ```python
+    report = tfc.report.compare(
+        {"dense": dense, "compressed": small},
+        data=(x_test, y_test),
+        calibration=x_train[:500],
+        histories={"dense": dense_history, "compressed": pruning_history},
+    )
+    print(report)
+    report.save("report.html")
+    ```
+
+    Args:
+        models: built Functional or Sequential models by name. The first is the
+            baseline for all; the last is shown in the summary.
+        data: test data for the accuracy: a tuple `(inputs, labels)` of arrays or
+            a `tf.data.Dataset` of batches of such; labels are class indices or
+            one-hot. Defaults to `None`, which leaves the accuracy out.
+        calibration: typical training inputs for int8, as for
+            `tfcompress.export.to_tflite`. Defaults to `None`, which leaves the
+            int8 files out.
+        hardware: profile for the modelled energy, by name or as an object; see
+            `tfcompress.cost.energy`. `None` leaves the energy out. Defaults to
+            `"horowitz_45nm"`.
+        histories: training curves by name: `keras.callbacks.History` objects or
+            dicts of lists. Defaults to `None`.
+        curves: further line charts, such as sensitivities. Defaults to `()`.
+        heatmaps: further grids. Defaults to `()`.
+        title: heading of the report. Defaults to `"Compression report"`.
+        provenance: facts to note beside versions and machine, such as the seed
+            and the data set. Defaults to `None`.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if an argument is not as described, before any measurement.
+    """
+    _check_models(models)
+    _check_kinds(curves, Curves, "curves")
+    _check_kinds(heatmaps, Heatmap, "heatmaps")
+    training = {name: _history(name, h) for name, h in (histories or {}).items()}
+    profile = None if hardware is None else _profile(hardware)
+    for model in models.values():
+        if data is not None:
+            _check_labelled(model, data)
+        if calibration is not None:
+            take_samples(model, calibration, limit=1)
+
+    notes: list[str] = []
+    files = _export_and_time(models, calibration, notes)
+    figures = []
+    samples = 0
+    for name, model in models.items():
+        accuracy = None
+        if data is not None:
+            accuracy, samples = _accuracy(name, model, data, notes)
+        costs = _costs(name, model, profile, notes)
+        figures.append(
+            ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs)
+        )
+    return Report(
+        title=title,
+        models=tuple(figures),
+        histories=training,
+        curves=tuple(_clean_curves(c) for c in curves),
+        heatmaps=tuple(_clean_heatmap(h) for h in heatmaps),
+        provenance=_provenance(profile, samples, provenance or {}),
+        notes=tuple(notes),
+    )
+
+
+# Accuracy -------------------------------------------------------------------
+
+
+def _accuracy(
+    name: str, model: keras.Model, data: Any, notes: list[str]
+) -> tuple[float | None, int]:
+    """Top-1 accuracy and the number of samples it comes from."""
+    right = count = 0
+    for inputs, labels in checked_batches(model, data, "data"):
+        outputs = call_model(model, inputs)
+        if len(outputs) > 1 or outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
+            notes.append(
+                f"No accuracy for {name!r}: it needs one output of shape "
+                "(batch, classes)."
+            )
+            return None, count
+        assert labels is not None  # checked before any measurement
+        right += int((outputs[0].argmax(-1) == _classes(labels)).sum())
+        count += len(labels)
+    return right / count, count
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.argmax(-1)
+    return labels.reshape(len(labels))
+
+
+def _check_labelled(model: keras.Model, data: Any) -> None:
+    _, labels = next(checked_batches(model, data, "data"))
+    if labels is None:
+        raise ValueError(
+            "Invalid value for argument `data`. Expected (inputs, labels), or a "
+            "tf.data.Dataset that yields such batches. Received: inputs without "
+            "labels"
+        )
+    columns = labels.reshape(len(labels), -1).shape[1]
+    classes = model.outputs[0].shape[-1]
+    if labels.dtype.kind not in "iufb" or columns not in (1, classes):
+        raise ValueError(
+            "Invalid value for argument `data`. Expected one class index for each "
+            f"sample, or {classes} one-hot columns. Received: labels of shape "
+            f"{labels.shape} and dtype {labels.dtype}"
+        )
+
+
+# Files ----------------------------------------------------------------------
+
+
+def _export_and_time(
+    models: Mapping[str, keras.Model], calibration: Any, notes: list[str]
+) -> dict[str, dict[str, FileFigures]]:
+    """TFLite files of all models by model and format, timed in turns."""
+    artifacts: dict[tuple[str, str], Artifact] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, model) in enumerate(models.items()):
+            for kind in ("float32", "int8"):
+                if kind == "int8" and calibration is None:
+                    continue
+                try:
+                    artifacts[name, kind] = to_tflite(
+                        model,
+                        Path(folder) / f"{number}.{kind}.tflite",
+                        quantization="int8" if kind == "int8" else None,
+                        calibration=calibration,
+                    )
+                except (RuntimeError, ValueError) as error:
+                    notes.append(f"No {kind} TFLite file for {name!r}: {error}")
+        timings = benchmark_together(
+            [artifact.path for artifact in artifacts.values()],
+            warmup=_WARMUP,
+            runs=_RUNS,
+        )
+    if calibration is None:
+        notes.append("No int8 files: they need calibration data.")
+    result: dict[str, dict[str, FileFigures]] = {name: {} for name in models}
+    for ((name, kind), artifact), latency in zip(
+        artifacts.items(), timings, strict=True
+    ):
+        result[name][kind] = FileFigures(artifact.bytes, latency, artifact.parity)
+    return result
+
+
+# Costs ----------------------------------------------------------------------
+
+
+def _profile(hardware: Any) -> Any:
+    from tfcompress import cost
+
+    return cost.profile(hardware) if isinstance(hardware, str) else hardware
+
+
+def _costs(
+    name: str, model: keras.Model, profile: Any, notes: list[str]
+) -> dict[str, Any]:
+    """The counted and modelled fields of `ModelFigures`."""
+    from tfcompress import cost
+
+    counted = cost.count(model)
+    estimate = None if profile is None else cost.energy(counted, profile)
+    layers = tuple(
+        LayerFigures(
+            name=row.name,
+            kind=row.kind,
+            macs=row.macs,
+            parameters=row.parameters,
+            energy=None if estimate is None else dict(estimate.rows[index].by_kind),
+        )
+        for index, row in enumerate(counted.rows)
+    )
+    return {
+        "parameters": counted.parameters,
+        "nonzero": counted.nonzero,
+        "macs": counted.macs,
+        "energy": None if estimate is None else dict(estimate.by_kind),
+        "layers": layers,
+    }
+
+
+# Given by the caller --------------------------------------------------------
+
+
+def _check_models(models: Any) -> None:
+    if not isinstance(models, Mapping) or not models:
+        raise TypeError(
+            "Invalid value for argument `models`. Expected a dict of keras models by "
+            f"name. Received: models={models!r}"
+        )
+    for name, model in models.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                "Invalid value for argument `models`. Expected names of type str. "
+                f"Received: {name!r}"
+            )
+        require_graph(model, f"models[{name!r}]")
+        input_specs(model)
+
+
+def _check_kinds(values: Any, kind: type, argument: str) -> None:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"Invalid value for argument `{argument}`. Expected a list of "
+            f"{kind.__name__}. Received: {argument}={values!r}"
+        )
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"Invalid value for argument `{argument}`. Expected a list of "
+                f"{kind.__name__}. Received: one that holds {value!r}"
+            )
+
+
+def _history(name: str, given: Any) -> History:
+    metrics = getattr(given, "history", given)
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise TypeError(
+            "Invalid value for argument `histories`. Expected History objects or "
+            f"dicts of lists by name. Received: {given!r} for {name!r}"
+        )
+    lengths = {len(values) for values in metrics.values()}
+    if len(lengths) > 1:
+        raise ValueError(
+            "Invalid value for argument `histories`. Expected lists of one length. "
+            f"Received: lengths {sorted(lengths)} for {name!r}"
+        )
+    count = lengths.pop()
+    epochs = getattr(given, "epoch", None) or range(count)
+    return History(
+        epochs=tuple(int(epoch) for epoch in epochs),
+        metrics={str(key): tuple(map(_finite, v)) for key, v in metrics.items()},
+    )
+
+
+def _clean_curves(curves: Curves) -> Curves:
+    series = {
+        str(name): [(float(x), _finite(y)) for x, y in points]
+        for name, points in curves.series.items()
+    }
+    return Curves(
+        curves.title, curves.x_label, curves.y_label, series, curves.description
+    )
+
+
+def _clean_heatmap(heatmap: Heatmap) -> Heatmap:
+    return Heatmap(
+        heatmap.title,
+        heatmap.x_label,
+        heatmap.y_label,
+        heatmap.value_label,
+        [str(column) for column in heatmap.columns],
+        [str(row) for row in heatmap.rows],
+        [[_finite(value) for value in row] for row in heatmap.values],
+        heatmap.description,
+    )
+
+
+def _finite(value: Any) -> float | None:
+    """A plain float, `None` for NaN, infinity and `None`."""
+    if value is None or not math.isfinite(float(value)):
+        return None
+    return float(value)
+
+
+# Provenance -----------------------------------------------------------------
+
+
+def _provenance(profile: Any, samples: int, extra: Mapping[str, Any]) -> dict[str, str]:
+    packages = ("tfcompress", "keras", "tensorflow", "ai-edge-litert", "numpy")
+    facts = {
+        "Created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **{str(key): str(value) for key, value in extra.items()},
+        "Accuracy": f"measured on {samples:,} test samples"
+        if samples
+        else "not measured",
+        "Parameters and MACs": "counted from the model, for one sample; "
+        "1 MAC = 2 FLOPs",
+        "Sizes": "measured, bytes of the TFLite files",
+        "Latency": f"measured with the LiteRT interpreter, one thread, median of "
+        f"{_RUNS} runs in turns",
+        "Energy": "not modelled"
+        if profile is None
+        else f"modelled for one inference with the profile {profile.name} "
+        f"({profile.source}); not measured on this machine",
+        "Machine": f"{_processor()}, {os.cpu_count()} logical cores, "
+        f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "Packages": ", ".join(
+            f"{package} {importlib.metadata.version(package)}" for package in packages
+        ),
+    }
+    return facts
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"

@@ -1,0 +1,144 @@
+"""A report as a table for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from tfcompress.report._figures import ModelFigures, Report
+from tfcompress.report._metrics import METRICS, relative, shown
+
+__all__ = ["short_names", "shorten", "to_markdown", "to_text"]
+
+_TEXT_NAME = 30
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` on one line, with its middle left out where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) * 2 // 3
+    return line[:head] + "…" + line[len(line) - (limit - 1 - head) :]
+
+
+def short_names(names: list[str], limit: int) -> dict[str, str]:
+    """A short and still unique name for each of `names`."""
+    result: dict[str, str] = {}
+    for name in names:
+        short, number = shorten(name, limit) or "(unnamed)", 1
+        while short in result.values():
+            number += 1
+            mark = f" ({number})"
+            short = shorten(name, limit - len(mark)) + mark
+        result[name] = short
+    return result
+
+
+def to_text(report: Report) -> str:
+    """A table with one row a figure and one column a model, and the notes."""
+    names = short_names([model.name for model in report.models], _TEXT_NAME)
+    rows = [["", *names.values()], *_rows(report)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "─" * max(map(len, lines))
+    notes = [f"Note: {shorten(note, 300)}" for note in report.notes]
+    return "\n".join(
+        [shorten(report.title, 100), rule, lines[0], rule, *lines[1:], rule, *notes]
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """Tables of the models, their layers and the provenance."""
+    names = short_names([model.name for model in report.models], 60)
+    parts = [f"# {_escape(shorten(report.title, 200))}", "## Models"]
+    parts.append(_table(["", *names.values()], _rows(report)))
+    parts += ["\n".join(f"- {_escape(note)}" for note in report.notes)]
+    for model in report.models:
+        if model.layers:
+            parts.append(f"## Layers of {_escape(names[model.name])}")
+            parts.append(_layer_table(model))
+    for name, history in report.histories.items():
+        parts.append(f"## Training of {_escape(shorten(name, 60))}")
+        rows = [
+            [
+                str(epoch + 1),
+                *(_number(values[i]) for values in history.metrics.values()),
+            ]
+            for i, epoch in enumerate(history.epochs)
+        ]
+        parts.append(_table(["epoch", *history.metrics], rows))
+    for curves in report.curves:
+        parts.append(f"## {_escape(curves.title)}")
+        parts.append(_escape(curves.description))
+        rows = [
+            [shorten(name, 60), _number(x), _number(y)]
+            for name, points in curves.series.items()
+            for x, y in points
+        ]
+        parts.append(_table(["", curves.x_label, curves.y_label], rows))
+    for heatmap in report.heatmaps:
+        parts.append(f"## {_escape(heatmap.title)}")
+        parts.append(_escape(heatmap.description))
+        rows = [
+            [name, *map(_number, values)]
+            for name, values in zip(heatmap.rows, heatmap.values, strict=True)
+        ]
+        corner = f"{heatmap.value_label} ({heatmap.y_label} × {heatmap.x_label})"
+        parts.append(_table([corner, *heatmap.columns], rows))
+    parts.append("## Provenance")
+    parts.append(_table(["", ""], [list(item) for item in report.provenance.items()]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rows(report: Report) -> list[list[str]]:
+    """One row for each metric: its label, then every model's figure."""
+    baseline = report.models[0]
+    rows = []
+    for metric in METRICS:
+        cells = []
+        for model in report.models:
+            factor = relative(metric, model, baseline)
+            cells.append(shown(metric, model) + (f" ({factor})" if factor else ""))
+        label = metric.label + (" (modelled)" if metric.origin == "modelled" else "")
+        rows.append([label, *cells])
+    return rows
+
+
+def _layer_table(model: ModelFigures) -> str:
+    kinds = sorted({kind for layer in model.layers for kind in layer.energy or {}})
+    rows = [
+        [
+            shorten(layer.name, 60),
+            layer.kind,
+            f"{layer.macs:,}",
+            f"{layer.parameters:,}",
+            *(_number((layer.energy or {}).get(kind)) for kind in kinds),
+        ]
+        for layer in model.layers
+    ]
+    energies = [f"{kind} energy (J)" for kind in kinds]
+    return _table(["layer", "kind", "MACs", "parameters", *energies], rows)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(_escape(shorten(cell, 200)) for cell in cells) + " |"
+
+    rule = "|" + "---|" + "---:|" * (len(header) - 1)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _escape(text: str) -> str:
+    """`text` with everything that Markdown or HTML would act on made harmless."""
+    html = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html)
