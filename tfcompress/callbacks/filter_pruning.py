@@ -1,0 +1,425 @@
+"""Pruning filters while training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from tfcompress import criteria, policy, schedules, structure
+from tfcompress.callbacks._masking import MaskedVariables
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["FilterPruning"]
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class FilterPruning(keras.callbacks.Callback):
+    """Forces a growing number of filters to zero while the model trains.
+
+    The method of Roy, Panda, Srinivasan and Raghunathan, "Pruning filters while
+    training for efficiently optimizing deep learning networks" (2020),
+    algorithms 1 to 3: every epoch a few more filters are chosen by a criterion
+    and switched off for good, and the training that goes on anyway makes up for
+    them. A schedule that jumps, `OneShot(rate, at=n)`, is the usual
+    prune-then-retrain after n epochs.
+
+    Which filters: those with the lowest scores within each layer, or within
+    each group of layers whose channels are coupled (by a residual sum, for
+    example). By default every group that `structure.channel_groups` reports as
+    prunable takes part: filters of convolutions and hidden units of dense
+    layers. The paper prunes convolutions only; name them in `layers` to do the
+    same. What the model returns is never pruned, so its last layer is left
+    alone, and each group keeps at least one channel.
+
+    How many: while step t trains, exactly `round(schedule(t) * size)` channels
+    of a group of that size are zero (at most `size - 1`; fewer where
+    `multiple_of` asks for it). Channels that are pruned never come back: a
+    schedule that falls, or begins anew in a second `fit`, changes nothing until
+    it exceeds the present rate. With `unit="epoch"`, t is the epoch's number
+    from 0, so `Linear(0.0, 0.8, begin=0, end=79)` reaches its target in the
+    last of 80 epochs. A second `fit` with the same callback and model goes on
+    counting. With `unit="step"`, t is the optimizer's count of updates, which
+    includes earlier trainings with that optimizer.
+
+    A pruned filter is zero together with its bias and its normalisation
+    parameters, so that `finalize` can remove it without changing the model's
+    output. It stays zero under any optimizer, momentum and weight decay
+    included, because the mask is part of the compiled step (as a constraint on
+    the variable, after the constraints that the model already has). The masks
+    need no storage: a training that is continued, also from a saved model,
+    reads them back from the zeros. The order of callbacks does not matter:
+    checkpoints always see masked weights.
+
+    The fraction of channels that are zero is logged at the end of each epoch as
+    `pruning_rate`.
+
+    Example:
+
+    ```python
+    pruning = tfc.callbacks.FilterPruning(
+        tfc.schedules.Linear(0.0, 0.8, begin=0, end=20)
+    )
+    model.fit(x, y, epochs=25, callbacks=[pruning])
+    small = tfc.finalize(model)
+    ```
+
+    Args:
+        schedule: a `Schedule` of pruning rates in [0, 1), or a number for a
+            constant rate. A dict from layer or group names to schedules or
+            numbers sets targets of their own; what it does not name is not
+            pruned.
+        criterion: a `Criterion` or its name: `"l1"`, `"l2"`,
+            `"mean_activation"` or `"random"`. Defaults to `"l1"`.
+        unit: what the schedule counts, `"epoch"` or `"step"`. Defaults to
+            `"epoch"`.
+        layers: names of the layers (or groups) to prune; `None` for all that can
+            be. Defaults to `None`.
+        exclude: names of layers (or groups) to leave alone, together with what is
+            coupled to them. Defaults to `()`.
+        multiple_of: the number of channels that remain in a group is a multiple
+            of this (or all), because hardware is fast at round widths only.
+            Defaults to `1`.
+        ranking: `"layer"` prunes the same rate in every group; `"global"` ranks
+            the channels of all groups against each other, by their scores
+            divided by the mean score in their group, and prunes
+            `round(schedule(t) * total)` of them. Defaults to `"layer"`.
+        floor: fraction of a group's channels, in (0, 1], that the global ranking
+            leaves in every group. Defaults to `0.1`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a rate is outside [0, 1) at any step, or another argument
+            is not valid. When training begins, before its first step: if the
+            model is subclassed or not built, a name is unknown or stands for
+            something that cannot be pruned, or the floor forbids the rate.
+    """
+
+    def __init__(
+        self,
+        schedule: schedules.Schedule | float | Mapping[str, Any],
+        criterion: criteria.Criterion | str = "l1",
+        unit: str = "epoch",
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        multiple_of: int = 1,
+        *,
+        ranking: str = "layer",
+        floor: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.schedule = _schedules(schedule)
+        self.criterion = criteria.get(criterion)
+        self.unit = _one_of("unit", unit, ("epoch", "step"))
+        self.layers = None if layers is None else policy.check_list(layers, "layers")
+        self.exclude = policy.check_list(exclude, "exclude")
+        self.multiple_of = _positive_int("multiple_of", multiple_of)
+        self.ranking = _one_of("ranking", ranking, ("layer", "global"))
+        self.floor = _fraction("floor", floor)
+        if isinstance(self.schedule, dict):
+            _refuse_with_targets(self.layers is not None, "layers", layers)
+            _refuse_with_targets(ranking == "global", "ranking", ranking)
+        self._masks: MaskedVariables | None = None
+        self._masked_model: keras.Model | None = None
+        self._next_epoch = 0
+        self._offset: int | None = None
+
+    # The life of a training ------------------------------------------------
+
+    def set_model(self, model: keras.Model) -> None:
+        """Called by Keras with the model that will be trained."""
+        if model is not self._model:
+            self._next_epoch = 0
+        super().set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks names and rates against the model, before anything trains."""
+        self._prepare()
+        self._offset = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Prunes to the rate of this epoch."""
+        if self._masked_model is not self.model:
+            # Not in `on_train_begin`: a callback that restores an interrupted
+            # training may come after this one in the list.
+            self._attach()
+        if self._offset is None:
+            self._offset = max(0, self._next_epoch - epoch)
+        if self.unit == "epoch":
+            try:
+                self._prune(epoch + self._offset)
+            except ValueError:
+                self._detach()
+                raise
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Prunes to the rate of this step."""
+        if self.unit == "step":
+            self._prune(int(self.model.optimizer.iterations))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs the fraction of channels that are zero."""
+        assert self._masks is not None and self._offset is not None
+        self._masks.apply_statistics()
+        self._next_epoch = epoch + self._offset + 1
+        if logs is not None:
+            logs["pruning_rate"] = self.pruning_rate
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the model its own constraints back."""
+        if self._masks is not None:
+            # Keras may just have replaced the weights by their moving average.
+            self._masks.apply()
+        self._detach()
+
+    @property
+    def pruning_rate(self) -> float:
+        """Fraction of the channels of the selected groups that are zero."""
+        total = sum(group.size for group in self.selection.chosen.values())
+        return sum(pruned.size for pruned in self._pruned.values()) / total
+
+    # Steps -----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        require_graph(self.model)
+        self._groups = structure.channel_groups(self.model)
+        names = self.layers
+        if isinstance(self.schedule, dict):
+            names = tuple(self.schedule)
+        self.selection = policy.select_groups(
+            self._groups, self.model, layers=names, exclude=self.exclude
+        )
+        self._rates = self._schedule_of_groups()
+        if self.ranking == "global":
+            self._check_floor()
+
+    def _schedule_of_groups(self) -> dict[str, schedules.Schedule]:
+        if not isinstance(self.schedule, dict):
+            return dict.fromkeys(self.selection.chosen, self.schedule)
+        result: dict[str, schedules.Schedule] = {}
+        for name, schedule in self.schedule.items():
+            for group in policy.groups_named(self._groups, name, "schedule"):
+                if result.get(group.name, schedule) != schedule:
+                    raise ValueError(
+                        "Invalid value for argument `schedule`. Expected one schedule "
+                        f"for each group of coupled layers. Received: {name!r} and "
+                        f"another layer of the group {group.name!r} with different "
+                        "schedules."
+                    )
+                result[group.name] = schedule
+        return {name: result[name] for name in self.selection.chosen}
+
+    def _check_floor(self) -> None:
+        assert isinstance(self.schedule, schedules.Schedule)
+        chosen = self.selection.chosen.values()
+        total = sum(group.size for group in chosen)
+        possible = sum(group.size - self._least(group) for group in chosen)
+        wanted = round(self.schedule.bounds()[1] * total)
+        if wanted > possible:
+            raise ValueError(
+                "Invalid value for argument `floor`. Expected a floor that lets the "
+                f"schedule prune {wanted} of {total} channels. Received: "
+                f"floor={self.floor!r}, which lets it prune {possible}."
+            )
+
+    def _least(self, group: Any) -> int:
+        return max(1, math.ceil(self.floor * group.size))
+
+    def _attach(self) -> None:
+        if self._masked_model is not None:
+            self._prepare()  # the model was replaced by a smaller one
+        chosen = self.selection.chosen
+        zero = structure.zero_indices(self._groups)
+        self._pruned = {name: zero.get(name, _NOTHING) for name in chosen}
+        for name, group in chosen.items():
+            if self._pruned[name].size == group.size:
+                # Weights that all start at zero are no pruned filters.
+                self._pruned[name] = _NOTHING
+        self._last_rates: dict[str, float] = {}
+        self.criterion.attach(self.model, list(chosen.values()))
+        self._masks = MaskedVariables(self.model)
+        self._masks.attach(self._all_masks())
+        self._masked_model = self.model
+
+    def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
+        """The present masks, also of variables of which nothing is masked yet."""
+        chosen = self.selection.chosen
+        everything = {name: np.arange(group.size) for name, group in chosen.items()}
+        present = structure.keep_masks(self._groups, self._pruned)
+        keep = {id(variable): mask for variable, mask in present}
+        return [
+            (variable, np.broadcast_to(keep.get(id(variable), 1.0), mask.shape))
+            for variable, mask in structure.keep_masks(self._groups, everything)
+        ]
+
+    def _detach(self) -> None:
+        self.criterion.detach()
+        if self._masks is not None:
+            self._masks.detach()
+        self._masks = self._masked_model = None
+
+    def _prune(self, step: float) -> None:
+        rates = {name: rate(step) for name, rate in self._rates.items()}
+        if rates == self._last_rates:
+            return
+        self._last_rates = rates
+        if self.ranking == "global":
+            grown = self._rank_globally(next(iter(rates.values())))
+        else:
+            grown = self._rank_by_layer(rates)
+        if grown:
+            self._pruned.update(grown)
+            assert self._masks is not None
+            self._masks.update(structure.keep_masks(self._groups, self._pruned))
+
+    def _rank_by_layer(self, rates: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """All pruned channels of each group that has to lose more."""
+        chosen = self.selection.chosen
+        counts = {n: round(rates[n] * group.size) for n, group in chosen.items()}
+        growing = [n for n in chosen if self._count(n, counts[n]) > self._size(n)]
+        scores = self._scores(growing)
+        return {n: _lowest(scores[n], self._count(n, counts[n])) for n in growing}
+
+    def _rank_globally(self, rate: float) -> dict[str, np.ndarray]:
+        """The same when the channels of all groups compete."""
+        chosen = self.selection.chosen
+        total = sum(group.size for group in chosen.values())
+        missing = round(rate * total) - sum(map(self._size, chosen))
+        if missing <= 0:
+            return {}
+        scores = self._scores(list(chosen))
+        candidates: list[tuple[float, str]] = []
+        for name, group in chosen.items():
+            allowed = group.size - self._least(group) - self._size(name)
+            alive = np.sort(scores[name][np.isfinite(scores[name])])
+            lowest = criteria.normalize(alive)[: max(0, allowed)]
+            candidates += [(score, name) for score in lowest.tolist()]
+        counts = {name: self._size(name) for name in chosen}
+        for _, name in sorted(candidates)[:missing]:
+            counts[name] += 1
+        growing = [n for n in chosen if self._count(n, counts[n]) > self._size(n)]
+        return {n: _lowest(scores[n], self._count(n, counts[n])) for n in growing}
+
+    def _scores(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Scores of the groups' channels; -inf for those that are pruned."""
+        if not names:
+            return {}
+        groups = [self.selection.chosen[name] for name in names]
+        scores = dict(zip(names, self.criterion(self.model, groups), strict=True))
+        for name in names:
+            scores[name] = np.array(scores[name], dtype="float64")
+            scores[name][self._pruned[name]] = -np.inf
+        return scores
+
+    def _size(self, name: str) -> int:
+        """Number of channels of a group that are pruned now."""
+        return self._pruned[name].size
+
+    def _count(self, name: str, wanted: int) -> int:
+        """Number of channels to prune if `wanted` should be."""
+        size = self.selection.chosen[name].size
+        left = max(1, size - wanted)
+        return size - min(size, math.ceil(left / self.multiple_of) * self.multiple_of)
+
+    # Configuration ---------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        schedule: Any = self.schedule
+        if isinstance(schedule, dict):
+            schedule = {n: schedules.serialize(s) for n, s in schedule.items()}
+        else:
+            schedule = schedules.serialize(schedule)
+        return {
+            "schedule": schedule,
+            "criterion": criteria.serialize(self.criterion),
+            "unit": self.unit,
+            "layers": None if self.layers is None else list(self.layers),
+            "exclude": list(self.exclude),
+            "multiple_of": self.multiple_of,
+            "ranking": self.ranking,
+            "floor": self.floor,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a callback from what `get_config` returned."""
+        return cls(**config)
+
+
+_NOTHING = np.zeros(0, dtype=int)
+
+
+def _lowest(scores: np.ndarray, count: int) -> np.ndarray:
+    return np.sort(np.argsort(scores, kind="stable")[:count])
+
+
+def _schedules(schedule: Any) -> schedules.Schedule | dict[str, schedules.Schedule]:
+    """One schedule, or one for each name, with all rates in [0, 1)."""
+    if isinstance(schedule, Mapping) and "class_name" not in schedule:
+        if not schedule:
+            raise ValueError(
+                "Invalid value for argument `schedule`. Expected at least one layer. "
+                "Received: an empty dict"
+            )
+        policy.check_list(schedule, "schedule")
+        return {name: _rates(each) for name, each in schedule.items()}
+    return _rates(schedule)
+
+
+def _rates(schedule: Any) -> schedules.Schedule:
+    result = schedules.get(schedule)
+    low, high = result.bounds()
+    if not 0 <= low <= high < 1:
+        raise ValueError(
+            "Invalid value for argument `schedule`. Expected pruning rates in [0, 1) "
+            f"at every step. Received: schedule={schedule!r} with rates from {low} to "
+            f"{high}"
+        )
+    return result
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected one of "
+            f"{', '.join(map(repr, allowed))}. Received: {name}={value!r}"
+        )
+    return value
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def _fraction(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"Invalid value for argument `{name}`. Expected a number. "
+            f"Received: {name}={value!r}"
+        )
+    if not 0 < value <= 1:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a fraction in (0, 1]. "
+            f"Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def _refuse_with_targets(given: bool, name: str, value: Any) -> None:
+    if given:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected the default where "
+            "`schedule` is a dict, which names its layers itself. "
+            f"Received: {name}={value!r}"
+        )

@@ -1,0 +1,401 @@
+"""Criteria: how much a filter matters.
+
+A criterion gives every channel of a channel group a score; pruning removes the
+lowest. Where layers are coupled (all that meet in a residual stage, say), a
+channel is one filter of each of them. Their scores are combined as the **sum of
+normalised scores**: each layer's scores are divided by their mean over the
+layer's channels first, so that a layer with large weights does not outvote the
+others.
+
+Names stand for criteria wherever one is expected: `"l1"`, `"l2"`,
+`"mean_activation"`, `"random"`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from tfcompress._activations import ActivationMeter
+
+__all__ = [
+    "Criterion",
+    "L1Norm",
+    "L2Norm",
+    "MeanActivation",
+    "Random",
+    "deserialize",
+    "get",
+    "normalize",
+    "serialize",
+]
+
+
+class Criterion(ABC):
+    """Scores for the channels of channel groups; the lowest are pruned first.
+
+    Subclass it to add a criterion of your own: implement `__call__`, and
+    `attach` and `detach` if it has to watch the training.
+    """
+
+    @abstractmethod
+    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+        """Scores the channels of `groups`.
+
+        Args:
+            model: the `keras.Model`.
+            groups: `ChannelGroup`s of that model.
+
+        Returns:
+            One float array of shape `(group.size,)` for each group.
+        """
+
+    # Watching is optional, so these two are empty rather than abstract.
+    def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:  # noqa: B027
+        """Called when a training begins, before its step is traced.
+
+        Args:
+            model: the `keras.Model`.
+            groups: the `ChannelGroup`s that will be scored.
+        """
+
+    def detach(self) -> None:  # noqa: B027
+        """Called when the training has ended."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a criterion from what `get_config` returned."""
+        return cls(**config)
+
+
+class _WeightNorm(Criterion):
+    """Scores from the weights of each filter."""
+
+    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+        """Scores the channels of `groups`."""
+        return [self._score(group) for group in groups]
+
+    def _score(self, group: Any) -> np.ndarray:
+        total = np.zeros(group.size)
+        for member in group.members:
+            if member.role != "kernel":
+                continue
+            weights = keras.ops.convert_to_numpy(member.variable).astype("float64")
+            filters = np.moveaxis(weights, member.axis, 0).reshape(
+                weights.shape[member.axis], -1
+            )
+            norms = self._norm(filters)
+            total += normalize(_by_channel(norms, member.channels, group.size))
+        return total
+
+    def _norm(self, filters: np.ndarray) -> np.ndarray:
+        """Norm of each row of `filters`, of shape `(filters, weights)`."""
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class L1Norm(_WeightNorm):
+    r"""Mean absolute weight of a filter.
+
+    $$s_j = \frac{1}{N} \sum_i |w_{ij}|$$
+
+    over the N weights of filter j. Li et al., "Pruning filters for efficient
+    ConvNets" (2017), and Roy et al., "Pruning filters while training for
+    efficiently optimizing deep learning networks" (2020), section III-A1.
+
+    Example:
+
+    ```python
+    tfc.callbacks.FilterPruning(0.5, criterion=tfc.criteria.L1Norm())
+    ```
+    """
+
+    def _norm(self, filters: np.ndarray) -> np.ndarray:
+        return np.abs(filters).mean(axis=1)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class L2Norm(_WeightNorm):
+    r"""Euclidean norm of a filter.
+
+    $$s_j = \sqrt{\sum_i w_{ij}^2}$$
+
+    Example:
+
+    ```python
+    tfc.callbacks.FilterPruning(0.5, criterion=tfc.criteria.L2Norm())
+    ```
+    """
+
+    def _norm(self, filters: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(filters, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class Random(Criterion):
+    """A fixed random order, independent of the weights: the control experiment.
+
+    The scores depend on the seed, the group's name and its size only, so a
+    training that is interrupted and resumed prunes the same channels.
+
+    Example:
+
+    ```python
+    tfc.callbacks.FilterPruning(0.5, criterion=tfc.criteria.Random(seed=1))
+    ```
+
+    Args:
+        seed: a whole number, 0 or larger. Defaults to `0`.
+
+    Raises:
+        TypeError: if `seed` is not an int.
+        ValueError: if `seed` is negative.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(
+                "Invalid value for argument `seed`. Expected an int. "
+                f"Received: seed={seed!r}"
+            )
+        if seed < 0:
+            raise ValueError(
+                "Invalid value for argument `seed`. Expected 0 or more. "
+                f"Received: seed={seed!r}"
+            )
+        self.seed = seed
+
+    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+        """Scores the channels of `groups`."""
+        return [
+            np.random.default_rng([self.seed, zlib.crc32(group.name.encode())]).random(
+                group.size
+            )
+            for group in groups
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MeanActivation(Criterion):
+    r"""Mean absolute activation of a filter's feature map.
+
+    $$s_j = \frac{1}{|D|\,H\,W} \sum_{x \in D} \sum_{u,v} |a_j(x)_{uv}|$$
+
+    where $a_j$ is what the next layer receives: the filter's output after
+    normalisation and activation, as far as these follow the layer directly. For
+    ReLU that is the mean activation of Roy et al. (2020), section III-A2, and of
+    Molchanov et al. (2017).
+
+    With `data` the sum runs over that sample, with the model in inference mode.
+    Without, it is accumulated inside the training step over all batches since
+    the last pruning, in training mode; that costs no extra forward pass, but
+    nothing can be pruned before the first batch.
+
+    Example:
+
+    ```python
+    criterion = tfc.criteria.MeanActivation(x_train[:1000])
+    tfc.callbacks.FilterPruning(0.5, criterion=criterion)
+
+    rising = tfc.schedules.Linear(0.0, 0.5, begin=0, end=10)
+    tfc.callbacks.FilterPruning(rising, criterion="mean_activation")
+    ```
+
+    Args:
+        data: inputs of the model: an array, or an iterable of batches such as a
+            `tf.data.Dataset`, each one array of inputs or a tuple whose first
+            element it is. `None` accumulates over the training. Defaults to
+            `None`.
+    """
+
+    def __init__(self, data: Any = None) -> None:
+        self.data = data
+        self._meter: ActivationMeter | None = None
+
+    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+        """Scores the channels of `groups`."""
+        meter = self._meter
+        if self.data is not None:
+            meter = self._measure(model, groups)
+        if meter is None or not meter.count:
+            raise ValueError(
+                "Invalid value for argument `schedule`. Expected a pruning rate of 0 "
+                "at first, because MeanActivation without `data` has seen no batch "
+                "yet. Let the schedule begin later, or pass MeanActivation(data)."
+            )
+        means = meter.result()
+        if self.data is None:
+            meter.reset()
+        return [self._score(group, means) for group in groups]
+
+    def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:
+        """Called when a training begins, before its step is traced."""
+        if self.data is None:
+            self._meter = ActivationMeter(model, _kernels(groups))
+            self._meter.attach()
+
+    def detach(self) -> None:
+        """Called when the training has ended."""
+        if self._meter is not None:
+            self._meter.detach()
+            self._meter = None
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values.
+
+        Raises:
+            ValueError: if the criterion holds data, which is no configuration.
+        """
+        if self.data is not None:
+            raise ValueError(
+                "MeanActivation with `data` has no configuration: data is not "
+                "stored in one. Create it anew with the data."
+            )
+        return {}
+
+    def _measure(self, model: keras.Model, groups: Sequence[Any]) -> ActivationMeter:
+        meter = ActivationMeter(model, _kernels(groups))
+        meter.attach()
+        try:
+            for batch in _batches(self.data):
+                model(batch, training=False)
+        finally:
+            meter.detach()
+        return meter
+
+    def _score(self, group: Any, means: Mapping[str, np.ndarray]) -> np.ndarray:
+        total = np.zeros(group.size)
+        for member in _kernels([group]):
+            values = means[member.layer_name]
+            total += normalize(_by_channel(values, member.channels, group.size))
+        return total
+
+
+def normalize(scores: np.ndarray) -> np.ndarray:
+    """Divides scores by their mean; all-zero scores stay as they are.
+
+    Args:
+        scores: non-negative float array.
+
+    Returns:
+        A float array of the same shape with mean 1 (or 0).
+    """
+    mean = scores.mean() if scores.size else 0.0
+    return scores / mean if mean > 0 else scores
+
+
+def get(identifier: Any) -> Criterion:
+    """Returns the criterion that `identifier` stands for.
+
+    Example:
+
+    ```python
+    tfc.criteria.get("l1")
+    ```
+
+    Args:
+        identifier: a `Criterion`, one of `"l1"`, `"l2"`, `"mean_activation"`,
+            `"random"`, or a dict from `serialize`.
+
+    Returns:
+        A `Criterion`.
+
+    Raises:
+        TypeError: if `identifier` is none of these.
+        ValueError: if the name is not known.
+    """
+    if isinstance(identifier, Criterion):
+        return identifier
+    if isinstance(identifier, Mapping):
+        return deserialize(identifier)
+    if isinstance(identifier, str):
+        if identifier not in _NAMES:
+            raise ValueError(
+                "Invalid value for argument `identifier`. Expected one of "
+                f"{', '.join(map(repr, _NAMES))}. Received: {identifier!r}"
+            )
+        return _NAMES[identifier]()
+    raise TypeError(
+        "Invalid value for argument `identifier`. Expected a Criterion or one of "
+        f"{', '.join(map(repr, _NAMES))}. Received: {identifier!r} of type "
+        f"{type(identifier).__name__}"
+    )
+
+
+def serialize(criterion: Criterion) -> dict[str, Any]:
+    """Returns a JSON-compatible dict from which `deserialize` restores `criterion`.
+
+    Args:
+        criterion: a `Criterion`.
+
+    Returns:
+        A dict with `class_name`, `config` and what Keras adds to find the class.
+    """
+    return keras.saving.serialize_keras_object(criterion)
+
+
+def deserialize(config: Mapping[str, Any]) -> Criterion:
+    """Creates the criterion that `serialize` described.
+
+    Args:
+        config: a dict with `class_name` and `config`.
+
+    Returns:
+        A `Criterion`.
+
+    Raises:
+        ValueError: if `config` does not describe a criterion.
+    """
+    classes = {cls.__name__: cls for cls in _NAMES.values()}
+    criterion = keras.saving.deserialize_keras_object(
+        dict(config), custom_objects=classes
+    )
+    if not isinstance(criterion, Criterion):
+        raise ValueError(
+            "Invalid value for argument `config`. Expected the description of a "
+            f"criterion. Received: config={config!r}"
+        )
+    return criterion
+
+
+_NAMES: dict[str, type[Criterion]] = {
+    "l1": L1Norm,
+    "l2": L2Norm,
+    "mean_activation": MeanActivation,
+    "random": Random,
+}
+
+
+def _by_channel(values: np.ndarray, channels: np.ndarray, size: int) -> np.ndarray:
+    """Averages values of positions into values of the group's channels."""
+    mine = channels >= 0
+    total = np.bincount(channels[mine], weights=values[mine], minlength=size)
+    count = np.bincount(channels[mine], minlength=size)
+    return total / np.maximum(count, 1)
+
+
+def _kernels(groups: Sequence[Any]) -> list[Any]:
+    return [m for group in groups for m in group.members if m.role == "kernel"]
+
+
+def _batches(data: Any, size: int = 128) -> Iterator[Any]:
+    """Batches of inputs from an array or from an iterable of batches."""
+    if hasattr(data, "shape"):
+        for start in range(0, len(data), size):
+            yield data[start : start + size]
+    else:
+        for batch in data:
+            yield batch[0] if isinstance(batch, tuple | list) else batch

@@ -1,0 +1,297 @@
+"""Which parts of a model a method may touch, and why not the others.
+
+Every method selects by name in the same way: `layers=` lists what to touch
+(`None`: everything that can be), `exclude=` what to leave alone. A name that
+does not exist, or that stands for something the method cannot touch, is an
+error; what is left out without having been named is kept with its reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import keras
+
+from tfcompress.structure._graph import is_nested_model
+
+__all__ = [
+    "Selection",
+    "check_list",
+    "check_names",
+    "groups_named",
+    "named_layers",
+    "select_groups",
+    "select_layers",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Selection(Generic[T]):
+    """What a method works on.
+
+    Attributes:
+        chosen: name -> layer or channel group.
+        skipped: name -> why the method leaves it alone.
+    """
+
+    chosen: Mapping[str, T]
+    skipped: Mapping[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"chosen: {', '.join(self.chosen) or 'nothing'}"]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        lines += [f"skipped: {', '.join(n)}: {r}" for r, n in reasons.items()]
+        return "\n".join(lines)
+
+
+def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Returns every layer of `model` by its name, layers of nested models too.
+
+    A layer inside a nested model is called `"outer/inner"`; the nested model
+    itself is not in the result.
+
+    Args:
+        model: a `keras.Model`.
+
+    Returns:
+        A dict in the order of `model.layers`.
+    """
+    return dict(_walk(model, ""))
+
+
+def check_list(names: Iterable[str], argument: str) -> tuple[str, ...]:
+    """Checks that `names` is a list of strings.
+
+    Args:
+        names: an iterable of names.
+        argument: what the caller's argument is called, for the message.
+
+    Returns:
+        `names` as a tuple.
+
+    Raises:
+        TypeError: if `names` is a single string, no iterable, or contains
+            something else than strings.
+    """
+    if not isinstance(names, str) and isinstance(names, Iterable):
+        listed = tuple(names)
+        if all(isinstance(name, str) for name in listed):
+            return listed
+    raise TypeError(
+        f"Invalid value for argument `{argument}`. Expected a list of names. "
+        f"Received: {argument}={names!r}"
+    )
+
+
+def check_names(
+    names: Iterable[str], known: Iterable[str], argument: str
+) -> tuple[str, ...]:
+    """Checks that all `names` are known.
+
+    Args:
+        names: an iterable of names.
+        known: the names that exist.
+        argument: what the caller's argument is called, for the message.
+
+    Returns:
+        `names` as a tuple.
+
+    Raises:
+        TypeError: if `names` is not a list of strings.
+        ValueError: if a name is not known; the message lists the closest ones.
+    """
+    listed = check_list(names, argument)
+    existing = list(known)
+    for name in listed:
+        if name not in existing:
+            close = difflib.get_close_matches(name, existing, n=3, cutoff=0.4)
+            hint = ", ".join(repr(other) for other in close or existing[:10])
+            raise ValueError(
+                f"Invalid value for argument `{argument}`. Expected names of layers "
+                f"of the model, such as {hint}. Received: {name!r}"
+            )
+    return listed
+
+
+def select_layers(
+    model: keras.Model,
+    refuse: Callable[[keras.layers.Layer], str | None],
+    *,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Selection[keras.layers.Layer]:
+    """Selects layers.
+
+    Example:
+
+    ```python
+    def refuse(layer):
+        return None if hasattr(layer, "kernel") else "has no kernel"
+
+    selection = tfc.policy.select_layers(model, refuse, exclude=["logits"])
+    ```
+
+    Args:
+        model: a `keras.Model`.
+        refuse: returns why the method cannot work on a layer, or `None` if it
+            can.
+        layers: names of the layers to work on; `None` for all that the method
+            can work on. Defaults to `None`.
+        exclude: names of layers to leave alone. Defaults to `()`.
+
+    Returns:
+        A `Selection` of layers by name.
+
+    Raises:
+        TypeError: if `layers` or `exclude` is not a list of strings.
+        ValueError: if a name is not known, is both wanted and excluded, or
+            stands for a layer that the method cannot work on, or if nothing is
+            left.
+    """
+    existing = named_layers(model)
+    wanted = check_names(() if layers is None else layers, existing, "layers")
+    unwanted = check_names(exclude, existing, "exclude")
+    _check_disjoint(wanted, unwanted)
+    chosen: dict[str, keras.layers.Layer] = {}
+    skipped: dict[str, str] = {}
+    for name, layer in existing.items():
+        reason = refuse(layer)
+        if name in wanted and reason:
+            raise _refusal(name, reason)
+        if name in unwanted:
+            skipped[name] = "excluded by name"
+        elif reason:
+            skipped[name] = reason
+        elif layers is not None and name not in wanted:
+            skipped[name] = "not among the named layers"
+        else:
+            chosen[name] = layer
+    _check_any(chosen, skipped)
+    return Selection(chosen, skipped)
+
+
+def select_groups(
+    groups: Any,
+    model: keras.Model,
+    *,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Selection[Any]:
+    """Selects channel groups.
+
+    A name is that of a group or of a layer whose output channels belong to it.
+    Channels that are coupled can only be removed together: naming one layer of
+    a group selects, or excludes, the whole group. What a model returns is never
+    removed, so its last layer is never selected.
+
+    Example:
+
+    ```python
+    groups = tfc.structure.channel_groups(model)
+    selection = tfc.policy.select_groups(groups, model, exclude=["stem"])
+    print(selection)
+    ```
+
+    Args:
+        groups: the `ChannelGroups` of `model`.
+        model: a `keras.Model`.
+        layers: names of the layers or groups to prune; `None` for all that can
+            be. Defaults to `None`.
+        exclude: names of layers or groups to leave alone. Defaults to `()`.
+
+    Returns:
+        A `Selection` of `ChannelGroup`s by name.
+
+    Raises:
+        TypeError: if `layers` or `exclude` is not a list of strings.
+        ValueError: if a name is not known, is both wanted and excluded, or
+            stands for channels that cannot be removed, or if nothing is left.
+    """
+    existing = [*named_layers(model), *(group.name for group in groups)]
+    wanted = check_names(() if layers is None else layers, existing, "layers")
+    unwanted = check_names(exclude, existing, "exclude")
+    _check_disjoint(wanted, unwanted)
+    picked = {group.name for name in wanted for group in groups_named(groups, name)}
+    left_out = {
+        group.name for name in unwanted for group in groups if _is_named(group, name)
+    }
+    chosen: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for group in groups:
+        if group.name in left_out:
+            skipped[group.name] = "excluded by name"
+        elif not group.prunable:
+            skipped[group.name] = group.reason
+        elif layers is not None and group.name not in picked:
+            skipped[group.name] = "not among the named layers"
+        else:
+            chosen[group.name] = group
+    _check_any(chosen, skipped)
+    return Selection(chosen, skipped)
+
+
+def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
+    """Returns the prunable groups that a layer's or a group's name stands for.
+
+    Args:
+        groups: the `ChannelGroups` of a model.
+        name: a name that exists in the model.
+        argument: what the caller's argument is called, for the message.
+            Defaults to `"layers"`.
+
+    Returns:
+        A list of `ChannelGroup`s, not empty.
+
+    Raises:
+        ValueError: if the name stands for nothing that can be removed.
+    """
+    named = [group for group in groups if _is_named(group, name)]
+    prunable = [group for group in named if group.prunable]
+    if not prunable:
+        reason = named[0].reason if named else "it creates no channels of its own"
+        raise _refusal(name, reason, argument)
+    return prunable
+
+
+def _is_named(group: Any, name: str) -> bool:
+    return name == group.name or name in group.producers
+
+
+def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any]]:
+    for layer in model.layers:
+        if is_nested_model(layer):
+            yield from _walk(layer, f"{prefix}{layer.name}/")
+        else:
+            yield f"{prefix}{layer.name}", layer
+
+
+def _check_disjoint(wanted: Sequence[str], unwanted: Sequence[str]) -> None:
+    both = sorted(set(wanted) & set(unwanted))
+    if both:
+        raise ValueError(
+            "Invalid value for argument `exclude`. Expected names that are not in "
+            f"`layers`. Received in both: {', '.join(both)}"
+        )
+
+
+def _check_any(chosen: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
+    if not chosen:
+        raise ValueError(
+            "Invalid value for argument `layers`. Expected at least one layer that "
+            "the method can work on. Received none: "
+            + "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        )
+
+
+def _refusal(name: str, reason: str, argument: str = "layers") -> ValueError:
+    return ValueError(
+        f"Invalid value for argument `{argument}`. Expected layers that the method "
+        f"can work on. Received: {name!r}: {reason}"
+    )
