@@ -74,7 +74,24 @@ class Abstract:
         if self.constant.size == 1:
             value = self.constant.reshape((1,) * moved.ndim)
             return Abstract(compress(moved), value, shape)
-        return Abstract(compress(moved), np.asarray(function(constant)), shape)
+        return Abstract.compact(moved, np.asarray(function(constant)), shape)
+
+    @staticmethod
+    def compact(
+        labels: np.ndarray, constant: np.ndarray, shape: tuple[int | None, ...]
+    ) -> Abstract:
+        """A tensor from arrays of full size.
+
+        Along an axis on which the labels do not vary, differing constants count
+        as unknown.
+        """
+        small = compress(labels)
+        for axis, size in enumerate(small.shape):
+            if size == 1 and constant.shape[axis] > 1:
+                first = constant.take([0], axis)
+                agree = np.isclose(constant, first, rtol=0, atol=0, equal_nan=True)
+                constant = np.where(agree.all(axis, keepdims=True), first, np.nan)
+        return Abstract(small, constant, shape)
 
 
 def compress(labels: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import keras
@@ -762,8 +763,12 @@ class Reduce(Rule):
     ) -> list[Abstract]:
         tensor = inputs[0]
         rank = len(tensor.shape)
-        given = range(rank) if op.axis is None else op.axis
-        axes = [a % rank for a in (given if hasattr(given, "__iter__") else [given])]
+        if op.axis is None:
+            axes = list(range(rank))
+        elif isinstance(op.axis, int):
+            axes = [op.axis % rank]
+        else:
+            axes = [axis % rank for axis in op.axis]
         if any(tensor.labels.shape[a] > 1 for a in axes):
             zero = not np.where(tensor.labels != 0, tensor.constant, 0.0).any()
             if not (self.additive and zero):
@@ -812,10 +817,10 @@ class Move(Rule):
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} depends on an unknown size", call.outputs
             )
-        expected = [1 if s is None or a == 0 else s for a, s in enumerate(shape)]
-        if any(n not in (1, e) for n, e in zip(moved.labels.shape, expected)) or len(
-            shape
-        ) != len(moved.labels.shape):
+        expected = tuple(1 if s is None or a == 0 else s for a, s in enumerate(shape))
+        try:
+            np.broadcast_to(moved.labels, expected)
+        except ValueError:
             return trace.freeze(
                 inputs,
                 f"{trace.key(op)!r} mixes channels with an unknown size",
@@ -905,7 +910,8 @@ class Join(Rule):
                     np.expand_dims(labels, axis),
                     np.expand_dims(constant, axis),
                 )
-            parts.append((labels, constant, 1 if self.stack else tensor.shape[axis]))
+            size = 1 if self.stack else (tensor.shape[axis] or 1)
+            parts.append((labels, constant, size))
         if shape[axis] is None or axis == 0:
             # Positions along the axis cannot be told apart: couple the parts.
             first, value = parts[0][:2]
@@ -935,7 +941,7 @@ class Join(Rule):
             constant = np.full((1,) * len(shape), values.pop())
         else:
             constant = np.concatenate([spread(p, n) for _, p, n in parts], axis)
-        return [Abstract(labels, constant, shape)]
+        return [Abstract.compact(labels, constant, shape)]
 
 
 class Split(Rule):
@@ -956,11 +962,9 @@ class Split(Rule):
                 return trace.freeze(
                     inputs, f"{trace.key(op)!r} splits an unknown size", call.outputs
                 )
-            positions = range(start, start + size)
+            take = partial(np.take, indices=range(start, start + size), axis=axis)
             start += size
-            part = inputs[0].move(
-                lambda x, p=positions: np.take(x, p, axis), _shape(tensor)
-            )
+            part = inputs[0].move(take, _shape(tensor))
             results.append(_settle(trace, part, trace.key(op)))
         return results
 
@@ -986,13 +990,8 @@ class GetItem(Move):
         arguments = call.node.arguments
         key = arguments.kwargs.get("key", arguments.args[-1])
         key = tuple(key) if isinstance(key, list | tuple) else (key,)
-        if (
-            (key
-            and isinstance(key[0], int))
-            or any(
-                not isinstance(k, int | slice | type(None) | type(Ellipsis))
-                for k in key
-            )
+        if (key and isinstance(key[0], int)) or any(
+            not isinstance(k, int | slice | type(None) | type(Ellipsis)) for k in key
         ):
             raise TypeError(key)
         return key
