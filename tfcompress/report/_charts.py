@@ -1,32 +1,34 @@
-"""The charts of a report as Vega-Lite specifications.
-
-Colours are names of CSS variables (`"--model-1"`), which the page's script
-replaces by their values, so that charts follow the light and dark themes.
-"""
+"""The charts of a report."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfcompress.report import _vega as vega
 from tfcompress.report._figures import (
     Curves,
     Heatmap,
-    History,
     LayerFigures,
     ModelFigures,
     Report,
 )
-from tfcompress.report._metrics import quantity
-from tfcompress.report._text import short_names
+from tfcompress.report._metrics import prefix, quantity
+from tfcompress.report._text import short_names, shorten
 
 __all__ = ["Chart", "charts", "model_colors"]
 
-_MOST_LAYERS = 24
-_NAME = 40
-_PALETTE = 8  # number of --model-N variables
+_NAME = 40  # characters of a name in a chart
+_MOST_LAYERS = 24  # layers in a chart
+_MOST_BARS = 60  # bars in a chart
+_MODEL_COLORS = 8  # CSS variables --model-0 …
+_KIND_COLORS = 5  # CSS variables --kind-0 …
+_NEGLIGIBLE = 2e-3  # share of the longest bar that is too short to see
+
+_Table = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Chart:
         description: what it shows, in a sentence.
         label: what a screen reader says in place of the picture.
         spec: the Vega-Lite specification.
-        table: the same numbers: a header and rows; `None` where a table of the
+        legend: CSS variable of the colour of each name.
+        table: the same numbers, header and rows; `None` where a table of the
             page has them.
         wide: whether it takes the whole width of the page.
     """
@@ -49,7 +52,8 @@ class Chart:
     description: str
     label: str
     spec: dict[str, Any]
-    table: tuple[list[str], list[list[str]]] | None = None
+    legend: Mapping[str, str]
+    table: _Table | None = None
     wide: bool = False
 
 
@@ -58,11 +62,11 @@ def charts(report: Report) -> list[Chart]:
     candidates = [
         _frontier(report),
         _energy_of_models(report),
-        _layer_bars(report, "MACs", lambda layer: layer.macs, ""),
-        _layer_bars(report, "Parameters", lambda layer: layer.parameters, ""),
+        _bars_of_layers(report, "MACs", lambda layer: layer.macs),
+        _bars_of_layers(report, "parameters", lambda layer: layer.parameters),
         _energy_of_layers(report),
         *_training(report),
-        *(_lines(curves) for curves in report.curves),
+        *(_lines(report, curves) for curves in report.curves),
         *(_grid(heatmap) for heatmap in report.heatmaps),
     ]
     return [chart for chart in candidates if chart]
@@ -73,71 +77,57 @@ def model_colors(report: Report) -> list[str]:
     count = len(report.models)
     if count == 1:
         return ["--model-1"]
-    between = [f"--model-{2 + i % (_PALETTE - 1)}" for i in range(count - 2)]
+    between = [f"--model-{2 + i % (_MODEL_COLORS - 2)}" for i in range(count - 2)]
     return ["--model-0", *between, "--model-1"]
 
 
-# Charts ---------------------------------------------------------------------
+# Models ---------------------------------------------------------------------
 
 
 def _frontier(report: Report) -> Chart | None:
-    names, color = _model_scale(report)
+    names = _names(report)
     points = [
-        (names[m.name], m.joules, m.accuracy)
-        for m in report.models
-        if m.joules and m.accuracy is not None
+        (names[model.name], model.joules, model.accuracy)
+        for model in report.models
+        if model.joules and model.accuracy is not None
     ]
     if len(points) < 2:
         return None
-    best = _pareto((joules, accuracy) for _, joules, accuracy in points)
-    joules = [point[1] for point in points]
-    logarithmic = max(joules) > 20 * min(joules)
-    middle = (
-        math.sqrt(max(joules) * min(joules))
-        if logarithmic
-        else (max(joules) + min(joules)) / 2
-    )
+    scale = _Scale([joules for _, joules, _ in points], "J")
+    best = _pareto([(joules, accuracy) for _, joules, accuracy in points])
+    energies = [joules for _, joules, _ in points]
+    logarithmic = max(energies) > 20 * min(energies)
     values = [
         {
             "model": name,
-            "energy": energy,
-            "accuracy": accuracy,
-            "best": (energy, accuracy) in best,
-            "left": energy < middle,
-            "text": f"{quantity(energy, 'J')}, {100 * accuracy:.2f} %",
+            "x": scale(joules),
+            "y": accuracy,
+            "best": (joules, accuracy) in best,
+            "text": f"{100 * accuracy:.2f} %, {quantity(joules, 'J')}",
         }
-        for name, energy, accuracy in points
+        for name, joules, accuracy in points
     ]
-    x = {
-        "field": "energy",
-        "type": "quantitative",
-        "title": "modelled energy of one inference (J)",
-        "scale": {
-            "type": "log" if logarithmic else "linear",
-            "zero": False,
-            "padding": 24,
-        },
-        "axis": {"format": "~s", "tickCount": 5},
-    }
-    y = {
-        "field": "accuracy",
-        "type": "quantitative",
-        "title": "accuracy",
-        "scale": {"zero": False, "padding": 20},
-        "axis": {"format": ".1%", "tickCount": 5},
-    }
-    label = {"type": "text", "dy": -12, "limit": 130, "color": "--ink"}
+    colors = _model_palette(report)
     return Chart(
         section="Trade-off",
         title="Accuracy against energy",
-        description="Up and to the left is better; the line joins the models that "
+        description="Up and to the left is better. The line joins the models that "
         "no other beats in both.",
         label="Scatter chart of the accuracy of each model against its modelled "
-        "energy.",
-        spec=_spec(
+        "energy. The table of models has the numbers.",
+        spec=vega.spec(
             values,
-            height=280,
-            encoding={"x": x, "y": y},
+            height=260,
+            encoding={
+                "x": vega.number(
+                    "x",
+                    f"modelled energy ({scale.unit})",
+                    zero=False,
+                    padding=28,
+                    logarithmic=logarithmic,
+                ),
+                "y": vega.number("y", "accuracy", zero=False, padding=24, format=".1%"),
+            },
             layer=[
                 {
                     "transform": [{"filter": "datum.best"}],
@@ -149,467 +139,177 @@ def _frontier(report: Report) -> Chart | None:
                     },
                 },
                 {
-                    "mark": {
-                        "type": "point",
-                        "size": 130,
-                        "filled": True,
-                        "opacity": 1,
-                    },
+                    "mark": {"type": "circle", "size": 160},
                     "encoding": {
-                        "color": {**color, "legend": None},
-                        "tooltip": _tooltip(model="model", text="energy, accuracy"),
+                        "opacity": vega.faded("model"),
+                        "color": vega.color("model", colors),
+                        "tooltip": vega.tooltip(model="model", text="accuracy, energy"),
                     },
-                },
-                {
-                    "transform": [{"filter": "datum.left"}],
-                    "mark": {**label, "align": "left", "dx": -4},
-                    "encoding": {"text": {"field": "model"}},
-                },
-                {
-                    "transform": [{"filter": "!datum.left"}],
-                    "mark": {**label, "align": "right", "dx": 4},
-                    "encoding": {"text": {"field": "model"}},
                 },
             ],
         ),
+        legend=colors,
     )
 
 
 def _energy_of_models(report: Report) -> Chart | None:
     names = _names(report)
-    values = [
-        {
-            "model": names[model.name],
-            "kind": _kind(kind),
-            "energy": joules,
-            "text": quantity(joules, "J"),
-        }
+    cells = [
+        (names[model.name], _spaced(kind), joules)
         for model in report.models
         for kind, joules in (model.energy or {}).items()
     ]
-    if not values:
+    if not cells:
         return None
-    kinds = _unique(value["kind"] for value in values)
+    scale = _Scale([model.joules for model in report.models], "J")
+    colors = _kind_palette(report)
     return Chart(
         section="Trade-off",
         title="Energy by kind",
         description="Modelled energy of one inference.",
         label="Stacked bar chart of the modelled energy of each model by kind of "
         "operation.",
-        spec=_spec(
-            values,
-            height=max(120, 56 * len(report.models)),
-            mark={"type": "bar", "cornerRadiusEnd": 2, "height": {"band": 0.62}},
+        spec=vega.spec(
+            [
+                {
+                    "model": name,
+                    "kind": kind,
+                    "order": list(colors).index(kind),
+                    "value": scale(joules),
+                    "text": quantity(joules, "J"),
+                }
+                for name, kind, joules in cells
+            ],
+            height=max(180, 52 * len(names)),
+            mark=vega.bar(0.5),
             encoding={
-                "y": _rows("model", list(names.values())),
-                "x": _energy_axis(),
-                "color": _kind_scale(kinds),
-                "order": {"field": "kind", "sort": kinds},
-                "tooltip": _tooltip(model="model", kind="kind", text="energy"),
+                "y": vega.names("model", list(names.values())),
+                "x": vega.number("value", scale.unit),
+                "color": vega.color("kind", colors),
+                "order": {"field": "order"},
+                "opacity": vega.faded("kind"),
+                "tooltip": vega.tooltip(model="model", kind="kind", text="energy"),
             },
         ),
-        table=_pivot(
-            "model",
-            [
-                (names[m.name], _kind(kind), quantity(joules, "J"))
-                for m in report.models
-                for kind, joules in (m.energy or {}).items()
-            ],
-        ),
+        legend=colors,
+        table=_pivot("model", [(n, kind, quantity(v, "J")) for n, kind, v in cells]),
     )
 
 
-def _layer_bars(
-    report: Report, title: str, get: Callable[[LayerFigures], float], unit: str
+# Layers ---------------------------------------------------------------------
+
+
+def _bars_of_layers(
+    report: Report, title: str, get: Callable[[LayerFigures], float]
 ) -> Chart | None:
-    names, color = _model_scale(report)
-    by_model = [(names[model.name], _by_layer(model, get)) for model in report.models]
-    layers, description = _largest_layers([figures for _, figures in by_model], title)
+    names = _names(report)
+    figures = {names[model.name]: _by_layer(model, get) for model in report.models}
+    layers, description = _largest_layers(list(figures.values()))
     if not layers:
         return None
-    short = short_names(layers, _NAME)
-    values = [
-        {
-            "layer": short[layer],
-            "model": name,
-            "value": figures[layer],
-            "text": quantity(figures[layer], unit),
-        }
-        for name, figures in by_model
-        for layer in layers
-        if layer in figures
-    ]
-    band = 11 * len(report.models) + 9
+    scale = _Scale([value for by in figures.values() for value in by.values()])
+    colors = _model_palette(report)
     return Chart(
         section="Layer by layer",
-        title=title,
+        title=title[0].upper() + title[1:],
         description=description,
         label=f"Bar chart of the {title} of each layer for every model. The table "
         "at the end of this section has the numbers.",
-        spec=_spec(
-            values,
-            height=band * len(layers),
-            mark={"type": "bar", "cornerRadiusEnd": 2},
-            params=[_legend_choice("model")],
+        spec=vega.spec(
+            [
+                {
+                    "layer": short,
+                    "model": name,
+                    "value": scale(by_layer[layer]),
+                    "text": quantity(by_layer[layer]),
+                }
+                for name, by_layer in figures.items()
+                for layer, short in layers.items()
+                if layer in by_layer
+            ],
+            height=(9 * len(names) + 9) * len(layers),
+            mark=vega.bar(0.9),
             encoding={
-                "y": _rows("layer", list(short.values())),
+                "y": vega.names("layer", list(layers.values())),
                 "yOffset": {"field": "model", "sort": list(names.values())},
-                "x": {
-                    "field": "value",
-                    "type": "quantitative",
-                    "title": None,
-                    "axis": {"format": "~s", "tickCount": 4},
-                },
-                "color": color,
-                "opacity": _faded(),
-                "tooltip": _tooltip(layer="layer", model="model", text=title),
+                "x": vega.number("value", scale.count_of(title)),
+                "color": vega.color("model", colors),
+                "opacity": vega.faded("model"),
+                "tooltip": vega.tooltip(layer="layer", model="model", text=title),
             },
         ),
+        legend=colors,
     )
 
 
 def _energy_of_layers(report: Report) -> Chart | None:
-    modelled = [model for model in report.models if model.energy and model.layers]
-    if not modelled:
-        return None
-    names = short_names([model.name for model in report.models], _NAME)
+    names = _names(report)
+    modelled = [model for model in report.models if model.energy]
     totals = [_by_layer(model, _joules) for model in modelled]
-    layers, description = _largest_layers(totals, "energy")
+    layers, description = _largest_layers(totals)
     if not layers:
         return None
-    short = short_names(layers, _NAME)
-    kinds = _unique(_kind(kind) for model in modelled for kind in model.energy or {})
-    values = [
-        {
-            "layer": short[layer.name],
-            "model": names[model.name],
-            "kind": _kind(kind),
-            "energy": joules,
-            "text": quantity(joules, "J"),
-        }
-        for model in modelled
-        for layer in model.layers
-        if layer.name in short
-        for kind, joules in (layer.energy or {}).items()
-    ]
-    options = [names[model.name] for model in modelled]
-    longest = max(max(figures.values()) for figures in totals)
+    # One scale for all models, so that changing the model shows the saving.
+    longest = max(max(by_layer.values()) for by_layer in totals)
+    scale = _Scale([longest], "J")
+    colors = _kind_palette(report)
     return Chart(
         section="Layer by layer",
         title="Energy by kind",
         description=f"Modelled energy of one inference. {description}".strip(),
         label="Stacked bar chart of the modelled energy of each layer by kind of "
-        "operation, for the model chosen above.",
-        spec=_spec(
-            values,
-            height=max(22 * len(layers), 80),
-            mark={"type": "bar", "cornerRadiusEnd": 2, "height": {"band": 0.62}},
-            params=[
+        "operation, for the model chosen above. The table at the end of this "
+        "section has the numbers.",
+        spec=vega.spec(
+            [
                 {
-                    "name": "chosen",
-                    "value": options[-1],
-                    "bind": {"input": "select", "options": options, "name": "Model"},
+                    "layer": layers[layer.name],
+                    "model": names[model.name],
+                    "kind": _spaced(kind),
+                    "order": list(colors).index(_spaced(kind)),
+                    "value": scale(joules),
+                    "text": quantity(joules, "J"),
                 }
+                for model in modelled
+                for layer in model.layers
+                if layer.name in layers
+                for kind, joules in (layer.energy or {}).items()
             ],
-            transform=[{"filter": "datum.model === chosen"}],
+            height=max(20 * len(layers), 80),
+            mark=vega.bar(0.62),
+            choice=("model", [names[model.name] for model in modelled]),
             encoding={
-                "y": _rows("layer", list(short.values())),
-                # One scale for all models, so that choosing shows the saving.
-                "x": {**_energy_axis(), "scale": {"domain": [0, longest]}},
-                "color": _kind_scale(kinds),
-                "order": {"field": "kind", "sort": kinds},
-                "tooltip": _tooltip(
+                "y": vega.names("layer", list(layers.values())),
+                "x": vega.number("value", scale.unit, domain=[0, scale(longest)]),
+                "color": vega.color("kind", colors),
+                "order": {"field": "order"},
+                "opacity": vega.faded("kind"),
+                "tooltip": vega.tooltip(
                     layer="layer", model="model", kind="kind", text="energy"
                 ),
             },
         ),
+        legend=colors,
     )
 
 
-def _training(report: Report) -> list[Chart]:
-    """One chart for each metric, training solid and validation dashed."""
-    bases = _unique(
-        name.removeprefix("val_")
-        for history in report.histories.values()
-        for name in history.metrics
+def _largest_layers(figures: list[dict[str, float]]) -> tuple[dict[str, str], str]:
+    """Short names of the layers worth a bar, and a word about the rest."""
+    largest: dict[str, float] = {}
+    for by_layer in figures:
+        for layer, value in by_layer.items():
+            largest[layer] = max(value, largest.get(layer, 0))
+    least = _NEGLIGIBLE * max(largest.values(), default=0)
+    relevant = [layer for layer, value in largest.items() if value > least]
+    room = max(8, min(_MOST_LAYERS, _MOST_BARS // max(len(figures), 1)))
+    top = set(sorted(relevant, key=lambda name: -largest[name])[:room])
+    present = sum(value > 0 for value in largest.values())
+    description = (
+        f"The largest {len(top)} of {present} layers; the table has all."
+        if len(top) < present
+        else ""
     )
-    charts = (_training_chart(report.histories, base) for base in bases)
-    return [chart for chart in charts if chart]
-
-
-def _training_chart(histories: Mapping[str, History], base: str) -> Chart | None:
-    names = short_names(list(histories), _NAME)
-    phases = {base: "training", f"val_{base}": "validation"}
-    values = [
-        {
-            "model": names[name],
-            "phase": phase,
-            "epoch": epoch + 1,
-            "value": value,
-            "text": f"{value:.4g}",
-        }
-        for name, history in histories.items()
-        for metric, phase in phases.items()
-        for epoch, value in zip(
-            history.epochs, history.metrics.get(metric, ()), strict=False
-        )
-        if value is not None
-    ]
-    if not values:
-        return None
-    present = _unique(value["phase"] for value in values)
-    return Chart(
-        section="Training",
-        title=base.replace("_", " ").capitalize(),
-        description="Training solid, validation dashed." if len(present) > 1 else "",
-        label=f"Line chart of {base} over the epochs for every model.",
-        spec=_line_spec(
-            values,
-            x="epoch",
-            x_title="epoch",
-            y_title=None,
-            names=list(names.values()),
-            dash={
-                "field": "phase",
-                "scale": {"domain": list(phases.values()), "range": [[1, 0], [5, 4]]},
-                "legend": None,
-            },
-        ),
-        table=_pivot(
-            "epoch",
-            [
-                (str(v["epoch"]), f"{v['model']}, {v['phase']}", v["text"])
-                for v in sorted(values, key=lambda v: v["epoch"])
-            ],
-        ),
-    )
-
-
-def _lines(curves: Curves) -> Chart | None:
-    names = short_names(list(curves.series), _NAME)
-    values = [
-        {"model": names[name], "x": x, "value": y, "text": f"{x:.4g}, {y:.4g}"}
-        for name, points in curves.series.items()
-        for x, y in points
-        if y is not None
-    ]
-    if not values:
-        return None
-    return Chart(
-        section="More curves",
-        title=curves.title,
-        description=curves.description,
-        label=f"Line chart of {curves.y_label} over {curves.x_label}: {curves.title}.",
-        spec=_line_spec(
-            values,
-            x="x",
-            x_title=curves.x_label,
-            y_title=curves.y_label,
-            names=list(names.values()),
-        ),
-        table=_pivot(
-            curves.x_label,
-            [
-                (f"{v['x']:.4g}", v["model"], f"{v['value']:.4g}")
-                for v in sorted(values, key=lambda v: v["x"])
-            ],
-        ),
-    )
-
-
-def _grid(heatmap: Heatmap) -> Chart | None:
-    rows = short_names(_numbered(heatmap.rows), _NAME)
-    columns = short_names(_numbered(heatmap.columns), _NAME)
-    values = [
-        {"row": row, "column": column, "value": value, "text": f"{value:.4g}"}
-        for row, numbers in zip(rows.values(), heatmap.values, strict=True)
-        for column, value in zip(columns.values(), numbers, strict=True)
-        if value is not None
-    ]
-    if not values:
-        return None
-    return Chart(
-        section="More curves",
-        title=heatmap.title,
-        description=heatmap.description,
-        label=f"Grid of {heatmap.value_label} by {heatmap.y_label} and "
-        f"{heatmap.x_label}: {heatmap.title}.",
-        spec=_spec(
-            values,
-            height=max(22 * len(rows), 80),
-            mark={"type": "rect"},
-            encoding={
-                "y": _rows("row", list(rows.values()), title=heatmap.y_label),
-                "x": {
-                    "field": "column",
-                    "type": "ordinal",
-                    "sort": list(columns.values()),
-                    "title": heatmap.x_label,
-                    "axis": {"labelOverlap": True, "labelAngle": 0},
-                },
-                "color": {
-                    "field": "value",
-                    "type": "quantitative",
-                    "title": heatmap.value_label,
-                    "scale": {"range": ["--ramp-0", "--ramp-1"]},
-                    "legend": {"orient": "top", "gradientLength": 160},
-                },
-                "tooltip": _tooltip(
-                    row=heatmap.y_label,
-                    column=heatmap.x_label,
-                    text=heatmap.value_label,
-                ),
-            },
-        ),
-        table=_pivot(
-            heatmap.y_label, [(v["row"], v["column"], v["text"]) for v in values]
-        ),
-        wide=len(columns) > 16,
-    )
-
-
-# Parts of specifications ----------------------------------------------------
-
-
-def _spec(values: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
-    return {"width": "container", "data": {"values": values}, **parts}
-
-
-def _line_spec(
-    values: list[dict[str, Any]],
-    *,
-    x: str,
-    x_title: str,
-    y_title: str | None,
-    names: list[str],
-    dash: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    colors = [f"--model-{i % _PALETTE}" for i in range(len(names))]
-    encoding: dict[str, Any] = {
-        "x": {
-            "field": x,
-            "type": "quantitative",
-            "title": x_title,
-            "scale": {"zero": False, "nice": False},
-            "axis": {"tickCount": 6, **({"tickMinStep": 1} if x == "epoch" else {})},
-        },
-        "y": {
-            "field": "value",
-            "type": "quantitative",
-            "title": y_title,
-            "scale": {"zero": False},
-            "axis": {"tickCount": 5, "format": "~g"},
-        },
-        "color": {
-            "field": "model",
-            "type": "nominal",
-            "title": None,
-            "scale": {"domain": names, "range": colors},
-            "legend": {"orient": "top", "symbolType": "stroke"},
-        },
-        "opacity": _faded(),
-    }
-    if dash:
-        encoding["strokeDash"] = dash
-    tooltip = _tooltip(
-        model="line", **({"phase": "phase"} if dash else {}), text="value"
-    )
-    return _spec(
-        values,
-        height=240,
-        encoding=encoding,
-        layer=[
-            {
-                "params": [_legend_choice("model")],
-                "mark": {"type": "line", "strokeWidth": 2, "point": len(values) == 1},
-            },
-            {
-                # Generous invisible targets make the lines easy to hover.
-                "mark": {"type": "point", "size": 150, "opacity": 0},
-                "encoding": {
-                    "tooltip": [
-                        {"field": x, "title": x_title},
-                        *tooltip,
-                    ],
-                    "opacity": {"value": 0},
-                },
-            },
-        ],
-    )
-
-
-def _rows(field: str, order: list[str], title: str | None = None) -> dict[str, Any]:
-    return {"field": field, "type": "nominal", "sort": order, "title": title}
-
-
-def _energy_axis() -> dict[str, Any]:
-    return {
-        "field": "energy",
-        "type": "quantitative",
-        "title": "energy (J)",
-        "axis": {"format": "~s", "tickCount": 4},
-    }
-
-
-def _tooltip(**titles: str) -> list[dict[str, Any]]:
-    return [
-        {"field": field, "type": "nominal", "title": title}
-        for field, title in titles.items()
-    ]
-
-
-def _legend_choice(field: str) -> dict[str, Any]:
-    """Clicking a legend entry brings its marks forward."""
-    return {
-        "name": "chosen",
-        "select": {"type": "point", "fields": [field]},
-        "bind": "legend",
-    }
-
-
-def _faded() -> dict[str, Any]:
-    return {"condition": {"param": "chosen", "value": 1}, "value": 0.15}
-
-
-def _model_scale(report: Report) -> tuple[dict[str, str], dict[str, Any]]:
-    """Short names of the models and their colour encoding."""
-    names = _names(report)
-    color = {
-        "field": "model",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": list(names.values()), "range": model_colors(report)},
-        "legend": {"orient": "top", "symbolType": "square"} if len(names) > 1 else None,
-    }
-    return names, color
-
-
-def _kind_scale(kinds: list[str]) -> dict[str, Any]:
-    return {
-        "field": "kind",
-        "type": "nominal",
-        "title": None,
-        "scale": {
-            "domain": kinds,
-            "range": [f"--kind-{i % 5}" for i in range(len(kinds))],
-        },
-        "legend": {"orient": "top", "symbolType": "square"},
-    }
-
-
-# Figures --------------------------------------------------------------------
-
-
-def _names(report: Report) -> dict[str, str]:
-    return short_names([model.name for model in report.models], _NAME)
-
-
-def _kind(kind: str) -> str:
-    return kind.replace("_", " ")
-
-
-def _joules(layer: LayerFigures) -> float:
-    return math.fsum((layer.energy or {}).values())
+    return short_names([name for name in relevant if name in top], _NAME), description
 
 
 def _by_layer(
@@ -622,42 +322,218 @@ def _by_layer(
     return result
 
 
-def _largest_layers(
-    figures: list[dict[str, float]], what: str
-) -> tuple[list[str], str]:
-    """Layers worth a bar, in the order of the models, and a word about the rest."""
-    largest: dict[str, float] = {}
-    for by_layer in figures:
-        for layer, value in by_layer.items():
-            largest[layer] = max(value, largest.get(layer, 0))
-    relevant = [layer for layer, value in largest.items() if value > 0]
-    if len(relevant) <= _MOST_LAYERS:
-        return relevant, ""
-    top = set(sorted(relevant, key=lambda name: -largest[name])[:_MOST_LAYERS])
-    return (
-        [layer for layer in relevant if layer in top],
-        f"The {_MOST_LAYERS} of {len(relevant)} layers with the most {what}.",
+# Lines and grids ------------------------------------------------------------
+
+
+def _training(report: Report) -> list[Chart]:
+    """One chart for each metric of the histories."""
+    metrics = dict.fromkeys(
+        name.removeprefix("val_")
+        for history in report.histories.values()
+        for name in history.metrics
+    )
+    charts = (_training_chart(report, metric) for metric in metrics)
+    return [chart for chart in charts if chart]
+
+
+def _training_chart(report: Report, metric: str) -> Chart | None:
+    names = short_names(list(report.histories), _NAME)
+    lines = [
+        (names[name], phase, history, history.metrics[key])
+        for name, history in report.histories.items()
+        for key, phase in ((metric, "training"), (f"val_{metric}", "validation"))
+        if key in history.metrics
+    ]
+    values = [
+        {
+            "line": name,
+            "phase": phase,
+            "x": epoch + 1,
+            "y": value,
+            "text": f"{value:.4g}",
+        }
+        for name, phase, history, numbers in lines
+        for epoch, value in zip(history.epochs, numbers, strict=True)
+        if value is not None
+    ]
+    if not values:
+        return None
+    phases = {phase for _, phase, _, _ in lines}
+    drawn = {name for name, _, _, _ in lines}
+    colors = _series_palette(report, names)
+    return Chart(
+        section="Training",
+        title=metric.replace("_", " ").capitalize(),
+        description="Training solid, validation dashed." if len(phases) > 1 else "",
+        label=f"Line chart of {metric} over the epochs of training.",
+        spec=vega.lines(
+            values,
+            x_title="epoch",
+            y_title=None,
+            colors=colors,
+            dashes={"training": [1, 0], "validation": [5, 4]},
+            whole=True,
+        ),
+        legend={name: colors[name] for name in names.values() if name in drawn},
+        table=_pivot(
+            "epoch",
+            [
+                (str(v["x"]), f"{v['line']}, {v['phase']}", v["text"])
+                for v in sorted(values, key=lambda v: v["x"])
+            ],
+        ),
     )
 
 
-def _pareto(points: Iterable[tuple[float, float]]) -> set[tuple[float, float]]:
+def _lines(report: Report, curves: Curves) -> Chart | None:
+    names = short_names(list(curves.series), _NAME)
+    values = [
+        {"line": names[name], "x": x, "y": y, "text": f"{y:.4g}"}
+        for name, points in curves.series.items()
+        for x, y in points
+        if y is not None
+    ]
+    if not values:
+        return None
+    colors = _series_palette(report, names)
+    return Chart(
+        section="Analysis",
+        title=curves.title,
+        description=curves.description,
+        label=f"Line chart of {curves.y_label} over {curves.x_label}: {curves.title}.",
+        spec=vega.lines(
+            values, x_title=curves.x_label, y_title=curves.y_label, colors=colors
+        ),
+        legend=colors,
+        table=_pivot(
+            curves.x_label,
+            [
+                (f"{v['x']:.4g}", v["line"], v["text"])
+                for v in sorted(values, key=lambda v: v["x"])
+            ],
+        ),
+    )
+
+
+def _grid(heatmap: Heatmap) -> Chart | None:
+    rows, columns = _positions(heatmap.rows), _positions(heatmap.columns)
+    values = [
+        {"row": row, "column": column, "value": value, "text": f"{value:.4g}"}
+        for row, numbers in zip(rows, heatmap.values, strict=True)
+        for column, value in zip(columns, numbers, strict=True)
+        if value is not None
+    ]
+    if not values:
+        return None
+    return Chart(
+        section="Analysis",
+        title=heatmap.title,
+        description=heatmap.description,
+        label=f"Grid of {heatmap.value_label} by {heatmap.y_label} and "
+        f"{heatmap.x_label}: {heatmap.title}.",
+        spec=vega.spec(
+            values,
+            height=max(22 * len(rows), 80),
+            mark={"type": "rect"},
+            encoding={
+                "y": vega.names("row", rows, heatmap.y_label),
+                "x": {
+                    **vega.names("column", columns, heatmap.x_label),
+                    "axis": {"labelOverlap": True, "labelAngle": 0, "labelLimit": 60},
+                },
+                "color": {
+                    "field": "value",
+                    "type": "quantitative",
+                    "title": shorten(heatmap.value_label, 40),
+                    "scale": {"range": ["--ramp-0", "--ramp-1"]},
+                    "legend": {"orient": "top", "gradientLength": 160},
+                },
+                "tooltip": vega.tooltip(
+                    row=heatmap.y_label,
+                    column=heatmap.x_label,
+                    text=heatmap.value_label,
+                ),
+            },
+        ),
+        legend={},
+        table=_pivot(
+            heatmap.y_label, [(v["row"], v["column"], v["text"]) for v in values]
+        ),
+        wide=len(columns) > 16,
+    )
+
+
+# Parts ----------------------------------------------------------------------
+
+
+class _Scale:
+    """Divides figures so that an axis has small numbers, and names the unit."""
+
+    def __init__(self, values: Iterable[float | None], unit: str = ""):
+        largest = max((abs(value) for value in values if value), default=0)
+        exponent, symbol = prefix(largest, unit)
+        self._divisor = 10.0**exponent
+        self.unit = symbol + unit
+
+    def __call__(self, value: float) -> float:
+        return value / self._divisor
+
+    def count_of(self, what: str) -> str:
+        """An axis title for counts: `"million MACs"`."""
+        word = {"": "", "k": "thousand ", "M": "million ", "G": "billion "}
+        return word.get(self.unit, f"{self.unit} ") + what
+
+
+def _names(report: Report) -> dict[str, str]:
+    return short_names([model.name for model in report.models], _NAME)
+
+
+def _model_palette(report: Report) -> dict[str, str]:
+    return dict(zip(_names(report).values(), model_colors(report), strict=True))
+
+
+def _kind_palette(report: Report) -> dict[str, str]:
+    kinds = dict.fromkeys(
+        _spaced(kind) for model in report.models for kind in model.energy or {}
+    )
+    return {kind: f"--kind-{i % _KIND_COLORS}" for i, kind in enumerate(kinds)}
+
+
+def _series_palette(report: Report, names: Mapping[str, str]) -> dict[str, str]:
+    """Colours of lines, those of the models for lines that bear their names."""
+    models = dict(
+        zip((model.name for model in report.models), model_colors(report), strict=True)
+    )
+    others = (f"--model-{1 + i % (_MODEL_COLORS - 1)}" for i in itertools.count())
+    return {
+        short: models[name] if name in models else next(others)
+        for name, short in names.items()
+    }
+
+
+def _joules(layer: LayerFigures) -> float:
+    return math.fsum((layer.energy or {}).values())
+
+
+def _spaced(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _pareto(points: list[tuple[float, float]]) -> set[tuple[float, float]]:
     """(energy, accuracy) of the models that no other model dominates."""
-    candidates = list(points)
     return {
         (energy, accuracy)
-        for energy, accuracy in candidates
+        for energy, accuracy in points
         if not any(
             e <= energy and a >= accuracy and (e, a) != (energy, accuracy)
-            for e, a in candidates
+            for e, a in points
         )
     }
 
 
-def _pivot(
-    corner: str, cells: list[tuple[str, str, str]]
-) -> tuple[list[str], list[list[str]]]:
+def _pivot(corner: str, cells: list[tuple[str, str, str]]) -> _Table:
     """A table from (row, column, text)."""
-    columns = _unique(column for _, column, _ in cells)
+    columns = list(dict.fromkeys(column for _, column, _ in cells))
     table: dict[str, dict[str, str]] = {}
     for row, column, text in cells:
         table.setdefault(row, {})[column] = text
@@ -665,15 +541,11 @@ def _pivot(
     return [corner, *columns], rows
 
 
-def _unique(items: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(items))
-
-
-def _numbered(names: Iterable[str]) -> list[str]:
-    """`names` with a number added to those that occur before."""
+def _positions(labels: Iterable[str]) -> list[str]:
+    """Short and unique labels, in order; the given ones may repeat."""
     seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result
+    unique = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        unique.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return list(short_names(unique, _NAME).values())

@@ -51,7 +51,7 @@ def to_html(report: Report) -> str:
 </head>
 <body>
 <header>
-<h1>{title}</h1>
+<h1 class="clip">{title}</h1>
 {_lead(report)}
 </header>
 <main>
@@ -105,11 +105,12 @@ def _cards(report: Report) -> str:
         metric = _metric(key)
         if metric.get(last) is None and key in _SUBSTITUTES:
             metric = _metric(_SUBSTITUTES[key])
+        origin = metric.origin if metric.get(last) is not None else "not known"
         cards.append(
             f'<div class="card"><dt>{_text(metric.label)}</dt>'
             f'<dd><div class="value">{_text(shown(metric, last))}</div>'
             f"{_factor(metric, last, first, 'div')}"
-            f'<div class="origin">{metric.origin}</div></dd></div>'
+            f'<div class="origin">{_text(origin)}</div></dd></div>'
         )
     name = _text(shorten(last.name, 60))
     return f'<dl class="cards" aria-label="Summary of {name}">{"".join(cards)}</dl>'
@@ -130,9 +131,9 @@ def _model_table(report: Report) -> str:
             for metric in METRICS
         )
         rows.append(
-            f'<tr role="row"><th scope="row" role="rowheader"><span class="clip">'
-            f'<span class="swatch" style="background:var({color})"></span>'
-            f"{_text(model.name)}</span></th>{cells}</tr>"
+            f'<tr role="row"><th scope="row" role="rowheader"><div class="name">'
+            f'{_swatch(color)}<span class="clip">{_text(model.name)}</span></div></th>'
+            f"{cells}</tr>"
         )
     # The roles keep the table a table where the style turns rows into blocks.
     return (
@@ -163,17 +164,38 @@ def _chart_sections(report: Report, drawn: list[Chart]) -> str:
 
 
 def _figure(chart: Chart, index: int) -> str:
-    binding = any("options" in p.get("bind", {}) for p in chart.spec.get("params", ()))
+    caption = f'<h3 class="clip">{_text(chart.title)}</h3>'
+    if chart.description:
+        caption += f'<p class="quiet clip">{_text(chart.description)}</p>'
     return (
         f'<figure class="panel{" wide" if chart.wide else ""}">'
-        f'<figcaption><h3 class="clip">{_text(chart.title)}</h3>'
-        f'<p class="quiet clip">{_text(chart.description)}</p></figcaption>'
-        + (f'<div class="binding" id="chart-{index}-binding"></div>' if binding else "")
+        f"<figcaption>{caption}</figcaption>"
+        f'<div class="binding" id="chart-{index}-binding"></div>'
+        + _legend(chart, index)
         + f'<div class="chart" id="chart-{index}" data-chart="{index}" role="img" '
         f'aria-label="{_text(shorten(chart.label, 300))}"></div>'
         + (_numbers(*chart.table, chart.title) if chart.table else "")
         + "</figure>"
     )
+
+
+def _legend(chart: Chart, index: int) -> str:
+    """Buttons that name the colours; a pressed one makes its marks stand out."""
+    if not chart.legend:
+        return ""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="false" data-name="{_text(name)}">'
+        f"{_swatch(color)}<span>{_text(name)}</span></button>"
+        for name, color in chart.legend.items()
+    )
+    return (
+        f'<div class="legend" id="chart-{index}-legend" role="group" '
+        f'aria-label="Highlight in the chart">{buttons}</div>'
+    )
+
+
+def _swatch(color: str) -> str:
+    return f'<i class="swatch" style="background:var({color})"></i>'
 
 
 def _layer_table(report: Report) -> str:
@@ -239,7 +261,8 @@ def _notes(report: Report) -> str:
 
 def _facts(report: Report) -> str:
     items = "".join(
-        f'<dt>{_text(key)}</dt><dd><span class="clip clip-6">{_text(value)}</span></dd>'
+        f'<dt><span class="clip">{_text(key)}</span></dt>'
+        f'<dd><span class="clip">{_text(value)}</span></dd>'
         for key, value in report.provenance.items()
     )
     return (
@@ -259,7 +282,7 @@ def _factor(
         return ""
     value, base = metric.get(model), metric.get(baseline)
     assert value is not None and base is not None  # otherwise there is no text
-    better = value > base if not metric.less else value < base
+    better = value > base if metric.points else value < base
     tone = "" if value == base else (" better" if better else " worse")
     return f'<{tag} class="factor{tone}">{_text(text)}</{tag}>'
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tfcompress.report._figures import ModelFigures
 
-__all__ = ["DASH", "METRICS", "Metric", "quantity", "relative", "shown"]
+__all__ = ["DASH", "METRICS", "Metric", "prefix", "quantity", "relative", "shown"]
 
 DASH = "–"
 
@@ -23,9 +23,9 @@ class Metric:
         origin: `"measured"`, `"counted"` or `"modelled"`.
         get: the figure of a model, or `None`.
         show: the figure as text.
-        less: word for a figure below the baseline's, such as `"smaller"`; empty
-            for accuracy, whose difference is shown in points.
-        more: word for a figure above it.
+        words: for a figure below and above the baseline's, such as
+            `("smaller", "larger")`. `None` where less is not better.
+        points: whether the difference to the baseline is shown in points.
     """
 
     key: str
@@ -33,27 +33,28 @@ class Metric:
     origin: str
     get: Callable[[ModelFigures], float | None]
     show: Callable[[float], str]
-    less: str = ""
-    more: str = ""
+    words: tuple[str, str] | None = None
+    points: bool = False
+
+
+def prefix(value: float, unit: str = "") -> tuple[int, str]:
+    """Power of ten and SI prefix that suit `value`; never below one for counts."""
+    symbols = {
+        -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m",
+        0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P",
+    }  # fmt: skip
+    if value == 0:
+        return 0, ""
+    # Rounding first: 999.9 shows as 1000, which belongs to the next prefix.
+    exponent = 3 * math.floor(math.log10(float(f"{abs(value):.2e}")) / 3)
+    exponent = min(max(exponent, -15 if unit else 0), 15)
+    return exponent, symbols[exponent]
 
 
 def quantity(value: float, unit: str = "") -> str:
     """Three significant digits with an SI prefix: `quantity(4.3e-7, "J")`."""
-    if value == 0:
-        return f"0 {unit}".rstrip()
-    prefixes = {
-        -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m",
-        0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P",
-    }  # fmt: skip
-    exponent = 3 * math.floor(math.log10(abs(value)) / 3)
-    if not unit:
-        exponent = max(exponent, 0)
-    exponent = min(max(exponent, -15), 15)
-    scaled = f"{value / 10**exponent:.3g}"
-    if float(scaled) >= 1000 and exponent < 15:  # 999.9 rounds up to the next one
-        exponent += 3
-        scaled = f"{value / 10**exponent:.3g}"
-    return f"{scaled} {prefixes[exponent]}{unit}".rstrip()
+    exponent, symbol = prefix(value, unit)
+    return f"{value / 10**exponent:.3g} {symbol}{unit}".rstrip()
 
 
 def shown(metric: Metric, figures: ModelFigures) -> str:
@@ -70,16 +71,17 @@ def relative(metric: Metric, figures: ModelFigures, baseline: ModelFigures) -> s
     value, base = metric.get(figures), metric.get(baseline)
     if value is None or base is None or figures is baseline:
         return ""
-    if not metric.less:
-        points = 100 * (value - base)
-        return f"{points:+.2f} points".replace("-", "−")
-    if value <= 0 or base <= 0:
+    if metric.points:
+        return f"{100 * (value - base):+.2f} points".replace("-", "−")
+    if metric.words is None or value <= 0 or base <= 0:
         return ""
-    ratio = max(base / value, value / base)
-    if ratio < 1.005:
+    if value == base:
         return "the same"
-    word = metric.less if value < base else metric.more
-    return f"{ratio:,.0f}× {word}" if ratio >= 100 else f"{ratio:.3g}× {word}"
+    word = metric.words[value > base]
+    ratio = max(base / value, value / base)
+    if ratio < 1.1:  # "1.0×" would say nothing
+        return f"{100 * abs(value / base - 1):.1f} % {word}"
+    return f"{ratio:.1f}× {word}" if ratio < 9.95 else f"{ratio:,.0f}× {word}"
 
 
 def _file_size(name: str) -> Callable[[ModelFigures], float | None]:
@@ -108,25 +110,25 @@ def _milliseconds(value: float) -> str:
 
 
 METRICS = (
-    Metric("accuracy", "Accuracy", "measured", lambda m: m.accuracy, _percent),
+    Metric(
+        "accuracy", "Accuracy", "measured", lambda m: m.accuracy, _percent, points=True
+    ),
     Metric(
         "parameters",
         "Parameters",
         "counted",
         lambda m: m.parameters,
         lambda v: f"{v:,.0f}",
-        "fewer",
-        "more",
+        ("fewer", "more"),
     ),
-    Metric("macs", "MACs", "counted", lambda m: m.macs, quantity, "fewer", "more"),
+    Metric("macs", "MACs", "counted", lambda m: m.macs, quantity, ("fewer", "more")),
     Metric(
         "float32_bytes",
         "TFLite float32",
         "measured",
         _file_size("float32"),
         lambda v: quantity(v, "B"),
-        "smaller",
-        "larger",
+        ("smaller", "larger"),
     ),
     Metric(
         "int8_bytes",
@@ -134,12 +136,11 @@ METRICS = (
         "measured",
         _file_size("int8"),
         lambda v: quantity(v, "B"),
-        "smaller",
-        "larger",
+        ("smaller", "larger"),
     ),
     Metric(
         "int8_agreement",
-        "int8 agrees with Keras",
+        "int8 agreement",
         "measured",
         _agreement,
         _percent,
@@ -150,8 +151,7 @@ METRICS = (
         "measured",
         _latency("float32"),
         _milliseconds,
-        "faster",
-        "slower",
+        ("faster", "slower"),
     ),
     Metric(
         "int8_latency",
@@ -159,8 +159,7 @@ METRICS = (
         "measured",
         _latency("int8"),
         _milliseconds,
-        "faster",
-        "slower",
+        ("faster", "slower"),
     ),
     Metric(
         "energy",
@@ -168,7 +167,6 @@ METRICS = (
         "modelled",
         lambda m: m.joules,
         lambda v: quantity(v, "J"),
-        "less",
-        "more",
+        ("less", "more"),
     ),
 )

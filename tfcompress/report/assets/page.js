@@ -26,35 +26,49 @@
     view: { stroke: null },
     axis: {
       labelColor: "--muted", titleColor: "--muted", labelFontSize: 12, titleFontSize: 12,
-      titleFontWeight: "normal", titlePadding: 8, gridColor: "--line", domain: false,
+      titleFontWeight: "normal", titlePadding: 8, titleLimit: 220, gridColor: "--line", domain: false,
       ticks: false, labelPadding: 6, labelLimit: Math.round(Math.min(180, width * 0.34)),
     },
     axisY: { grid: true },
     axisBand: { grid: false },
     legend: {
-      labelColor: "--ink", titleColor: "--muted", labelFontSize: 12, titleFontSize: 12,
-      titleFontWeight: "normal", columns: width < 420 ? 2 : 4, offset: 10, symbolSize: 90,
-      labelLimit: Math.round(width < 420 ? width * 0.34 : width * 0.2), columnPadding: 14,
+      labelColor: "--muted", titleColor: "--muted", labelFontSize: 12, titleFontSize: 12,
+      titleFontWeight: "normal", titleLimit: width * 0.6, offset: 10,
     },
-    bar: { minBandSize: 2 },
   }, getComputedStyle(document.documentElement));
+
+  // A pressed button of the legend makes its marks stand out.
+  const connect = (legend, view) => {
+    const buttons = legend ? [...legend.querySelectorAll("button")] : [];
+    const show = () => {
+      const pressed = buttons.find((button) => button.ariaPressed === "true");
+      view.signal("picked", pressed ? pressed.dataset.name : "").run();
+    };
+    for (const button of buttons) {
+      button.onclick = () => {
+        const press = button.ariaPressed !== "true";
+        for (const other of buttons) other.ariaPressed = String(press && other === button);
+        show();
+      };
+    }
+    show();
+  };
 
   const draw = async (element) => {
     const style = getComputedStyle(document.documentElement);
     const spec = themed(specs[Number(element.dataset.chart)], style);
     const binding = document.getElementById(`${element.id}-binding`);
+    binding.replaceChildren();
     const options = {
       actions: false,
       renderer: "svg",
       config: config(element.clientWidth, getComputedStyle(document.body).fontFamily),
+      bind: binding,
       tooltip: { theme: dark.matches ? "dark" : "light" },
     };
-    if (binding) {
-      binding.replaceChildren();
-      options.bind = binding;
-    }
     try {
       views.push(await vegaEmbed(element, spec, options));
+      connect(document.getElementById(`${element.id}-legend`), views.at(-1).view);
       element.dataset.state = "drawn";
     } catch (error) {
       element.dataset.state = "failed";
