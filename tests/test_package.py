@@ -1,0 +1,181 @@
+"""The package as a whole: what it imports, who knows whom, what is documented."""
+
+import ast
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tfcompress
+
+PACKAGE = Path(tfcompress.__file__).parent
+MODULES = sorted(
+    name
+    for name in tfcompress.__all__
+    if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name / "__init__.py").exists()
+)
+
+# Heavy or optional: imported inside the functions that need them, or never.
+NEVER_AT_IMPORT = {
+    "tensorflow_model_optimization",
+    "tf_keras",
+    "tensorflow_datasets",
+    "sklearn",
+    "ai_edge_litert",
+    "vl_convert",
+    "matplotlib",
+    "pandas",
+}
+
+# Who may import whom, by the first part of the module name. `_files` and
+# `_activations` are small helpers below everything.
+HELPERS = {"_files", "_activations"}
+METHODS = {"callbacks", "layers", "training", "constraints", "interop"}
+KNOWS = {
+    "structure": set(),
+    "_files": set(),
+    "_activations": {"structure"},
+    "schedules": set(),
+    "data": set(),
+    "zoo": set(),
+    "ops": set(),
+    "constraints": set(),
+    "criteria": {"structure"},
+    "policy": {"structure"},
+    "cost": {"structure"},
+    "export": {"structure", "cost"},
+    "report": {"structure", "cost", "export"},
+    "layers": {"structure", "schedules", "criteria", "policy", "ops", "constraints"},
+    "callbacks": {
+        "structure",
+        "schedules",
+        "criteria",
+        "policy",
+        "constraints",
+        "layers",
+        "cost",
+    },
+    "interop": {"schedules"},
+    "training": {"structure", "schedules", "policy", "callbacks", "cost"},
+    "_finalize": {"structure", "policy", "layers"},
+    "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
+}
+
+
+def in_fresh_python(code):
+    """Runs `code`, which prints JSON last, in a Python of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_import_of_the_package_imports_nothing_heavy():
+    modules = in_fresh_python(
+        "import json, sys, tfcompress; print(json.dumps(list(sys.modules)))"
+    )
+    assert (NEVER_AT_IMPORT | {"tensorflow", "keras"}) & set(modules) == set()
+
+
+def test_import_of_every_module_imports_no_extra():
+    modules = in_fresh_python(
+        "import importlib, json, sys\n"
+        "import keras, tensorflow  # which bring some of their own\n"
+        "before = set(sys.modules)\n"
+        f"for name in {MODULES}: importlib.import_module('tfcompress.' + name)\n"
+        "print(json.dumps(list(set(sys.modules) - before)))"
+    )
+    assert NEVER_AT_IMPORT & set(modules) == set()
+
+
+def test_public_names_resolve():
+    for name in tfcompress.__all__:
+        value = getattr(tfcompress, name)
+        if inspect.ismodule(value):
+            assert value.__file__, f"tfcompress.{name} is an empty folder"
+    assert set(dir(tfcompress)) == set(tfcompress.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        _ = tfcompress.prune
+
+
+def own_methods(cls):
+    """Public methods of `cls` that no base class from elsewhere declares."""
+    foreign = [c for c in cls.__mro__ if not c.__module__.startswith("tfcompress")]
+    return [
+        name
+        for name, _ in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and not any(name in vars(c) for c in foreign)
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_are_documented(name):
+    module = importlib.import_module(f"tfcompress.{name}")
+    assert inspect.getdoc(module)
+    for public in module.__all__:
+        value = getattr(module, public)
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            continue
+        assert value.__doc__, f"{name}.{public} has no docstring"
+        if inspect.isclass(value):
+            for member in own_methods(value):
+                documented = inspect.getdoc(getattr(value, member))
+                assert documented, f"{name}.{public}.{member} has no docstring"
+
+
+def imported_parts(file):
+    """First parts of the tfcompress modules that `file` imports when it runs."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    parts = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "tfcompress":
+            names = [f"tfcompress.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        parts |= {n.split(".")[1] for n in names if n.startswith("tfcompress.")}
+    return parts
+
+
+def part_of(file):
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+SOURCES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(file):
+    part = part_of(file)
+    helpers = set() if part in HELPERS | {"structure"} else HELPERS
+    allowed = KNOWS[part] | helpers | {part}
+    assert imported_parts(file) <= allowed
+
+
+def test_the_table_of_dependencies_has_no_cycle():
+    def reach(part, seen):
+        for other in KNOWS[part]:
+            assert other not in seen, f"{other} depends on itself"
+            reach(other, {*seen, other})
+
+    for part in KNOWS:
+        reach(part, {part})
+
+
+def test_nothing_uses_the_keras_inside_tensorflow():
+    for file in SOURCES:
+        used = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Attribute)
+        }
+        assert "tf.keras" not in used, file
