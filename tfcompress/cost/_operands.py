@@ -1,0 +1,115 @@
+"""How a layer tells with which operands it computes.
+
+A layer that wraps another one, and computes the same with other operands, says
+so with a method that this package looks for:
+
+    def cost_layer(self) -> tuple[keras.Layer, dict[str, Any]]:
+        return self.layer, {"multiplier_bits": (1, 5)}
+
+The cost is that of the layer it returns. The dictionary may hold
+
+- `weight_bits`, `activation_bits`: int, width of integer operands;
+- `multiplier_bits`: `(k0, k1)`, significant bits of weight and activation that
+  an approximate multiplier looks at;
+- `values`: function from a `keras.Variable` of the inner layer to the array
+  that takes its place in the computation (a masked kernel), or `None` for the
+  variable itself.
+
+A layer that wraps nothing, and that is not registered, may have a method
+`cost_macs(input_shapes, output_shapes) -> int` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["Operands", "nonzero", "operands", "unwrap"]
+
+_KEYS = ("weight_bits", "activation_bits", "multiplier_bits", "values")
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What a layer's multiplications work on.
+
+    Attributes:
+        number: `"float"` or `"int"`.
+        weight_bits: stored width of a weight.
+        activation_bits: width of an activation.
+        multiplier_bits: `(k0, k1)` of an approximate multiplier, or `None`.
+    """
+
+    number: str = "float"
+    weight_bits: int = 32
+    activation_bits: int = 32
+    multiplier_bits: tuple[int, int] | None = None
+
+
+def unwrap(layer: keras.Layer) -> tuple[keras.Layer, dict[str, Any]]:
+    """The layer that does the work, and what the layers around it say."""
+    said: dict[str, Any] = {}
+    while hasattr(layer, "cost_layer"):
+        inner, details = layer.cost_layer()
+        unknown = set(details) - set(_KEYS)
+        if unknown or not isinstance(inner, keras.Layer):
+            raise ValueError(
+                f"{type(layer).__name__}.cost_layer() must return a layer and a dict "
+                f"with keys from {_KEYS}. Received: {(inner, details)!r}"
+            )
+        said = {**details, **said}
+        layer = inner
+    return layer, said
+
+
+def operands(operation: keras.Operation, tensor: Any) -> Operands:
+    """What the multiplications of `operation` work on.
+
+    Args:
+        operation: the layer or operation.
+        tensor: its output, whose dtype tells the width where nothing else does.
+    """
+    layer: Any = operation
+    said: dict[str, Any] = {}
+    while True:
+        if hasattr(layer, "cost_layer"):
+            layer, details = unwrap(layer)
+            said = {**details, **said}
+        elif type(layer) is keras.layers.TimeDistributed:
+            layer = layer.layer
+        else:
+            break
+    compute = getattr(layer, "compute_dtype", None) or tensor.dtype
+    quantised = getattr(layer, "quantization_mode", None) == "int8"
+    whole = quantised or {"weight_bits", "activation_bits"} <= said.keys()
+    stored = [v.dtype for v in getattr(layer, "weights", ())]
+    weight = 8 if quantised else max(map(_bits, stored), default=_bits(compute))
+    return Operands(
+        number="int" if whole or "int" in compute else "float",
+        weight_bits=said.get("weight_bits", weight),
+        activation_bits=said.get("activation_bits", 8 if quantised else _bits(compute)),
+        multiplier_bits=said.get("multiplier_bits"),
+    )
+
+
+def nonzero(layer: Any) -> Callable[[keras.Variable], int]:
+    """A function that counts the non-zero elements of a variable of `layer`."""
+    values = unwrap(layer)[1].get("values") if hasattr(layer, "cost_layer") else None
+
+    def count(variable: keras.Variable) -> int:
+        instead = None if values is None else values(variable)
+        array = variable if instead is None else instead
+        return int(np.count_nonzero(keras.ops.convert_to_numpy(array)))
+
+    return count
+
+
+def _bits(dtype: str) -> int:
+    if dtype == "bool":
+        return 8
+    digits = "".join(c for c in dtype.removesuffix("fn").split("_")[0] if c.isdigit())
+    return int(digits[:2] if dtype.startswith("float8") else digits or 32)
