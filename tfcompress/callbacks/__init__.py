@@ -1,0 +1,7 @@
+"""Callbacks: one method a file."""
+
+from tfcompress.callbacks.admm import ADMM
+from tfcompress.callbacks.filter_pruning import FilterPruning
+from tfcompress.callbacks.hold_weights import HoldWeights
+
+__all__ = ["ADMM", "FilterPruning", "HoldWeights"]

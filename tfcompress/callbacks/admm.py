@@ -1,0 +1,530 @@
+"""Training towards a constraint by the alternating direction method of multipliers."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress import policy, schedules
+from tfcompress._files import check_writable
+from tfcompress.callbacks._kernels import select_kernels
+from tfcompress.constraints import Constraint
+
+__all__ = ["ADMM"]
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class ADMM(keras.callbacks.Callback):
+    r"""Pulls kernels towards constraints while the model trains.
+
+    ADMM-NN (Ren et al., ASPLOS 2019) writes "minimise the loss with every kernel
+    W in a set S" as two problems that take turns. Between updates the model
+    trains on its loss plus, for each kernel (equation 5),
+
+    $$\frac{\rho}{2} \lVert W - Z + U \rVert^2$$
+
+    and an update sets (equation 7)
+
+    $$Z \leftarrow \Pi_S(W + U), \qquad U \leftarrow U + W - Z$$
+
+    At the start Z is the projection of W, and U is zero. W comes close to S but
+    does not lie in it: project it afterwards (`training.hard_prune`,
+    `training.fix_levels`) and retrain under `callbacks.HoldWeights`. Biases and
+    normalisations are free throughout. Where rho changes, U is rescaled so that
+    the multiplier rho·U stays what it was.
+
+    The penalty is part of the compiled step, through the kernels' regularizers;
+    a regularizer that a kernel has stays in force beside it. The reported loss
+    includes the penalty, also in validation. A further `fit` with the same
+    callback and model goes on with Z and U as they are.
+
+    At the end of an epoch these enter the logs, for all kernels together and
+    for each layer by name:
+
+    * `admm_primal`, `admm_primal/<layer>`: ‖W − Z‖ / ‖W‖, how far the weights
+      are from the set;
+    * `admm_dual`, `admm_dual/<layer>`: ‖Z − Z_before‖ / ‖W‖, how much the
+      target still moves.
+
+    With `state_path` an interrupted training can go on: Z and U are stored there
+    after every update, and the state that fits the restored weights is taken up
+    by the next `fit` with `keras.callbacks.BackupAndRestore` among the
+    callbacks. The file goes away when training ends normally.
+
+    Example:
+
+    ```python
+    admm = tfc.callbacks.ADMM(tfc.constraints.Cardinality(fraction=0.05))
+    model.fit(x, y, epochs=10, callbacks=[admm])
+    tfc.training.hard_prune(model, admm.constraints)
+    model.fit(x, y, epochs=5, callbacks=[tfc.callbacks.HoldWeights("zeros")])
+    ```
+
+    Args:
+        constraints: a `Constraint` for all kernels, or a dict from the names of
+            layers to constraints. A constraint for the whole network
+            (`Cardinality(..., scope="network")`) couples all layers that it is
+            given for.
+        rho: weight of the penalty: a number, or a `Schedule` of the number of
+            updates done so far. Defaults to `3e-3`, the paper's value.
+        update_every: epochs or steps between two updates of Z and U. Defaults to
+            `1`.
+        unit: what `update_every` counts, `"epoch"` or `"step"` (optimizer
+            updates). Defaults to `"epoch"`.
+        layers: names of the layers to constrain; `None` for all that have
+            kernels. Not with a dict. Defaults to `None`.
+        exclude: names of layers to leave alone. Defaults to `()`.
+        state_path: file ending in `.npz` for the state of a training that may be
+            interrupted. Defaults to `None`: no file.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has a value out of range. When training
+            begins: if a name is unknown, or `state_path` holds the state of a
+            training with other kernels or of later steps than the model's.
+    """
+
+    def __init__(
+        self,
+        constraints: Constraint | Mapping[str, Constraint],
+        rho: schedules.Schedule | float = 3e-3,
+        update_every: int = 1,
+        unit: str = "epoch",
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        state_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if keras.backend.backend() == "jax":
+            # A compiled step would keep the Z and U of the time of its tracing.
+            raise RuntimeError("ADMM needs the TensorFlow (or torch) backend of Keras.")
+        self.constraints = _constraints(constraints)
+        self.rho = _rho(rho)
+        self.update_every = _positive_int("update_every", update_every)
+        if unit not in ("epoch", "step"):
+            raise ValueError(
+                "Invalid value for argument `unit`. Expected 'epoch' or 'step'. "
+                f"Received: unit={unit!r}"
+            )
+        self.unit = unit
+        self.layers = None if layers is None else policy.check_list(layers, "layers")
+        self.exclude = policy.check_list(exclude, "exclude")
+        if isinstance(self.constraints, dict) and layers is not None:
+            raise ValueError(
+                "Invalid value for argument `layers`. Expected None where "
+                f"`constraints` names the layers. Received: layers={layers!r}"
+            )
+        self.state_path = (
+            None
+            if state_path is None
+            else check_writable(state_path, argument="state_path", suffixes=(".npz",))
+        )
+        self._kernels: list[_Kernel] = []
+        self._penalised: keras.Model | None = None
+        self._known: keras.Model | None = None
+        self._updates = 0
+        self._last_update = 0
+        self._dual: dict[str, float] = {}
+
+    # The life of a training ------------------------------------------------
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks names before anything trains."""
+        self._select()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Adds the penalty to the loss, once, and catches up on a missed update."""
+        # Not in `on_train_begin`: a callback that restores an interrupted
+        # training may come after this one in the list.
+        if self._penalised is self.model:
+            return
+        if self._known is not self.model:
+            self._begin()
+        self._attach()
+        # A backup that was made at the end of an epoch, before the update.
+        if self.unit == "epoch" and epoch % self.update_every == 0:
+            self._update_if_older()
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Updates Z and U, where steps are counted."""
+        if self.unit == "step":
+            steps = self._iterations() - self._last_update
+            # Several steps may have run since the last look.
+            if steps >= self.update_every:
+                self._update()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Updates Z and U, where epochs are counted, and logs the residuals."""
+        if self.unit == "epoch" and (epoch + 1) % self.update_every == 0:
+            self._update_if_older()
+        if logs is not None:
+            logs.update(self.residuals())
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the kernels their own regularizers back."""
+        for kernel in self._kernels:
+            kernel.variable.regularizer = _own(kernel.variable.regularizer)
+        self._penalised = None
+        self.model.make_train_function(force=True)
+        if self.state_path is not None:
+            for path in _versions(self.state_path):
+                path.unlink(missing_ok=True)
+
+    # What one can look at ----------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of Z and U so far."""
+        return self._updates
+
+    @property
+    def auxiliary(self) -> dict[str, list[np.ndarray]]:
+        """Z of each layer's kernels: points of the constraint sets."""
+        return self._by_layer("auxiliary")
+
+    @property
+    def dual(self) -> dict[str, list[np.ndarray]]:
+        """U of each layer's kernels: the scaled multipliers."""
+        return self._by_layer("dual")
+
+    def residuals(self) -> dict[str, float]:
+        """The relative residuals, under the names they have in the logs."""
+        gaps: dict[str, float] = {}
+        norms: dict[str, float] = {}
+        for kernel in self._kernels:
+            weights = kernel.weights()
+            gap, norm = _squares(weights - kernel.auxiliary), _squares(weights)
+            gaps[kernel.layer] = gaps.get(kernel.layer, 0.0) + gap
+            norms[kernel.layer] = norms.get(kernel.layer, 0.0) + norm
+        result = {
+            "admm_primal": _ratio(sum(gaps.values()), sum(norms.values())),
+            "admm_dual": _ratio(sum(self._dual.values()), sum(norms.values())),
+        }
+        for name, norm in norms.items():
+            result[f"admm_primal/{name}"] = _ratio(gaps[name], norm)
+            result[f"admm_dual/{name}"] = _ratio(self._dual.get(name, 0.0), norm)
+        return result
+
+    # Steps -----------------------------------------------------------------
+
+    def _select(self) -> dict[str, list[keras.Variable]]:
+        names = self.layers
+        if isinstance(self.constraints, dict):
+            names = tuple(self.constraints)
+        return select_kernels(self.model, names, self.exclude)
+
+    def _begin(self) -> None:
+        """Z and U from the stored state, or the projection of W and zero."""
+        self._kernels = [
+            _Kernel.of(name, variable)
+            for name, variables in self._select().items()
+            for variable in variables
+        ]
+        self._updates, self._dual = 0, {}
+        self._last_update = self._iterations()
+        if self.state_path is None or not self._restore(self.state_path):
+            points = [kernel.weights() for kernel in self._kernels]
+            for kernels, projected in self._projections(points):
+                for kernel, auxiliary in zip(kernels, projected, strict=True):
+                    kernel.auxiliary = auxiliary
+            self._store()
+        self._known = self.model
+
+    def _attach(self) -> None:
+        self._rho = keras.Variable(
+            self.rho(self._updates), trainable=False, dtype="float32", name="rho"
+        )
+        for kernel in self._kernels:
+            kernel.aim()
+            own = _own(kernel.variable.regularizer)
+            kernel.variable.regularizer = _Penalty(self._rho, kernel.target, own)
+        self._penalised = self.model
+        self.model.make_train_function(force=True)
+
+    def _update_if_older(self) -> None:
+        if self._iterations() > self._last_update:
+            self._update()
+
+    def _update(self) -> None:
+        """Equation 7 and the update of the scaled multipliers."""
+        for kernel in self._kernels:
+            kernel.dual += kernel.weights()
+        self._dual = {}
+        for kernels, projected in self._projections([k.dual for k in self._kernels]):
+            for kernel, auxiliary in zip(kernels, projected, strict=True):
+                moved = _squares(auxiliary - kernel.auxiliary)
+                self._dual[kernel.layer] = self._dual.get(kernel.layer, 0.0) + moved
+                kernel.auxiliary = auxiliary
+                kernel.dual -= auxiliary
+        before = self.rho(self._updates)
+        self._updates += 1
+        self._last_update = self._iterations()
+        self._change_rho(before, self.rho(self._updates))
+        for kernel in self._kernels:
+            kernel.aim()
+        self._store()
+
+    def _projections(
+        self, points: list[np.ndarray]
+    ) -> Iterator[tuple[list[_Kernel], list[np.ndarray]]]:
+        """Pairs of kernels and the projections of their points.
+
+        Layer by layer, so that only one layer's projection is held at a time,
+        and all that one joint constraint covers at once.
+        """
+        joint: dict[int, tuple[Constraint, list[int]]] = {}
+        for index, kernel in enumerate(self._kernels):
+            constraint = self._constraint_of(kernel.layer)
+            if constraint.joint:
+                joint.setdefault(id(constraint), (constraint, []))[1].append(index)
+            else:
+                yield [kernel], [constraint.project(points[index])]
+        for constraint, places in joint.values():
+            projected = constraint.project_jointly([points[i] for i in places])
+            yield [self._kernels[i] for i in places], projected
+
+    def _constraint_of(self, layer: str) -> Constraint:
+        if isinstance(self.constraints, dict):
+            return self.constraints[layer]
+        return self.constraints
+
+    def _change_rho(self, before: float, after: float) -> None:
+        if after != before:
+            self._rho.assign(after)
+            for kernel in self._kernels:
+                kernel.dual *= before / after
+
+    def _iterations(self) -> int:
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _by_layer(self, part: str) -> dict[str, list[np.ndarray]]:
+        result: dict[str, list[np.ndarray]] = {}
+        for kernel in self._kernels:
+            result.setdefault(kernel.layer, []).append(getattr(kernel, part).copy())
+        return result
+
+    # Storage -----------------------------------------------------------------
+
+    def _store(self) -> None:
+        """Writes the state, and keeps the one before it.
+
+        A crash may come between this file and the backup of the weights, in
+        either order; one of the two states then fits the weights.
+        """
+        if self.state_path is None:
+            return
+        meta = {
+            "kernels": [kernel.layer for kernel in self._kernels],
+            "updates": self._updates,
+            "last_update": self._last_update,
+        }
+        arrays = {"meta": np.array(json.dumps(meta))}
+        for index, kernel in enumerate(self._kernels):
+            arrays[f"auxiliary{index}"] = kernel.auxiliary
+            arrays[f"dual{index}"] = kernel.dual
+        path, previous = _versions(self.state_path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.exists():
+                os.replace(path, previous)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def _restore(self, state_path: Path) -> bool:
+        """Takes up the newest stored state that is not newer than the weights."""
+        paths = [path for path in _versions(state_path) if path.exists()]
+        now = self._iterations()
+        for path in paths:
+            with _readable(path) as stored:
+                meta = json.loads(str(stored["meta"]))
+                if meta["last_update"] > now:
+                    continue
+                self._take_up(path, meta, stored)
+            return True
+        if paths:
+            raise ValueError(
+                "Invalid value for argument `state_path`. Expected a state that fits "
+                f"the model, which has trained {now} steps; the file is of a later "
+                "step. Restore the weights with BackupAndRestore, or delete the file "
+                f"to start anew. Received: {str(state_path)!r}"
+            )
+        return False
+
+    def _take_up(self, path: Path, meta: dict[str, Any], stored: Any) -> None:
+        shapes = [stored[f"dual{i}"].shape for i in range(len(meta["kernels"]))]
+        expected = [(kernel.layer, kernel.dual.shape) for kernel in self._kernels]
+        found = list(zip(meta["kernels"], shapes, strict=True))
+        if found != expected:
+            raise ValueError(
+                "Invalid value for argument `state_path`. Expected the state of a "
+                f"training of the kernels {expected}. Received: {str(path)!r} with "
+                f"{found}"
+            )
+        for index, kernel in enumerate(self._kernels):
+            kernel.auxiliary = stored[f"auxiliary{index}"]
+            kernel.dual = stored[f"dual{index}"]
+        self._updates = meta["updates"]
+        self._last_update = meta["last_update"]
+
+    # Configuration ---------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        constraints: Any = self.constraints
+        if isinstance(constraints, dict):
+            constraints = {name: _stored(each) for name, each in constraints.items()}
+        else:
+            constraints = _stored(constraints)
+        return {
+            "constraints": constraints,
+            "rho": schedules.serialize(self.rho),
+            "update_every": self.update_every,
+            "unit": self.unit,
+            "layers": None if self.layers is None else list(self.layers),
+            "exclude": list(self.exclude),
+            "state_path": None if self.state_path is None else str(self.state_path),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a callback from what `get_config` returned."""
+        return cls(**config)
+
+
+@dataclass(eq=False)
+class _Kernel:
+    """One constrained variable with its Z and U, and Z − U for the compiled step."""
+
+    layer: str
+    variable: keras.Variable
+    auxiliary: np.ndarray
+    dual: np.ndarray
+    target: keras.Variable
+
+    @classmethod
+    def of(cls, layer: str, variable: keras.Variable) -> Self:
+        zeros = np.zeros(variable.shape, variable.dtype)
+        target = keras.Variable(
+            zeros, trainable=False, dtype=variable.dtype, name="admm_target"
+        )
+        return cls(layer, variable, zeros, zeros.copy(), target)
+
+    def aim(self) -> None:
+        self.target.assign(self.auxiliary - self.dual)
+
+    def weights(self) -> np.ndarray:
+        return ops.convert_to_numpy(self.variable)
+
+
+class _Penalty(keras.regularizers.Regularizer):
+    """The augmented term of one kernel, beside the regularizer it had before."""
+
+    def __init__(
+        self,
+        rho: keras.Variable,
+        target: keras.Variable,
+        inner: keras.regularizers.Regularizer | None,
+    ) -> None:
+        self.rho = rho
+        self.target = target
+        self.inner = inner
+
+    def __call__(self, x: Any) -> Any:
+        penalty = 0.5 * self.rho * ops.sum(ops.square(x - self.target))
+        return penalty if self.inner is None else penalty + self.inner(x)
+
+
+def _own(regularizer: Any) -> Any:
+    # A training that ended in an exception leaves its penalties behind.
+    while isinstance(regularizer, _Penalty):
+        regularizer = regularizer.inner
+    return regularizer
+
+
+def _versions(path: Path) -> tuple[Path, Path]:
+    """The file of the latest state and that of the one before."""
+    return path, path.with_name(f"{path.stem}.previous.npz")
+
+
+def _readable(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "Invalid value for argument `state_path`. Expected a file written by this "
+            f"callback. Received: {str(path)!r} ({error})"
+        ) from error
+
+
+def _squares(values: np.ndarray) -> float:
+    flat = values.ravel()
+    return float(np.dot(flat, flat))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(np.sqrt(part / whole)) if whole else 0.0
+
+
+def _stored(constraint: Constraint) -> dict[str, Any]:
+    return keras.saving.serialize_keras_object(constraint)
+
+
+def _constraints(value: Any) -> Constraint | dict[str, Constraint]:
+    """One constraint, or one for each name; also from their configurations."""
+    if isinstance(value, Mapping) and "class_name" not in value:
+        if not value:
+            raise ValueError(
+                "Invalid value for argument `constraints`. Expected at least one "
+                "layer. Received: an empty dict"
+            )
+        policy.check_list(value, "constraints")
+        return {name: _constraint(each) for name, each in value.items()}
+    return _constraint(value)
+
+
+def _constraint(value: Any) -> Constraint:
+    if isinstance(value, Mapping):
+        value = keras.saving.deserialize_keras_object(dict(value))
+    if not isinstance(value, Constraint):
+        raise TypeError(
+            "Invalid value for argument `constraints`. Expected a "
+            "`tfcompress.constraints.Constraint`, or a dict of them by layer. "
+            f"Received: {value!r}"
+        )
+    return value
+
+
+def _rho(value: Any) -> schedules.Schedule:
+    result = schedules.get(value)
+    if result.bounds()[0] <= 0:
+        raise ValueError(
+            "Invalid value for argument `rho`. Expected a penalty that is positive at "
+            f"every update. Received: rho={value!r}"
+        )
+    return result
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
+            f"Received: {name}={value!r}"
+        )
+    return value
