@@ -140,15 +140,11 @@ def benchmark_together(
                 start = time.perf_counter()
                 program.invoke()
                 times.append(time.perf_counter() - start)
-    return [
-        Latency(
-            *(float(v) for v in 1e3 * np.percentile(times, (50, 10, 90))),
-            runs=runs,
-            threads=threads,
-            batch=program.batch,
-        )
-        for program, times in zip(programs, seconds, strict=True)
-    ]
+    latencies = []
+    for program, times in zip(programs, seconds, strict=True):
+        p10, median, p90 = (float(1e3 * np.percentile(times, q)) for q in (10, 50, 90))
+        latencies.append(Latency(median, p10, p90, runs, threads, program.batch))
+    return latencies
 
 
 def open_file(path: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Program:

@@ -344,7 +344,7 @@ def _training_chart(report: Report, metric: str) -> Chart | None:
         for key, phase in ((metric, "training"), (f"val_{metric}", "validation"))
         if key in history.metrics
     ]
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "line": name,
             "phase": phase,
@@ -387,7 +387,7 @@ def _training_chart(report: Report, metric: str) -> Chart | None:
 
 def _lines(report: Report, curves: Curves) -> Chart | None:
     names = short_names(list(curves.series), _NAME)
-    values = [
+    values: list[dict[str, Any]] = [
         {"line": names[name], "x": x, "y": y, "text": f"{y:.4g}"}
         for name, points in curves.series.items()
         for x, y in points
@@ -417,7 +417,7 @@ def _lines(report: Report, curves: Curves) -> Chart | None:
 
 def _grid(heatmap: Heatmap) -> Chart | None:
     rows, columns = _positions(heatmap.rows), _positions(heatmap.columns)
-    values = [
+    values: list[dict[str, Any]] = [
         {"row": row, "column": column, "value": value, "text": f"{value:.4g}"}
         for row, numbers in zip(rows, heatmap.values, strict=True)
         for column, value in zip(columns, numbers, strict=True)

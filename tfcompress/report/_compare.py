@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,8 +232,13 @@ def _costs(
     """The counted and modelled fields of `ModelFigures`."""
     from tfcompress import cost
 
-    counted = cost.count(model)
-    estimate = None if profile is None else cost.energy(counted, profile)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        counted = cost.count(model)
+        estimate = None if profile is None else cost.energy(counted, profile)
+    notes += [f"{name}: {warning.message}" for warning in caught]
+    if estimate is not None:
+        notes += [f"Energy of {name!r}: {note}" for note in estimate.notes]
     layers = tuple(
         LayerFigures(
             name=row.name,
@@ -354,8 +360,8 @@ def _provenance(profile: Any, samples: int, extra: Mapping[str, Any]) -> dict[st
         f"{_RUNS} runs in turns",
         "Energy": "not modelled"
         if profile is None
-        else f"modelled for one inference with the profile {profile.name} "
-        f"({profile.source}); not measured on this machine",
+        else f"modelled for one inference, not measured on this machine: {profile}; "
+        f"figures from {'; '.join(profile.sources)}",
         "Machine": f"{_processor()}, {os.cpu_count()} logical cores, "
         f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),

@@ -14,6 +14,7 @@ from tfcompress.report._metrics import (
     DASH,
     METRICS,
     Metric,
+    metrics_of,
     quantity,
     relative,
     shown,
@@ -28,7 +29,7 @@ _SUBSTITUTES = {"int8_bytes": "float32_bytes", "int8_latency": "float32_latency"
 
 # Nothing may be loaded from anywhere; the chart library compiles expressions.
 _POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 
@@ -117,10 +118,10 @@ def _cards(report: Report) -> str:
 
 
 def _model_table(report: Report) -> str:
-    first = report.models[0]
+    first, metrics = report.models[0], metrics_of(report)
     head = "".join(
         f'<th scope="col" role="columnheader">{_text(metric.label)}</th>'
-        for metric in METRICS
+        for metric in metrics
     )
     rows = []
     for model, color in zip(report.models, model_colors(report), strict=True):
@@ -128,7 +129,7 @@ def _model_table(report: Report) -> str:
             f'<td role="cell" data-label="{_text(metric.label)}"><span>'
             f"{_text(shown(metric, model))}{_factor(metric, model, first, 'span')}"
             "</span></td>"
-            for metric in METRICS
+            for metric in metrics
         )
         rows.append(
             f'<tr role="row"><th scope="row" role="rowheader"><div class="name">'
@@ -200,30 +201,34 @@ def _swatch(color: str) -> str:
 
 def _layer_table(report: Report) -> str:
     """Every layer of every model."""
-    rows: dict[str, dict[tuple[int, str], float]] = {}
+    units = {"MACs": "", "parameters": "", "energy": "J"}
     kinds: dict[str, str] = {}
+    figures: dict[tuple[str, str, int], float] = {}
     for number, model in enumerate(report.models):
         for layer in model.layers:
             kinds.setdefault(layer.name, layer.kind)
-            figures = {"macs": layer.macs, "parameters": layer.parameters}
+            values: dict[str, float] = {
+                "MACs": layer.macs,
+                "parameters": layer.parameters,
+            }
             if layer.energy is not None:
-                figures["energy"] = sum(layer.energy.values())
-            cells = rows.setdefault(layer.name, {})
-            for key, value in figures.items():
-                cells[number, key] = cells.get((number, key), 0) + value
-    units = {"macs": "", "parameters": "", "energy": "J"}
-    labels = {"macs": "MACs", "parameters": "parameters", "energy": "energy"}
+                values["energy"] = sum(layer.energy.values())
+            for key, value in values.items():
+                place = layer.name, key, number
+                figures[place] = figures.get(place, 0) + value
+
+    def cell(layer: str, key: str, number: int) -> str:
+        value = figures.get((layer, key, number))
+        return DASH if value is None else quantity(value, units[key])
+
+    columns = [(key, number) for key in units for number in range(len(report.models))]
     header = ["Layer", "Kind"]
-    header += [f"{m.name}: {labels[k]}" for k in units for m in report.models]
-    body = []
-    for name, figures in rows.items():
-        cells = [name, kinds[name]]
-        for key, unit in units.items():
-            for number in range(len(report.models)):
-                value = figures.get((number, key))
-                cells.append(DASH if value is None else quantity(value, unit))
-        body.append(cells)
-    return _numbers(header, body, "All layers", "All layers as a table")
+    header += [f"{report.models[number].name}: {key}" for key, number in columns]
+    rows = [
+        [layer, kind, *(cell(layer, *column) for column in columns)]
+        for layer, kind in kinds.items()
+    ]
+    return _numbers(header, rows, "All layers", "All layers as a table")
 
 
 def _numbers(
@@ -317,4 +322,4 @@ def _chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script."""
     import vl_convert
 
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -6,9 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tfcompress.report._figures import ModelFigures
+from tfcompress.report._figures import ModelFigures, Report
 
-__all__ = ["DASH", "METRICS", "Metric", "prefix", "quantity", "relative", "shown"]
+__all__ = [
+    "DASH",
+    "METRICS",
+    "Metric",
+    "metrics_of",
+    "prefix",
+    "quantity",
+    "relative",
+    "shown",
+]
 
 DASH = "–"
 
@@ -55,6 +64,15 @@ def quantity(value: float, unit: str = "") -> str:
     """Three significant digits with an SI prefix: `quantity(4.3e-7, "J")`."""
     exponent, symbol = prefix(value, unit)
     return f"{value / 10**exponent:.3g} {symbol}{unit}".rstrip()
+
+
+def metrics_of(report: Report) -> list[Metric]:
+    """The metrics to show: non-zero parameters only where many are zero."""
+    sparse = any(
+        m.nonzero is not None and m.parameters and m.nonzero < 0.99 * m.parameters
+        for m in report.models
+    )
+    return [metric for metric in METRICS if sparse or metric.key != "nonzero"]
 
 
 def shown(metric: Metric, figures: ModelFigures) -> str:
@@ -118,6 +136,14 @@ METRICS = (
         "Parameters",
         "counted",
         lambda m: m.parameters,
+        lambda v: f"{v:,.0f}",
+        ("fewer", "more"),
+    ),
+    Metric(
+        "nonzero",
+        "Non-zero",
+        "counted",
+        lambda m: m.nonzero,
         lambda v: f"{v:,.0f}",
         ("fewer", "more"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tfcompress.report._figures import ModelFigures, Report
-from tfcompress.report._metrics import METRICS, relative, shown
+from tfcompress.report._metrics import metrics_of, relative, shown
 
 __all__ = ["short_names", "shorten", "to_markdown", "to_text"]
 
@@ -100,7 +100,7 @@ def _rows(report: Report) -> list[list[str]]:
     """One row for each metric: its label, then every model's figure."""
     baseline = report.models[0]
     rows = []
-    for metric in METRICS:
+    for metric in metrics_of(report):
         cells = []
         for model in report.models:
             factor = relative(metric, model, baseline)
