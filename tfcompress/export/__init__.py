@@ -3,5 +3,25 @@
 from tfcompress.export._parity import Parity, parity
 from tfcompress.export._runtime import Latency, benchmark, run
 from tfcompress.export._tflite import Artifact, to_tflite
+from tfcompress.export.tfcz import (
+    InvalidFileError,
+    PackedFile,
+    PackedTensor,
+    pack,
+    unpack,
+)
 
-__all__ = ["Artifact", "Latency", "Parity", "benchmark", "parity", "run", "to_tflite"]
+__all__ = [
+    "Artifact",
+    "InvalidFileError",
+    "Latency",
+    "PackedFile",
+    "PackedTensor",
+    "Parity",
+    "benchmark",
+    "pack",
+    "parity",
+    "run",
+    "to_tflite",
+    "unpack",
+]
