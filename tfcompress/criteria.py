@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import keras
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 
+_Dead = list[tuple[int, np.ndarray]]
+_NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
+
+
 class Criterion(ABC):
     """Scores for the channels of channel groups; the lowest are pruned first.
 
@@ -44,12 +49,19 @@ class Criterion(ABC):
     """
 
     @abstractmethod
-    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+    def __call__(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
         """Scores the channels of `groups`.
 
         Args:
             model: the `keras.Model`.
             groups: `ChannelGroup`s of that model.
+            pruned: group name -> channels that are pruned already. Defaults to
+                none.
 
         Returns:
             One float array of shape `(group.size,)` for each group.
@@ -78,22 +90,30 @@ class Criterion(ABC):
 
 
 class _WeightNorm(Criterion):
-    """Scores from the weights of each filter."""
+    """Scores from the weights of each filter.
 
-    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+    Weights that read a pruned channel do not count: they have no effect, and a
+    model from which the channel was removed does not have them.
+    """
+
+    def __call__(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
         """Scores the channels of `groups`."""
-        return [self._score(group) for group in groups]
+        dead = _dead_inputs(groups, pruned)
+        return [self._score(group, dead) for group in groups]
 
-    def _score(self, group: Any) -> np.ndarray:
+    def _score(self, group: Any, dead: Mapping[int, _Dead]) -> np.ndarray:
         total = np.zeros(group.size)
-        for member in group.members:
-            if member.role != "kernel":
-                continue
+        for member in _kernels([group]):
             weights = keras.ops.convert_to_numpy(member.variable).astype("float64")
-            filters = np.moveaxis(weights, member.axis, 0).reshape(
-                weights.shape[member.axis], -1
-            )
-            norms = self._norm(filters)
+            for axis, positions in dead.get(id(member.variable), ()):
+                weights = np.delete(weights, positions, axis)
+            filters = np.moveaxis(weights, member.axis, 0)
+            norms = self._norm(filters.reshape(len(filters), -1))
             total += normalize(_by_channel(norms, member.channels, group.size))
         return total
 
@@ -174,7 +194,12 @@ class Random(Criterion):
             )
         self.seed = seed
 
-    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+    def __call__(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
         """Scores the channels of `groups`."""
         return [
             np.random.default_rng([self.seed, zlib.crc32(group.name.encode())]).random(
@@ -225,7 +250,12 @@ class MeanActivation(Criterion):
         self.data = data
         self._meter: ActivationMeter | None = None
 
-    def __call__(self, model: keras.Model, groups: Sequence[Any]) -> list[np.ndarray]:
+    def __call__(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
         """Scores the channels of `groups`."""
         meter = self._meter
         if self.data is not None:
@@ -385,6 +415,24 @@ def _by_channel(values: np.ndarray, channels: np.ndarray, size: int) -> np.ndarr
     total = np.bincount(channels[mine], weights=values[mine], minlength=size)
     count = np.bincount(channels[mine], minlength=size)
     return total / np.maximum(count, 1)
+
+
+def _dead_inputs(
+    groups: Sequence[Any], pruned: Mapping[str, np.ndarray]
+) -> dict[int, _Dead]:
+    """Where variables read pruned channels: id of variable -> axis, positions."""
+    dead: dict[int, _Dead] = {}
+    for group in groups:
+        gone = pruned.get(group.name)
+        if gone is None or not len(gone):
+            continue
+        for member in group.members:
+            if member.role == "input":
+                positions = np.flatnonzero(np.isin(member.channels, gone))
+                dead.setdefault(id(member.variable), []).append(
+                    (member.axis, positions)
+                )
+    return dead
 
 
 def _kernels(groups: Sequence[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ are values: frozen, comparable, hashable, and they round-trip through
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -364,12 +365,8 @@ class Piecewise(Schedule):
 
     def __call__(self, step: float) -> float:
         """Returns the value at `step`."""
-        current = 0.0
-        for start, value in self.values:
-            if step < start:
-                break
-            current = float(value)
-        return current
+        index = bisect.bisect_right(self.values, step, key=lambda piece: piece[0])
+        return float(self.values[index - 1][1]) if index else 0.0
 
     def bounds(self) -> tuple[float, float]:
         """Returns the smallest and the largest value over all steps."""

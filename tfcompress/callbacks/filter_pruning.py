@@ -123,7 +123,8 @@ class FilterPruning(keras.callbacks.Callback):
             _refuse_with_targets(self.layers is not None, "layers", layers)
             _refuse_with_targets(ranking == "global", "ranking", ranking)
         self._masks: MaskedVariables | None = None
-        self._masked_model: keras.Model | None = None
+        self._sizes: dict[str, int] = {}  # before anything was removed
+        self._restored_sizes: dict[str, int] | None = None
         self._next_epoch = 0
         self._offset: int | None = None
 
@@ -133,16 +134,23 @@ class FilterPruning(keras.callbacks.Callback):
         """Called by Keras with the model that will be trained."""
         if model is not self._model:
             self._next_epoch = 0
+            self._detach()
         super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names and rates against the model, before anything trains."""
+        self._detach()  # what a training that failed may have left
         self._prepare()
         self._offset = None
+        present = {name: g.size for name, g in self.selection.chosen.items()}
+        self._sizes = self._restored_sizes or present
+        self._restored_sizes = None
+        if self.ranking == "global":
+            self._check_floor()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Prunes to the rate of this epoch."""
-        if self._masked_model is not self.model:
+        if self._masks is None:
             # Not in `on_train_begin`: a callback that restores an interrupted
             # training may come after this one in the list.
             self._attach()
@@ -179,9 +187,37 @@ class FilterPruning(keras.callbacks.Callback):
 
     @property
     def pruning_rate(self) -> float:
-        """Fraction of the channels of the selected groups that are zero."""
-        total = sum(group.size for group in self.selection.chosen.values())
-        return sum(pruned.size for pruned in self._pruned.values()) / total
+        """Fraction of the channels of the selected groups that are pruned."""
+        gone = sum(self._gone(name) for name in self.selection.chosen)
+        return gone / sum(self._sizes[name] for name in self.selection.chosen)
+
+    # What `training.fit_shrinking` needs -------------------------------------
+
+    def before_shrink(self, epoch: int) -> None:
+        """Prunes to the rate of an epoch before it begins, and before removal.
+
+        Args:
+            epoch: number of the epoch that comes next.
+        """
+        if self.unit == "epoch":
+            assert self._offset is not None
+            self._prune(epoch + self._offset)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what cannot be read back from a model that was made smaller.
+
+        Returns:
+            A JSON-compatible dict.
+        """
+        return {"sizes": dict(self._sizes)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+        self._restored_sizes = dict(state["sizes"])
 
     # Steps -----------------------------------------------------------------
 
@@ -195,8 +231,6 @@ class FilterPruning(keras.callbacks.Callback):
             self._groups, self.model, layers=names, exclude=self.exclude
         )
         self._rates = self._schedule_of_groups()
-        if self.ranking == "global":
-            self._check_floor()
 
     def _schedule_of_groups(self) -> dict[str, schedules.Schedule]:
         if not isinstance(self.schedule, dict):
@@ -216,9 +250,8 @@ class FilterPruning(keras.callbacks.Callback):
 
     def _check_floor(self) -> None:
         assert isinstance(self.schedule, schedules.Schedule)
-        chosen = self.selection.chosen.values()
-        total = sum(group.size for group in chosen)
-        possible = sum(group.size - self._least(group) for group in chosen)
+        total = sum(self._sizes.values())
+        possible = sum(self._sizes[n] - self._least(n) for n in self._sizes)
         wanted = round(self.schedule.bounds()[1] * total)
         if wanted > possible:
             raise ValueError(
@@ -227,16 +260,14 @@ class FilterPruning(keras.callbacks.Callback):
                 f"floor={self.floor!r}, which lets it prune {possible}."
             )
 
-    def _least(self, group: Any) -> int:
-        return max(1, math.ceil(self.floor * group.size))
-
     def _attach(self) -> None:
-        if self._masked_model is not None:
+        if self._groups.model is not self.model:
             self._prepare()  # the model was replaced by a smaller one
         chosen = self.selection.chosen
         zero = structure.zero_indices(self._groups)
         self._pruned = {name: zero.get(name, _NOTHING) for name in chosen}
         for name, group in chosen.items():
+            self._sizes.setdefault(name, group.size)
             if self._pruned[name].size == group.size:
                 # Weights that all start at zero are no pruned filters.
                 self._pruned[name] = _NOTHING
@@ -244,7 +275,6 @@ class FilterPruning(keras.callbacks.Callback):
         self.criterion.attach(self.model, list(chosen.values()))
         self._masks = MaskedVariables(self.model)
         self._masks.attach(self._all_masks())
-        self._masked_model = self.model
 
     def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """The present masks, also of variables of which nothing is masked yet."""
@@ -261,70 +291,74 @@ class FilterPruning(keras.callbacks.Callback):
         self.criterion.detach()
         if self._masks is not None:
             self._masks.detach()
-        self._masks = self._masked_model = None
+        self._masks = None
 
     def _prune(self, step: float) -> None:
         rates = {name: rate(step) for name, rate in self._rates.items()}
         if rates == self._last_rates:
             return
         self._last_rates = rates
+        scores: dict[str, np.ndarray] = {}
         if self.ranking == "global":
-            grown = self._rank_globally(next(iter(rates.values())))
+            missing = self._missing_globally(next(iter(rates.values())))
+            if missing <= 0:
+                return
+            scores = self._scores()
+            wanted = self._weakest(missing, scores)
         else:
-            grown = self._rank_by_layer(rates)
-        if grown:
-            self._pruned.update(grown)
+            wanted = {n: round(rate * self._sizes[n]) for n, rate in rates.items()}
+        counts = {name: self._zeros(name, count) for name, count in wanted.items()}
+        growing = {n: c for n, c in counts.items() if c > self._pruned[n].size}
+        if growing:
             assert self._masks is not None
+            scores = scores or self._scores()
+            self._pruned |= {n: _lowest(scores[n], c) for n, c in growing.items()}
             self._masks.update(structure.keep_masks(self._groups, self._pruned))
 
-    def _rank_by_layer(self, rates: Mapping[str, float]) -> dict[str, np.ndarray]:
-        """All pruned channels of each group that has to lose more."""
-        chosen = self.selection.chosen
-        counts = {n: round(rates[n] * group.size) for n, group in chosen.items()}
-        growing = [n for n in chosen if self._count(n, counts[n]) > self._size(n)]
-        scores = self._scores(growing)
-        return {n: _lowest(scores[n], self._count(n, counts[n])) for n in growing}
+    def _missing_globally(self, rate: float) -> int:
+        """How many more channels the global ranking has to prune."""
+        gone = sum(self._gone(name) for name in self.selection.chosen)
+        return round(rate * sum(self._sizes.values())) - gone
 
-    def _rank_globally(self, rate: float) -> dict[str, np.ndarray]:
-        """The same when the channels of all groups compete."""
-        chosen = self.selection.chosen
-        total = sum(group.size for group in chosen.values())
-        missing = round(rate * total) - sum(map(self._size, chosen))
-        if missing <= 0:
-            return {}
-        scores = self._scores(list(chosen))
+    def _weakest(
+        self, missing: int, scores: Mapping[str, np.ndarray]
+    ) -> dict[str, int]:
+        """Wanted number of pruned channels in each group, `missing` more in all."""
+        wanted = {name: self._gone(name) for name in self.selection.chosen}
         candidates: list[tuple[float, str]] = []
-        for name, group in chosen.items():
-            allowed = group.size - self._least(group) - self._size(name)
-            alive = np.sort(scores[name][np.isfinite(scores[name])])
-            lowest = criteria.normalize(alive)[: max(0, allowed)]
+        for name, values in scores.items():
+            spare = self._sizes[name] - self._least(name) - wanted[name]
+            alive = np.sort(values[np.isfinite(values)])
+            lowest = criteria.normalize(alive)[: max(0, spare)]
             candidates += [(score, name) for score in lowest.tolist()]
-        counts = {name: self._size(name) for name in chosen}
         for _, name in sorted(candidates)[:missing]:
-            counts[name] += 1
-        growing = [n for n in chosen if self._count(n, counts[n]) > self._size(n)]
-        return {n: _lowest(scores[n], self._count(n, counts[n])) for n in growing}
+            wanted[name] += 1
+        return wanted
 
-    def _scores(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Scores of the groups' channels; -inf for those that are pruned."""
-        if not names:
-            return {}
-        groups = [self.selection.chosen[name] for name in names]
-        scores = dict(zip(names, self.criterion(self.model, groups), strict=True))
-        for name in names:
-            scores[name] = np.array(scores[name], dtype="float64")
-            scores[name][self._pruned[name]] = -np.inf
-        return scores
+    def _scores(self) -> dict[str, np.ndarray]:
+        """Scores of each group's channels; -inf for those that are pruned."""
+        groups = list(self.selection.chosen.values())
+        scores = self.criterion(self.model, groups, self._pruned)
+        result = {}
+        for group, values in zip(groups, scores, strict=True):
+            result[group.name] = np.array(values, dtype="float64")
+            result[group.name][self._pruned[group.name]] = -np.inf
+        return result
 
-    def _size(self, name: str) -> int:
-        """Number of channels of a group that are pruned now."""
-        return self._pruned[name].size
+    def _gone(self, name: str) -> int:
+        """Number of channels of a group that are zero or were removed."""
+        present = self.selection.chosen[name].size - self._pruned[name].size
+        return self._sizes[name] - present
 
-    def _count(self, name: str, wanted: int) -> int:
-        """Number of channels to prune if `wanted` should be."""
-        size = self.selection.chosen[name].size
-        left = max(1, size - wanted)
-        return size - min(size, math.ceil(left / self.multiple_of) * self.multiple_of)
+    def _least(self, name: str) -> int:
+        """Number of channels that the global ranking leaves in a group."""
+        return max(1, math.ceil(self.floor * self._sizes[name]))
+
+    def _zeros(self, name: str, wanted: int) -> int:
+        """Number of zero channels in the present group if `wanted` are pruned."""
+        left = max(1, self._sizes[name] - wanted)
+        left = math.ceil(left / self.multiple_of) * self.multiple_of
+        return max(0, self.selection.chosen[name].size - left)
 
     # Configuration ---------------------------------------------------------
 

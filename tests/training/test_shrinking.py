@@ -1,0 +1,269 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+from tfcompress.callbacks import FilterPruning
+from tfcompress.schedules import Linear, OneShot
+from tfcompress.training import fit_shrinking
+
+SHAPE = (8, 8, 3)
+
+
+def network():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.ReLU()(x)
+    y = layers.Conv2D(6, 3, padding="same", activation="relu", name="inner")(x)
+    y = layers.Conv2D(8, 3, padding="same", name="outer")(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Flatten()(layers.MaxPooling2D()(x))
+    x = layers.Dense(10, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, layers.Dense(4, name="logits")(x))
+
+
+def compiled(optimizer, seed=0, **kwargs):
+    keras.utils.set_random_seed(seed)
+    model = network()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], **kwargs)
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(32, *SHAPE)), rng.integers(0, 4, 32)
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+FIT = {"batch_size": 16, "shuffle": False, "verbose": 0}
+OPTIMIZERS = {
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.02),
+}
+RISING = Linear(0.0, 0.6, begin=0, end=4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_step_after_shrinking_equals_one_masked_step(optimizer, data, float64):
+    masked = compiled(OPTIMIZERS[optimizer]())
+    masked.fit(*data, epochs=2, callbacks=[FilterPruning(0.5)], **FIT)
+    small = tfc.finalize(masked)
+    small.fit(*data, steps_per_epoch=1, **FIT)
+    masked.fit(*data, steps_per_epoch=1, callbacks=[FilterPruning(0.5)], **FIT)
+    assert small.count_params() < masked.count_params() / 2
+    np.testing.assert_allclose(small(data[0]), masked(data[0]), atol=1e-11)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "mean_activation"])
+@pytest.mark.parametrize("shrink_every", [1, 2])
+def test_shrinking_training_equals_masked_training(
+    criterion, shrink_every, data, float64
+):
+    masked = compiled("adam")
+    masked.fit(*data, epochs=6, callbacks=[FilterPruning(RISING, criterion)], **FIT)
+    small = fit_shrinking(
+        compiled("adam"),
+        *data,
+        epochs=6,
+        callbacks=[FilterPruning(RISING, criterion)],
+        shrink_every=shrink_every,
+        **FIT,
+    )
+    assert small.count_params() == tfc.finalize(masked).count_params()
+    np.testing.assert_allclose(small(data[0]), masked(data[0]), atol=1e-9)
+    for name, values in masked.history.history.items():
+        np.testing.assert_allclose(small.history.history[name], values, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"ranking": "global"}, {"multiple_of": 4}])
+def test_options_of_pruning_count_from_the_original_size(options, data, float64):
+    masked = compiled("adam")
+    masked.fit(*data, epochs=5, callbacks=[FilterPruning(RISING, **options)], **FIT)
+    pruning = FilterPruning(RISING, **options)
+    small = fit_shrinking(compiled("adam"), *data, epochs=5, callbacks=[pruning], **FIT)
+    assert small.history.history["pruning_rate"] == pytest.approx(
+        masked.history.history["pruning_rate"]
+    )
+    np.testing.assert_allclose(small(data[0]), masked(data[0]), atol=1e-9)
+
+
+def test_every_epoch_runs_at_its_final_width(data):
+    widths = []
+    log = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: widths.append(
+            log.model.get_layer("hidden").units
+        )
+    )
+    fit_shrinking(
+        compiled("adam"),
+        *data,
+        epochs=5,
+        callbacks=[FilterPruning(RISING), log],
+        **FIT,
+    )
+    assert widths == [10 - round(RISING(t) * 10) for t in range(5)]
+
+
+def test_callbacks_see_one_training(data):
+    class Log(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.events = []
+
+        def on_train_begin(self, logs=None):
+            self.events.append("begin")
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.events.append(epoch)
+
+        def on_train_end(self, logs=None):
+            self.events.append("end")
+            self.final = logs
+
+    log = Log()
+    small = fit_shrinking(
+        compiled("adam"),
+        *data,
+        epochs=5,
+        initial_epoch=1,
+        callbacks=[FilterPruning(RISING), log],
+        shrink_every=2,
+        validation_data=data,
+        **FIT,
+    )
+    assert log.events == ["begin", 1, 2, 3, 4, "end"]
+    assert log.model is small
+    assert small.history.epoch == [1, 2, 3, 4]
+    assert small.history.history["val_loss"][-1] == log.final["val_loss"]
+
+
+def test_learning_rate_schedules_go_on(data):
+    rates = []
+
+    def halve(epoch, rate):
+        rates.append(rate)
+        return rate / 2
+
+    fit_shrinking(
+        compiled(keras.optimizers.SGD(1.0)),
+        *data,
+        epochs=4,
+        callbacks=[
+            FilterPruning(RISING),
+            keras.callbacks.LearningRateScheduler(halve),
+        ],
+        **FIT,
+    )
+    assert rates == [1.0, 0.5, 0.25, 0.125]
+    decay = keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.1, 0.01])
+    small = fit_shrinking(
+        compiled(keras.optimizers.SGD(decay)),
+        *data,
+        epochs=4,
+        callbacks=[FilterPruning(RISING)],
+        **FIT,
+    )
+    assert int(small.optimizer.iterations) == 8
+    assert float(small.optimizer.learning_rate) == pytest.approx(0.01)
+
+
+def test_early_stopping_stops_all_segments(data):
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=1)
+    small = fit_shrinking(
+        compiled("adam"),
+        *data,
+        epochs=9,
+        callbacks=[FilterPruning(0.5), stop],
+        **FIT,
+    )
+    assert small.history.epoch == [0, 1]
+
+
+def test_a_model_that_does_not_change_keeps_its_compiled_step(data):
+    model = compiled("adam")
+    late = FilterPruning(OneShot(0.5, at=9))
+    assert fit_shrinking(model, *data, epochs=2, callbacks=[late], **FIT) is model
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_loses_nothing(data, tmp_path, float64):
+    def run(interruption, folder):
+        callbacks = [FilterPruning(RISING, "l1"), Interrupt(interruption)]
+        return fit_shrinking(
+            compiled("adam"),
+            *data,
+            epochs=6,
+            callbacks=callbacks,
+            shrink_every=2,
+            backup_dir=folder,
+            **FIT,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(3, tmp_path / "a")
+    resumed = run(-1, tmp_path / "a")
+    whole = run(-1, tmp_path / "b")
+    np.testing.assert_allclose(resumed(data[0]), whole(data[0]), atol=1e-12)
+    assert resumed.history.epoch == whole.history.epoch
+    for name, values in whole.history.history.items():
+        np.testing.assert_allclose(resumed.history.history[name], values, atol=1e-12)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: keras.callbacks.BackupAndRestore("backup"),
+        lambda: keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+    ],
+)
+def test_callbacks_that_keep_weights_are_refused(callback, data):
+    with pytest.raises(ValueError, match=r"argument `callbacks`.*copies"):
+        fit_shrinking(compiled("adam"), *data, callbacks=[callback()])
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"initial_epoch": -1}, "initial_epoch"),
+        ({"shrink_every": 0}, "shrink_every"),
+        ({"multiple_of": 0}, "multiple_of"),
+        ({"backup_dir": "/proc/no"}, "backup_dir"),
+    ],
+)
+def test_bad_values_are_refused_before_training(change, argument, data):
+    with pytest.raises(ValueError, match=f"argument `{argument}`.*Received"):
+        fit_shrinking(compiled("adam"), *data, **change)
+
+
+def test_models_that_cannot_be_trained_this_way_are_refused(data):
+    with pytest.raises(ValueError, match="compiled"):
+        fit_shrinking(network(), *data)
+    with pytest.raises(TypeError, match="argument `model`"):
+        fit_shrinking(None, *data)
+    with pytest.raises(TypeError, match="argument `callbacks`"):
+        fit_shrinking(compiled("adam"), *data, callbacks=FilterPruning(0.5))
+    with pytest.raises(ValueError, match="use_ema"):
+        fit_shrinking(compiled(keras.optimizers.Adam(use_ema=True)), *data)
