@@ -74,6 +74,9 @@ class TestFigures:
                 assert file.latency.p10 <= file.latency.median <= file.latency.p90
             assert model.files["float32"].parity.max_difference < 1e-6
 
+    def test_nothing_is_missing(self, report):
+        assert report.notes == ()
+
     def test_what_was_given_is_kept(self, report):
         assert report.title == "Units"
         assert report.provenance["seed"] == "7"
@@ -133,6 +136,17 @@ def test_a_file_that_cannot_be_made_leaves_a_dash_and_a_note(models):
     assert "float32" in report.models[0].files
     assert report.models[1].files == {}
     assert any("'odd'" in note and "Erfinv" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("quick")
+def test_work_that_cannot_be_counted_is_in_the_notes():
+    class Own(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs * 2.0
+
+    model = keras.Sequential([keras.Input((4,)), Own(name="own")])
+    report = tfc.report.compare({"m": model}, hardware=None)
+    assert any("'own'" in note for note in report.notes)
 
 
 class TestBadInput:

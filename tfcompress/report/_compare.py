@@ -232,11 +232,12 @@ def _costs(
     """The counted and modelled fields of `ModelFigures`."""
     from tfcompress import cost
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is not counted becomes a note
         counted = cost.count(model)
-        estimate = None if profile is None else cost.energy(counted, profile)
-    notes += [f"{name}: {warning.message}" for warning in caught]
+    for row in counted.uncounted:
+        notes.append(f"MACs of {name!r} leave out {row.name!r}: {row.reason}")
+    estimate = None if profile is None else cost.energy(counted, profile)
     if estimate is not None:
         notes += [f"Energy of {name!r}: {note}" for note in estimate.notes]
     layers = tuple(
