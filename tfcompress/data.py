@@ -306,7 +306,9 @@ def _tfds(
         try:
             builder = tfds.builder(name, data_dir=folder)
         except (ValueError, AssertionError, ImportError) as error:
-            raise ValueError(_unknown(name, tfds.list_builders(), error)) from None
+            raise ValueError(
+                _unknown(name, tfds.list_builders(with_community_datasets=False), error)
+            ) from None
         _features(builder, name)
         _download(builder, name, folder)
     return _read(builder, name, image_size)
