@@ -64,12 +64,15 @@ class Rebuild:
         self._inherit = inherit
         self._scope = _custom_objects(model)
         self._made: dict[int, Any] = {}
+        self._restore: list[tuple[keras.Layer, str, Any]] = []
         self.layers: dict[int, tuple[keras.Layer, keras.Layer]] = {}
         self.tensors: dict[int, tuple[Any, Any]] = {}
         self._zero = _Zeros(model, self._absent) if self._absent else None
         self._nothing = not removed.any()
         with keras.utils.custom_object_scope(self._scope):
             self.model = self._build(model)
+        for layer, name, initializer in self._restore:
+            setattr(layer, name, initializer)
         if inherit:
             for old, new in self.layers.values():
                 self._copy_weights(old, new)
@@ -214,6 +217,7 @@ class Rebuild:
             if not self._nothing:
                 self._rule(call).configure(old, call, config, self)
             function = vars(old).get("activation")
+            initializers = self._hollow(old, config)
             own = "activation" in config and isinstance(function, FunctionType)
             if own and not function.__module__.startswith("keras."):
                 config["activation"] = None  # may be a lambda: hand it over itself
@@ -221,6 +225,7 @@ class Rebuild:
                 new.activation = function
             else:
                 new = type(old).from_config(config)
+            self._restore.extend((new, *pair) for pair in initializers)
         self.layers[id(old)] = (old, new)
         wrap = self._wrap.get(id(old))
         if wrap is None:
@@ -237,6 +242,22 @@ class Rebuild:
             )
         wrapper.name = old.name
         return wrapper
+
+    def _hollow(self, old: keras.Layer, config: dict) -> list[tuple[str, Any]]:
+        """Makes the weights start at zero: drawing them would be wasted.
+
+        Returns the attributes to restore once the layer is built.
+        """
+        if not self._inherit:
+            return []
+        found = [
+            (name, vars(old)[name])
+            for name in config
+            if name.endswith("_initializer") and name in vars(old)
+        ]
+        for name, _ in found:
+            config[name] = "zeros"
+        return found
 
     def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
         sources, targets = old.variables, new.variables

@@ -1081,7 +1081,7 @@ class Probe(Rule):
         self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
     ) -> list[Abstract]:
         name = trace.key(op)
-        if getattr(op, "variables", None):
+        if getattr(op, "weights", None):
             return trace.freeze(
                 inputs,
                 f"{name!r}: no rule for {type(op).__name__}, which has weights",
@@ -1147,6 +1147,7 @@ _LAYERS: dict[type, Rule] = {
     _K.Attention: Frozen("mixes positions by products of its inputs"),
     _K.AdditiveAttention: Frozen("mixes positions by products of its inputs"),
     _K.Dot: Frozen("sums products of its inputs"),
+    _K.Masking: Frozen("compares all channels with the mask value"),
     _K.Normalization: Frozen("scales inputs by fixed statistics"),
     _K.PReLU: PReLU(),
     _K.Activation: Activation(),

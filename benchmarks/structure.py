@@ -1,0 +1,144 @@
+"""Speed of the structure engine, as JSON.
+
+Measures, on networks of keras.applications at 224×224:
+
+* `analysis`: `channel_groups`;
+* `removal`: `remove_channels` of 40 % of random channels, without self-check;
+* `checked`: the same with the self-check;
+* `construction`: the time that Keras takes to construct the network, the floor
+  for any rebuild.
+
+Rounds are interleaved; times are medians in seconds, ratios are medians of the
+ratios of a round. With torch, torchvision and torch-pruning installed, the same
+is measured for Torch-Pruning (dependency graph; whole pruning call).
+
+Usage: python benchmarks/structure.py [--networks=ResNet50,...] [--rounds=5]
+"""
+
+import gc
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import tfcompress as tfc
+
+_NETWORKS = flags.DEFINE_list(
+    "networks", ["ResNet50", "MobileNetV2", "DenseNet121"], "Networks to measure."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Interleaved rounds.", lower_bound=1)
+_RATE = flags.DEFINE_float("rate", 0.4, "Part of the channels to remove.", 0.0, 0.9)
+
+_TORCH = {
+    "ResNet50": "resnet50",
+    "MobileNetV2": "mobilenet_v2",
+    "DenseNet121": "densenet121",
+}
+
+
+def seconds(function: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def random_channels(groups: tfc.structure.ChannelGroups, rate: float) -> dict:
+    rng = np.random.default_rng(0)
+    return {
+        group.name: rng.choice(group.size, round(rate * group.size), replace=False)
+        for group in groups
+        if group.prunable
+    }
+
+
+def measure(name: str, rounds: int, rate: float) -> dict:
+    constructor = getattr(keras.applications, name)
+    model = constructor(weights=None)
+    channels = random_channels(tfc.structure.channel_groups(model), rate)
+    remove = tfc.structure.remove_channels
+    jobs = {
+        "construction": lambda: constructor(weights=None),
+        "analysis": lambda: tfc.structure.channel_groups(model),
+        "removal": lambda: remove(model, channels, verify=False),
+        "checked": lambda: remove(model, channels),
+    }
+    times: dict[str, list[float]] = {job: [] for job in jobs}
+    for number in range(rounds + 1):
+        for job, function in jobs.items():
+            elapsed = seconds(function)
+            if number:  # the first round warms up
+                times[job].append(elapsed)
+    ratios = {
+        f"{job}_to_construction": statistics.median(
+            a / b for a, b in zip(times[job], times["construction"], strict=True)
+        )
+        for job in ("removal", "checked")
+    }
+    medians = {job: statistics.median(values) for job, values in times.items()}
+    small = remove(model, channels, verify=False)
+    return {
+        **{key: round(value, 3) for key, value in (medians | ratios).items()},
+        "groups": len(tfc.structure.channel_groups(model)),
+        "parameters": [model.count_params(), small.count_params()],
+    }
+
+
+def measure_peer(name: str, rounds: int, rate: float) -> dict:
+    missing = [
+        package
+        for package in ("torch", "torchvision", "torch_pruning")
+        if importlib.util.find_spec(package) is None
+    ]
+    if missing:
+        return {"skipped": f"not installed: {', '.join(missing)}"}
+    if name not in _TORCH:
+        return {"skipped": "no definition of this network"}
+    import torch
+    import torch_pruning
+    import torchvision
+
+    example = torch.zeros(1, 3, 224, 224)
+    graphs, calls = [], []
+    for _ in range(rounds):
+        model = getattr(torchvision.models, _TORCH[name])()
+        graph = torch_pruning.DependencyGraph()
+        graphs.append(seconds(lambda g=graph, m=model: g.build_dependency(m, example)))
+
+        def prune(network: object = model) -> None:
+            torch_pruning.pruner.MetaPruner(
+                network,
+                example,
+                importance=torch_pruning.importance.RandomImportance(),
+                pruning_ratio=rate,
+                ignored_layers=[list(network.modules())[-1]],
+            ).step()
+
+        calls.append(seconds(prune))
+    return {
+        "dependency_graph": round(statistics.median(graphs), 3),
+        "pruning_call": round(statistics.median(calls), 3),
+    }
+
+
+def main(_: list[str]) -> None:
+    results = {}
+    for name in _NETWORKS.value:
+        results[name] = {
+            "tfcompress": measure(name, _ROUNDS.value, _RATE.value),
+            "torch_pruning": measure_peer(name, _ROUNDS.value, _RATE.value),
+        }
+        keras.backend.clear_session()
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,224 @@
+"""Power of the graph tests: wrong rules do not pass them."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+from tests.structure import graphs
+from tests.structure.test_graphs import test_removing_equals_masking as run
+from tfcompress.structure import _rules as rules
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def flipped(rule):
+    """The rule, reading its input channels in the wrong order."""
+
+    class Flipped(rule):
+        def trace(self, trace, op, call, inputs):
+            labels = inputs[0].labels[..., ::-1]
+            return super().trace(
+                trace, op, call, [replace(inputs[0], labels=labels), *inputs[1:]]
+            )
+
+    return Flipped
+
+
+def without_zeroing(rule, role):
+    """The rule, forgetting to zero the variables of one role."""
+
+    class Forgetful(rule):
+        def trace(self, trace, op, call, inputs):
+            results = super().trace(trace, op, call, inputs)
+            for key, axis in trace.axes.items():
+                if axis.layer is op and axis.role == role:
+                    trace.axes[key] = replace(axis, zero=False)
+            return results
+
+    return Forgetful
+
+
+class TiledDepthwise(rules.DepthwiseConv):
+    def weigh(self, trace, op, call, inputs):
+        result = super().weigh(trace, op, call, inputs)[0]
+        labels = inputs[0].labels.ravel()
+        tiled = np.tile(labels, op.depth_multiplier).reshape(result.labels.shape)
+        return [replace(result, labels=tiled)]
+
+
+class RepeatedGates(rules.Recurrent):
+    def weigh(self, trace, op, call, inputs):
+        results = super().weigh(trace, op, call, inputs)
+        for key, axis in trace.axes.items():
+            if axis.layer is op and axis.labels.size == self.gates * op.units:
+                labels = np.repeat(axis.labels[: op.units], self.gates)
+                trace.axes[key] = replace(axis, labels=labels)
+        return results
+
+
+class FortranFlatten(rules.Reshape):
+    def trace(self, trace, op, call, inputs):
+        labels, constant = inputs[0].full()
+        moved = np.reshape(labels, (1, -1), order="F")
+        return [rules.Abstract.compact(moved, constant[:1, :1, :1, 0], (None, None))]
+
+
+class ReversedJoin(rules.Join):
+    def trace(self, trace, op, call, inputs):
+        return super().trace(trace, op, call, inputs[::-1])
+
+
+class UntiedMerge(rules.Merge):
+    def trace(self, trace, op, call, inputs):
+        return [inputs[0]]
+
+
+class ZeroPreservingActivation(rules.Activation):
+    def trace(self, trace, op, call, inputs):
+        return [inputs[0]]
+
+
+class UngroupedConv(rules.Conv):
+    def weigh(self, trace, op, call, inputs):
+        labels, _ = trace.vector(inputs[0], -1, "conv")
+        size = op.kernel.shape[-2]
+        trace.bind(op, op.kernel, -2, labels[:size], "input")
+        out = trace.create(op, op.filters)
+        trace.bind(op, op.kernel, -1, out, "kernel", zero=True)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        return [trace.produce(op, out, -1, tuple(call.outputs[0].shape))]
+
+
+class SilentPadding(rules.Conv):
+    """Folds non-zero constants although the padding makes that inexact."""
+
+    def weigh(self, trace, op, call, inputs):
+        zero = replace(inputs[0], constant=inputs[0].constant * 0)
+        return super().weigh(trace, op, call, [zero])
+
+
+class HarmlessSoftmax(rules.Dense):
+    def weigh(self, trace, op, call, inputs):
+        result = super().weigh(trace, op, call, inputs)
+        if result[0].labelled or op.name != "gate":
+            return result
+        out = trace.create(op, op.units)
+        trace.table._frozen.clear()
+        return [trace.produce(op, out, -1, tuple(call.outputs[0].shape))]
+
+
+class WholeAttention(rules.Attention):
+    """Forgets that the output projection reads the heads."""
+
+    def weigh(self, trace, op, call, inputs):
+        results = super().weigh(trace, op, call, inputs)
+        del trace.axes[id(op._output_dense.kernel), 0]
+        return results
+
+
+class MeanAsSum(rules.Reduce):
+    def __init__(self):
+        super().__init__(additive=True)
+
+
+class SwappedTranspose(rules.ConvTranspose):
+    def configure(self, op, call, config, kept):
+        config["filters"] = kept.size(op.kernel, -1)
+
+
+class LayerNormAsBatchNorm(rules.LayerNorm):
+    def weigh(self, trace, op, call, inputs):
+        labels, _ = trace.vector(inputs[0], -1, "norm")
+        trace.bind(op, op.gamma, 0, labels, "scale", zero=True)
+        trace.bind(op, op.beta, 0, labels, "offset", zero=True)
+        return [inputs[0]]
+
+
+LAYER_MUTANTS = [
+    (L.Conv2D, flipped(rules.Conv), graphs.conv_stack),
+    (L.Conv2D, UngroupedConv, graphs.grouped_conv),
+    (L.Conv2D, SilentPadding, graphs.nonzero_constant_padded),
+    (L.Conv2D, without_zeroing(rules.Conv, "bias"), graphs.densely_connected),
+    (L.Conv2DTranspose, SwappedTranspose, graphs.transposed),
+    (L.SeparableConv2D, flipped(rules.SeparableConv), graphs.separable),
+    (L.DepthwiseConv2D, TiledDepthwise, graphs.depthwise_multiplier),
+    (L.Dense, flipped(rules.Dense), graphs.dense_ranks),
+    (L.Dense, HarmlessSoftmax, graphs.softmax_inside),
+    (L.LSTM, lambda: RepeatedGates(4), graphs.recurrent),
+    (L.MultiHeadAttention, WholeAttention, graphs.attention),
+    (
+        L.BatchNormalization,
+        without_zeroing(rules.BatchNorm, "offset"),
+        graphs.residual,
+    ),
+    (L.BatchNormalization, rules.Identity, graphs.residual),
+    (L.LayerNormalization, LayerNormAsBatchNorm, graphs.layer_norm),
+    (L.Activation, ZeroPreservingActivation, None),
+    (L.Add, lambda: UntiedMerge(np.add), graphs.residual),
+    (L.Concatenate, ReversedJoin, graphs.densely_connected),
+    (L.Flatten, FortranFlatten, graphs.conv_stack),
+    (L.Permute, rules.Identity, graphs.channel_shuffle),
+]
+
+
+def _sigmoid_layer():
+    i = graphs._image()
+    x = L.Activation("sigmoid")(graphs._conv(6)(i))
+    return graphs._model(i, graphs._head(L.Conv2D(5, 3)(x)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "mutant", "build"),
+    LAYER_MUTANTS,
+    ids=[f"{c.__name__}-{n}" for n, (c, *_) in enumerate(LAYER_MUTANTS)],
+)
+def test_wrong_layer_rules_fail(monkeypatch, layer, mutant, build):
+    if build is None:
+        build = _sigmoid_layer
+        monkeypatch.setitem(graphs.CASES, build, [6, 5])
+    run(build)
+    monkeypatch.setitem(rules._LAYERS, layer, mutant())
+    with pytest.raises(Exception):  # noqa: B017  any way of failing is right
+        run(build)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant", "build"),
+    [
+        ("Mean", MeanAsSum, graphs.spatial_attention_by_mean),
+        ("Stack", lambda: rules.Identity(), graphs.stacked),
+        ("Split", lambda: rules.Join(), graphs.split),
+    ],
+    ids=["mean", "stack", "split"],
+)
+def test_wrong_operation_rules_fail(monkeypatch, name, mutant, build):
+    run(build)
+    monkeypatch.setitem(rules._OPS, name, mutant())
+    with pytest.raises(Exception):  # noqa: B017  any way of failing is right
+        run(build)
+
+
+def test_the_probe_alone_finds_the_same_groups(monkeypatch):
+    # Rules of weightless operations and the probe check each other.
+    cases = [graphs.residual, graphs.unet, graphs.noise_and_dropout]
+    expected = [sizes(build()) for build in cases]
+    probed = (rules.Activation, rules.Spatial, rules.Identity, rules.Rescaling)
+    for layer, rule in list(rules._LAYERS.items()):
+        if isinstance(rule, probed):
+            monkeypatch.delitem(rules._LAYERS, layer)
+    assert [sizes(build()) for build in cases] == expected
+
+
+def sizes(model):
+    import tfcompress as tfc
+
+    groups = tfc.structure.channel_groups(model)
+    return [group.size for group in groups if group.prunable]
