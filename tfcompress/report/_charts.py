@@ -26,7 +26,7 @@ _MOST_LAYERS = 24  # layers in a chart
 _MOST_BARS = 60  # bars in a chart
 _MODEL_COLORS = 8  # CSS variables --model-0 …
 _KIND_COLORS = 5  # CSS variables --kind-0 …
-_NEGLIGIBLE = 2e-3  # share of the longest bar that is too short to see
+_NEGLIGIBLE = 0.01  # share of the longest bar that is too short to see
 
 _Table = tuple[list[str], list[list[str]]]
 
@@ -249,9 +249,7 @@ def _energy_of_layers(report: Report) -> Chart | None:
     layers, description = _largest_layers(totals)
     if not layers:
         return None
-    # One scale for all models, so that changing the model shows the saving.
-    longest = max(max(by_layer.values()) for by_layer in totals)
-    scale = _Scale([longest], "J")
+    scale = _Scale([max(by_layer.values()) for by_layer in totals], "J")
     colors = _kind_palette(report)
     return Chart(
         section="Layer by layer",
@@ -280,7 +278,7 @@ def _energy_of_layers(report: Report) -> Chart | None:
             choice=("model", [names[model.name] for model in modelled]),
             encoding={
                 "y": vega.names("layer", list(layers.values())),
-                "x": vega.number("value", scale.unit, domain=[0, scale(longest)]),
+                "x": vega.number("value", scale.unit),
                 "color": vega.color("kind", colors),
                 "order": {"field": "order"},
                 "opacity": vega.faded("kind"),

@@ -131,15 +131,12 @@ def number(
     zero: bool = True,
     padding: int = 0,
     logarithmic: bool = False,
-    domain: list[float] | None = None,
     format: str = _NUMBER,
 ) -> _Part:
     """A position on a numeric axis."""
     scale: _Part = {"type": "log"} if logarithmic else {"zero": zero}
     if padding:
         scale["padding"] = padding
-    if domain:
-        scale["domain"] = domain
     return {
         "field": field,
         "type": "quantitative",
