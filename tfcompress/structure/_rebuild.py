@@ -75,7 +75,8 @@ class Rebuild:
             setattr(layer, name, initializer)
         if inherit:
             for old, new in self.layers.values():
-                self._copy_weights(old, new)
+                if id(old) not in self._wrap:  # those have theirs, and may be baked
+                    self._copy_weights(old, new)
         for old, new in self.layers.values():
             _copy_flags(old, new)
 
