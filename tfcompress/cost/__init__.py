@@ -1,22 +1,43 @@
 """What a model costs: multiply–accumulates, parameters, memory, energy."""
 
+from tfcompress.cost._accesses import Accesses, PhaseAccesses
+from tfcompress.cost._break_even import SparseHardware, overall_speedup
 from tfcompress.cost._count import LayerCost, ModelCost, count
 from tfcompress.cost._energy import EnergyEstimate, LayerEnergy, energy
+from tfcompress.cost._measure import MeasuredEnergy, measure_energy
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Profile, profile, profiles, write_template
 from tfcompress.cost._rules import register
+from tfcompress.cost._training import (
+    TrainingCost,
+    pruning_while_training_saving,
+    training_complexity,
+    training_cost,
+    training_memory_complexity,
+)
 
 __all__ = [
+    "Accesses",
     "EnergyEstimate",
     "LayerCost",
     "LayerEnergy",
+    "MeasuredEnergy",
     "ModelCost",
     "Operands",
+    "PhaseAccesses",
     "Profile",
+    "SparseHardware",
+    "TrainingCost",
     "count",
     "energy",
+    "measure_energy",
+    "overall_speedup",
     "profile",
     "profiles",
+    "pruning_while_training_saving",
     "register",
+    "training_complexity",
+    "training_cost",
+    "training_memory_complexity",
     "write_template",
 ]

@@ -8,16 +8,28 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
+from keras import KerasTensor
 
-from tfcompress.cost._operands import Operands, nonzero, operands, unwrap
+from tfcompress.cost._accesses import Accesses, PhaseAccesses
+from tfcompress.cost._accesses import total as total_accesses
+from tfcompress.cost._operands import Operands, effective_values, operands, unwrap
 from tfcompress.cost._operations import operation_work
 from tfcompress.cost._rules import layer_rule
 from tfcompress.cost._table import quantity, table
 from tfcompress.cost._uses import Shape, Use, elements, uses
-from tfcompress.cost._work import Work
+from tfcompress.cost._work import Product, Work
 from tfcompress.structure._graph import require_graph
 
-__all__ = ["Entry", "LayerCost", "ModelCost", "count", "entries", "summarise"]
+__all__ = [
+    "Entry",
+    "LayerCost",
+    "ModelCost",
+    "Sizes",
+    "count",
+    "entries",
+    "summarise",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class LayerCost:
         effective_macs: those whose weight is not zero.
         weight_macs: those of which one operand is a weight (the others multiply
             data with data, as attention does).
+        update_macs: those that a training step takes again for the gradients of
+            the weights.
         operations: other arithmetic operations: bias, activation, normalisation,
             pooling, additions.
         parameters: elements of all the layer's weights; 0 at the further uses of
@@ -59,6 +73,7 @@ class LayerCost:
     macs: int
     effective_macs: int
     weight_macs: int
+    update_macs: int
     operations: int
     parameters: int
     nonzero: int
@@ -76,6 +91,41 @@ class LayerCost:
     def flops(self) -> int:
         """Floating-point operations of the multiply–accumulates: 2 × MACs."""
         return 2 * self.macs
+
+    @property
+    def backward_macs(self) -> int:
+        """Multiply–accumulates for the gradients of the layer's inputs.
+
+        As many as forward; a product of data with data has two inputs.
+        """
+        return 2 * self.macs - self.weight_macs
+
+    @property
+    def accesses(self) -> PhaseAccesses:
+        """Elements read and written in the phases of training."""
+        both_data = self.macs > self.weight_macs
+        updated = self.update_macs or self.trainable
+        return PhaseAccesses(
+            forward=Accesses(
+                input_reads=self.inputs,
+                weight_reads=self.weight_reads,
+                output_writes=self.activations,
+            ),
+            backward=Accesses(
+                input_reads=self.inputs if both_data else 0,
+                weight_reads=self.weight_reads,
+                output_reads=self.activations,
+                input_writes=self.inputs,
+            ),
+            update=Accesses(
+                input_reads=self.inputs,
+                weight_reads=self.trainable,
+                output_reads=self.activations,
+                weight_writes=self.trainable,
+            )
+            if updated
+            else Accesses(),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values, for JSON."""
@@ -164,6 +214,16 @@ class ModelCost:
     def activations(self) -> int:
         """Elements that the layers write."""
         return sum(row.activations for row in self.rows)
+
+    @property
+    def training_macs(self) -> int:
+        """Multiply–accumulates of a training step: forward, backward, update."""
+        return sum(row.macs + row.backward_macs + row.update_macs for row in self.rows)
+
+    @property
+    def accesses(self) -> PhaseAccesses:
+        """Elements read and written in the phases of training."""
+        return total_accesses(row.accesses for row in self.rows)
 
     @property
     def uncounted(self) -> tuple[LayerCost, ...]:
@@ -320,53 +380,90 @@ def entries(
     return found
 
 
-def summarise(name: str, found: Iterable[Entry]) -> ModelCost:
+class Sizes:
+    """Sizes of tensors and variables, and how much of them is not zero."""
+
+    def __init__(self) -> None:
+        self._nonzero: dict[int, int] = {}
+
+    def variable(self, variable: keras.Variable) -> int:
+        """Number of elements."""
+        return elements(variable)
+
+    def nonzero(self, entry: Entry, variable: keras.Variable) -> int:
+        """Number of elements that are not zero."""
+        if id(variable) not in self._nonzero:
+            values = effective_values(entry.use.operation, variable)
+            self._nonzero[id(variable)] = self.count(variable, values)
+        return self._nonzero[id(variable)]
+
+    def count(self, variable: keras.Variable, values: np.ndarray) -> int:
+        """Number of values that are not zero."""
+        return int(np.count_nonzero(values))
+
+    def macs(self, product: Product) -> int:
+        """Multiply–accumulates."""
+        return product.macs
+
+    def scaled(self, number: int, symbols: Sequence[KerasTensor]) -> int:
+        """`number`, which is proportional to the size of `symbols`."""
+        return number
+
+
+def summarise(
+    name: str, found: Iterable[Entry], sizes: Sizes | None = None
+) -> ModelCost:
     """The cost of a model, with the zeros that its weights have now."""
-    counted: dict[int, int] = {}
-    return ModelCost(name, tuple(_row(entry, counted) for entry in found))
+    known = sizes or Sizes()
+    return ModelCost(name, tuple(_row(entry, known) for entry in found))
 
 
-def _row(entry: Entry, counted: dict[int, int]) -> LayerCost:
+def _row(entry: Entry, sizes: Sizes) -> LayerCost:
     use, work = entry.use, entry.work
-    count_zeros = nonzero(use.operation)
-
-    def alive(variable: keras.Variable) -> int:
-        if id(variable) not in counted:
-            counted[id(variable)] = count_zeros(variable)
-        return counted[id(variable)]
-
     variables = tuple(getattr(entry.layer, "weights", ()))
-    kernels = {id(p.weight): p.weight for p in work.products if p.weight is not None}
+    weighted = [p for p in work.products if p.weight is not None]
+    trained = [p for p in weighted if getattr(p.weight, "trainable", False)]
+    kernels = {id(p.weight): p.weight for p in weighted}
     owned = {id(v) for v in entry.owned}
-    new = [v for v in kernels.values() if id(v) in owned]
-    effective = sum(
-        p.macs if p.weight is None else p.macs * alive(p.weight) // _size(p.weight)
-        for p in work.products
-    )
-    every = sum(map(_size, variables))
-    reads = every if work.weight_reads is None else work.weight_reads
-    live = sum(map(alive, variables))
+    new = [v for key, v in kernels.items() if key in owned]
+
+    def size(chosen: Iterable[Any]) -> int:
+        return sum(map(sizes.variable, chosen))
+
+    def alive(chosen: Iterable[Any]) -> int:
+        return sum(sizes.nonzero(entry, variable) for variable in chosen)
+
+    def effective(product: Product) -> int:
+        macs = sizes.macs(product)
+        if product.weight is None or not macs:
+            return macs
+        return macs * alive([product.weight]) // sizes.variable(product.weight)
+
+    reads, live_reads = size(variables), alive(variables)
+    if work.weight_reads is not None:
+        share = live_reads / reads if reads else 1.0
+        reads = sizes.scaled(work.weight_reads, use.symbols[1])
+        live_reads = round(reads * share)
+    inputs = sum(map(elements, use.inputs)) if work.writes else 0
+    outputs = sum(map(elements, use.outputs)) if work.writes else 0
     return LayerCost(
         name=entry.name,
         kind=work.kind or type(entry.layer).__name__,
         output_shape=tuple(use.outputs[0].shape),
-        macs=sum(p.macs for p in work.products),
-        effective_macs=effective,
-        weight_macs=sum(p.macs for p in work.products if p.weight is not None),
-        operations=work.operations,
-        parameters=sum(map(_size, entry.owned)),
-        nonzero=sum(map(alive, entry.owned)),
-        trainable=sum(_size(v) for v in entry.owned if v.trainable),
-        weights=sum(map(_size, new)),
-        nonzero_weights=sum(map(alive, new)),
-        inputs=sum(map(elements, use.inputs)) if work.writes else 0,
-        activations=sum(map(elements, use.outputs)) if work.writes else 0,
+        macs=sum(map(sizes.macs, work.products)),
+        effective_macs=sum(map(effective, work.products)),
+        weight_macs=sum(map(sizes.macs, weighted)),
+        update_macs=sum(map(sizes.macs, trained)),
+        operations=sizes.scaled(work.operations, use.symbols[1]),
+        parameters=size(entry.owned),
+        nonzero=alive(entry.owned),
+        trainable=size(v for v in entry.owned if v.trainable),
+        weights=size(new),
+        nonzero_weights=alive(new),
+        inputs=sizes.scaled(inputs, use.symbols[0]),
+        activations=sizes.scaled(outputs, use.symbols[1]),
         weight_reads=reads,
-        nonzero_reads=live if work.weight_reads is None else reads * live // every,
+        nonzero_reads=live_reads,
         operands=operands(use.operation, use.outputs[0]),
         reason=work.reason,
     )
-
-
-def _size(variable: Any) -> int:
-    return elements(variable)

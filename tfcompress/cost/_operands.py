@@ -21,14 +21,13 @@ A layer that wraps nothing, and that is not registered, may have a method
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["Operands", "nonzero", "operands", "unwrap"]
+__all__ = ["Operands", "effective_values", "operands", "unwrap"]
 
 _KEYS = ("weight_bits", "activation_bits", "multiplier_bits", "values")
 
@@ -96,16 +95,13 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
     )
 
 
-def nonzero(layer: Any) -> Callable[[keras.Variable], int]:
-    """A function that counts the non-zero elements of a variable of `layer`."""
-    values = unwrap(layer)[1].get("values") if hasattr(layer, "cost_layer") else None
-
-    def count(variable: keras.Variable) -> int:
+def effective_values(operation: Any, variable: keras.Variable) -> np.ndarray:
+    """The values that `operation` computes with in the place of a variable."""
+    instead = None
+    if hasattr(operation, "cost_layer"):
+        values = unwrap(operation)[1].get("values")
         instead = None if values is None else values(variable)
-        array = variable if instead is None else instead
-        return int(np.count_nonzero(keras.ops.convert_to_numpy(array)))
-
-    return count
+    return keras.ops.convert_to_numpy(variable if instead is None else instead)
 
 
 def _bits(dtype: str) -> int:

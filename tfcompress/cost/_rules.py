@@ -8,7 +8,7 @@ skipping, no transforms such as Winograd's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from tfcompress.cost._operands import unwrap
 from tfcompress.cost._uses import Shape, Use, elements, uses
 from tfcompress.cost._work import Product, Work
 from tfcompress.structure._graph import is_nested_model
+from tfcompress.structure._rules import Registered, rule_for
 
 __all__ = ["Rule", "layer_rule", "register"]
 
@@ -79,7 +80,8 @@ def layer_rule(layer: keras.Layer) -> Rule:
         )
     if is_nested_model(layer):
         return _model
-    if type(layer).__module__.startswith("keras.") and not layer.weights:
+    plain = type(layer).__module__.startswith("keras.") and not layer.weights
+    if plain or isinstance(rule_for(layer, ()), Registered):
         return _elementwise
     return _unknown
 
@@ -149,7 +151,7 @@ def _kernel(layer: Any, name: str = "kernel") -> keras.Variable:
     return getattr(layer, name) if variable is None else variable
 
 
-def _weighted(layer: Any, positions: int, use: Use, name: str = "kernel") -> Work:
+def _weighted(layer: Any, positions: int, made: int, name: str = "kernel") -> Work:
     """A kernel that is used at `positions`, then bias and activation."""
     mode = getattr(layer, "quantization_mode", None)
     if mode not in (None, "int8"):
@@ -159,13 +161,12 @@ def _weighted(layer: Any, positions: int, use: Use, name: str = "kernel") -> Wor
     if getattr(layer, "lora_enabled", False):
         low, high = layer.lora_kernel_a, layer.lora_kernel_b
         # The kernel is assembled at every call.
-        products.append(Product(_size(low) * high.shape[-1], None))
-    return Work(tuple(products), _finish(layer, use))
+        products.append(Product(_size(low) * high.shape[-1]))
+    return Work(tuple(products), _finish(layer, made))
 
 
-def _finish(layer: Any, use: Use) -> int:
-    """Operations of bias and activation."""
-    made = elements(use.outputs[0])
+def _finish(layer: Any, made: int) -> int:
+    """Operations of bias and activation on the `made` elements."""
     bias = made if getattr(layer, "bias", None) is not None else 0
     return bias + activation_operations(getattr(layer, "activation", None), made)
 
@@ -179,18 +180,20 @@ def _size(variable: Any) -> int:
 
 def _conv(layer: Any, use: Use) -> Work:
     """Every weight is used once for each output position, with groups too."""
-    return _weighted(layer, spatial_size(use.outputs[0], layer.data_format), use)
+    positions = spatial_size(use.outputs[0], layer.data_format)
+    return _weighted(layer, positions, elements(use.outputs[0]))
 
 
 def _conv_transpose(layer: Any, use: Use) -> Work:
     """Every weight is used once for each input position."""
-    return _weighted(layer, spatial_size(use.inputs[0], layer.data_format), use)
+    positions = spatial_size(use.inputs[0], layer.data_format)
+    return _weighted(layer, positions, elements(use.outputs[0]))
 
 
 def _depthwise(layer: Any, use: Use) -> Work:
     positions = spatial_size(use.outputs[0], layer.data_format)
     product = Product(positions * _size(layer.kernel), layer.kernel)
-    return Work((product,), _finish(layer, use))
+    return Work((product,), _finish(layer, elements(use.outputs[0])))
 
 
 def _separable(layer: Any, use: Use) -> Work:
@@ -199,19 +202,35 @@ def _separable(layer: Any, use: Use) -> Work:
         Product(positions * _size(kernel), kernel)
         for kernel in (layer.depthwise_kernel, layer.pointwise_kernel)
     )
-    return Work(products, _finish(layer, use))
+    return Work(products, _finish(layer, elements(use.outputs[0])))
 
 
 def _dense(layer: Any, use: Use) -> Work:
-    return _weighted(layer, math.prod(use.inputs[0].shape[:-1]), use)
+    positions = math.prod(use.inputs[0].shape[:-1])
+    return _weighted(layer, positions, elements(use.outputs[0]))
 
 
 def _einsum_dense(layer: Any, use: Use) -> Work:
-    """Every weight is used once for each combination of the other input axes."""
+    return _projection(layer, elements(use.inputs[0]))
+
+
+def _projection(layer: Any, size: int) -> Work:
+    """EinsumDense on an input of `size` elements.
+
+    Every weight is used once for each combination of the input's other axes.
+    """
     data, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
-    sizes = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
-    shared = math.prod(sizes[letter] for letter in sizes if letter in data)
-    return _weighted(layer, elements(use.inputs[0]) // shared, use)
+    lengths = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
+    shared = math.prod(lengths[letter] for letter in lengths if letter in data)
+    positions = size // shared
+    made = positions * _size(layer.kernel) // shared
+    return _weighted(layer, positions, made * _kept(layer.equation, lengths))
+
+
+def _kept(equation: str, lengths: dict[str, int]) -> int:
+    """Product of the lengths that data, kernel and output have in common."""
+    data, output = equation.replace(" ", "").split(",")[0], equation.split("->")[1]
+    return math.prod(n for c, n in lengths.items() if c in data and c in output)
 
 
 def _embedding(layer: Any, use: Use) -> Work:
@@ -334,20 +353,21 @@ def _attention(layer: Any, use: Use) -> Work:
     ]
     total = Work()
     for dense, tensor in projections:
-        total += _projection(dense, tuple(tensor.shape), use)
+        total += _projection(dense, elements(tensor))
     attended = _attended(layer, query)
     heads = layer._query_dense.kernel.shape[1]
     pairs = heads * _positions(query) * attended(key)
     dim_key = layer._query_dense.kernel.shape[-1]
     dim_value = layer._value_dense.kernel.shape[-1]
+    along = (_kernel(layer._query_dense), 1)
     total += Work(
-        (Product(pairs * dim_key), Product(pairs * dim_value)),
+        tuple(Product(pairs * dim, along=along) for dim in (dim_key, dim_value)),
         (1 + SOFTMAX_OPERATIONS) * pairs,  # scaling, softmax
     )
-    context = (*query.shape[:-1], heads, dim_value)
+    context = _positions(query) * heads * dim_value
     if gate is not None:
-        total += Work(operations=math.prod(context))
-    return total + _projection(layer._output_dense, context, use)
+        total += Work(operations=context)
+    return total + _projection(layer._output_dense, context)
 
 
 def _positions(tensor: Any) -> int:
@@ -359,11 +379,6 @@ def _attended(layer: Any, query: Any) -> Callable[[Any], int]:
     rank = len(query.shape)
     axes = getattr(layer, "_attention_axes", None) or tuple(range(1, rank - 1))
     return lambda tensor: math.prod(tensor.shape[axis] for axis in axes)
-
-
-def _projection(dense: Any, shape: Sequence[int], use: Use) -> Work:
-    made = dense.compute_output_shape(shape)
-    return _einsum_dense(dense, use.within(dense, [tuple(shape)], [tuple(made)]))
 
 
 def _dot_attention(layer: Any, use: Use) -> Work:

@@ -28,6 +28,7 @@ class Use:
         outputs: flat tuple of the tensors that come out.
         args: positional arguments of the call, with the tensors of `inputs`.
         kwargs: keyword arguments of the call.
+        symbols: the model's own symbolic tensors behind `inputs` and `outputs`.
     """
 
     operation: keras.Operation
@@ -36,6 +37,7 @@ class Use:
     outputs: tuple[KerasTensor, ...]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    symbols: tuple[tuple[KerasTensor, ...], tuple[KerasTensor, ...]] = ((), ())
 
     def within(
         self,
@@ -132,7 +134,15 @@ def _walk(
             else:
                 outputs = [_at_batch_one(tensor) for tensor in call.outputs]
             found.append(
-                Use(operation, path, inputs, tuple(outputs), tuple(args), kwargs)
+                Use(
+                    operation,
+                    path,
+                    inputs,
+                    tuple(outputs),
+                    tuple(args),
+                    kwargs,
+                    (call.inputs, call.outputs),
+                )
             )
         values.update(zip(map(id, call.outputs), outputs, strict=True))
     return found, [values[id(tensor)] for tensor in graph.outputs]
@@ -183,14 +193,17 @@ def _infer(
     operation: keras.Operation, path: str, args: Any, kwargs: Any
 ) -> list[KerasTensor]:
     try:
-        spec = operation.compute_output_spec(*args, **kwargs)
+        outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        if any(None in tensor.shape for tensor in outputs):
+            # Some layers answer from their arguments alone; tracing them tells.
+            spec = keras.Operation.compute_output_spec(operation, *args, **kwargs)
+            outputs = keras.tree.flatten(spec)
     except Exception as error:
         raise ValueError(
             "Invalid value for argument `model`. Expected a model that can be traced "
             f"with one sample. Received: a model whose {path!r} "
             f"({type(operation).__name__}) cannot: {error}"
         ) from error
-    outputs = keras.tree.flatten(spec)
     if any(None in tensor.shape for tensor in outputs):
         raise ValueError(
             "Invalid value for argument `model`. Expected a model whose shapes follow "

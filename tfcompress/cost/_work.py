@@ -17,10 +17,13 @@ class Product:
         macs: how many there are.
         weight: the operand that is a weight, each element of which is used
             equally often; `None` where both operands are data.
+        along: a variable and one of its axes whose length they are proportional
+            to, for products of data.
     """
 
     macs: int
     weight: keras.Variable | None = None
+    along: tuple[keras.Variable, int] | None = None
 
 
 @dataclass(frozen=True)
