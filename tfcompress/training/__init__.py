@@ -1,5 +1,21 @@
 """Drivers that own the training loop: several fits that act as one."""
 
+from tfcompress.training._admm import (
+    AdmmPhase,
+    AdmmResult,
+    AdmmStage,
+    admm_compress,
+    fix_levels,
+    hard_prune,
+)
 from tfcompress.training._shrinking import fit_shrinking
 
-__all__ = ["fit_shrinking"]
+__all__ = [
+    "AdmmPhase",
+    "AdmmResult",
+    "AdmmStage",
+    "admm_compress",
+    "fit_shrinking",
+    "fix_levels",
+    "hard_prune",
+]

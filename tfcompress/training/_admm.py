@@ -1,0 +1,597 @@
+"""Pruning and quantisation by ADMM, phase after phase."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress import schedules, structure
+from tfcompress._files import check_writable, write_atomic
+from tfcompress.callbacks import ADMM, HoldWeights
+from tfcompress.callbacks._kernels import select_kernels
+from tfcompress.constraints import Combined, Constraint, Levels
+
+__all__ = [
+    "AdmmPhase",
+    "AdmmResult",
+    "AdmmStage",
+    "admm_compress",
+    "fix_levels",
+    "hard_prune",
+]
+
+_Constraints = Constraint | Mapping[str, Constraint]
+
+
+@dataclass(frozen=True)
+class AdmmPhase:
+    """One turn of ADMM training, projection and retraining.
+
+    Args:
+        constraints: what the weights are to satisfy, for all kernels or by layer.
+            With `Levels` this is a quantisation phase: after the projection, the
+            kernels named here keep their values, and the rest retrains.
+            Otherwise the zeros stay zero, and everything else retrains.
+        admm_epochs: epochs of training with the ADMM penalty, at a constant
+            learning rate.
+        retrain_epochs: epochs after the projection; the learning rate falls to
+            zero along a cosine. Defaults to 0.
+        rho: penalty: a number, or a `Schedule` of the number of updates.
+            Defaults to 3e-3.
+        update_every: epochs between updates of Z and U. Defaults to 1.
+        learning_rate: during ADMM. Defaults to `None`: that of the compiled
+            optimizer.
+        retrain_learning_rate: at the beginning of retraining. Defaults to
+            `None`: as `learning_rate`.
+        exclude: layers to leave alone. Defaults to `()`.
+    """
+
+    constraints: _Constraints
+    admm_epochs: int
+    retrain_epochs: int = 0
+    rho: schedules.Schedule | float = 3e-3
+    update_every: int = 1
+    learning_rate: float | None = None
+    retrain_learning_rate: float | None = None
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("admm_epochs", "retrain_epochs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(
+                    f"Invalid value for argument `{name}`. Expected an integer of at "
+                    f"least 0. Received: {name}={value!r}"
+                )
+        for name in ("learning_rate", "retrain_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"Invalid value for argument `{name}`. Expected a positive number. "
+                    f"Received: {name}={value!r}"
+                )
+        # Raises what is wrong with the other arguments.
+        self._callback(None)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether the constraints put weights on levels."""
+        given = self.constraints
+        parts = given.values() if isinstance(given, Mapping) else [given]
+        return any(
+            isinstance(p, Levels)
+            or (isinstance(p, Combined) and isinstance(p.constraints[-1], Levels))
+            for p in parts
+        )
+
+    def _callback(self, state_path: Path | None) -> ADMM:
+        return ADMM(
+            self.constraints,
+            rho=self.rho,
+            update_every=self.update_every,
+            exclude=self.exclude,
+            state_path=state_path,
+        )
+
+
+@dataclass(frozen=True)
+class AdmmStage:
+    """What one stage of `admm_compress` did.
+
+    Attributes:
+        phase: number of the phase in the plan, from 0.
+        name: `"admm"` or `"retrain"`.
+        history: the logs of its epochs, as in a Keras `History`.
+        nonzero: kernel weights that are not zero after it; after `"admm"`, those
+            that the projection left.
+        kernel_weights: kernel weights of the model after it.
+    """
+
+    phase: int
+    name: str
+    history: dict[str, list[float]]
+    nonzero: int
+    kernel_weights: int
+
+
+@dataclass(frozen=True)
+class AdmmResult:
+    """The outcome of `admm_compress`.
+
+    Attributes:
+        model: the compressed model, compiled.
+        weights: kernel weights of the model at the beginning.
+        stages: what was done, in order.
+    """
+
+    model: keras.Model
+    weights: int
+    stages: tuple[AdmmStage, ...] = field(default=())
+
+    @property
+    def nonzero(self) -> int:
+        """Kernel weights that are not zero."""
+        return _count(self.model)[0]
+
+    @property
+    def pruning_ratio(self) -> float:
+        """Kernel weights at the beginning over those that are left."""
+        return self.weights / self.nonzero
+
+    def __str__(self) -> str:
+        lines = [f"{'phase':<7}{'stage':<9}{'epochs':>6}{'non-zero':>12}{'ratio':>9}  "]
+        for stage in self.stages:
+            last = {k: v[-1] for k, v in stage.history.items() if v and "/" not in k}
+            logs = "  ".join(f"{name} {value:.4g}" for name, value in last.items())
+            epochs = max(map(len, stage.history.values()), default=0)
+            lines.append(
+                f"{stage.phase:<7}{stage.name:<9}{epochs:>6}{stage.nonzero:>12}"
+                f"{self.weights / stage.nonzero:>8.1f}×  {logs}"
+            )
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def hard_prune(
+    model: keras.Model,
+    constraints: _Constraints,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> dict[str, int]:
+    """Projects kernels onto their constraints, in place.
+
+    This is the step after ADMM training (ADMM-NN, Figure 2): the weights are near
+    the set by then, and are now put into it.
+
+    Example:
+
+    ```python
+    tfc.training.hard_prune(model, tfc.constraints.Cardinality(fraction=0.05))
+    ```
+
+    Args:
+        model: a built Keras model. Its kernels are changed.
+        constraints: a `Constraint`, or a dict of them by layer.
+        layers: names of the layers to project, where one constraint is given;
+            `None` for all that have kernels. Defaults to `None`.
+        exclude: names of layers to leave alone. Defaults to `()`.
+
+    Returns:
+        The number of non-zero weights that are left, by layer.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a name is unknown, or a kernel holds NaN.
+    """
+    # The callback checks its arguments, and knows which constraint is whose.
+    callback = ADMM(constraints, layers=layers, exclude=exclude)
+    given = callback.constraints
+    names = tuple(given) if isinstance(given, dict) else layers
+    selected = select_kernels(model, names, exclude)
+    pairs = [(name, kernel) for name, own in selected.items() for kernel in own]
+    joint: dict[int, tuple[Constraint, list[keras.Variable]]] = {}
+    for name, kernel in pairs:
+        constraint = given[name] if isinstance(given, dict) else given
+        key = id(constraint) if constraint.joint else id(kernel)
+        joint.setdefault(key, (constraint, []))[1].append(kernel)
+    for constraint, kernels in joint.values():
+        projected = constraint.project_jointly([_numpy(kernel) for kernel in kernels])
+        for kernel, values in zip(kernels, projected, strict=True):
+            kernel.assign(values)
+    return {
+        name: sum(int(np.count_nonzero(_numpy(kernel))) for kernel in own)
+        for name, own in selected.items()
+    }
+
+
+def fix_levels(
+    model: keras.Model,
+    bits: int | Mapping[str, int],
+    exclude: Sequence[str] = (),
+) -> dict[str, int]:
+    """Puts the non-zero kernel weights on equidistant levels, in place.
+
+    Example:
+
+    ```python
+    tfc.training.fix_levels(model, {"conv1": 3, "conv2": 3, "fc1": 2})
+    ```
+
+    Args:
+        model: a built Keras model. Its kernels are changed.
+        bits: bits of a level code, for all kernels or by layer.
+        exclude: names of layers to leave alone. Defaults to `()`.
+
+    Returns:
+        The number of non-zero weights, by layer.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a name is unknown or a width out of range.
+    """
+    if isinstance(bits, Mapping):
+        return hard_prune(model, {k: Levels(v) for k, v in bits.items()}, None, exclude)
+    return hard_prune(model, Levels(bits), None, exclude)
+
+
+def admm_compress(
+    model: keras.Model,
+    plan: Sequence[AdmmPhase],
+    x: Any = None,
+    y: Any = None,
+    *,
+    shrink: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    backup_dir: str | os.PathLike[str] | None = None,
+    **fit_arguments: Any,
+) -> AdmmResult:
+    """Runs a plan of ADMM phases: prune, retrain, and so on, then quantise.
+
+    Each phase trains with the ADMM penalty, projects the weights onto the
+    constraints and retrains what is free. Weights that are zero when a phase
+    begins stay zero. Several pruning phases with falling counts reach higher
+    ratios than one, and quantisation comes last (ADMM-NN, section 3.3 and
+    Figure 2). All of it is also available piece by piece: `callbacks.ADMM`,
+    `hard_prune`, `fix_levels`, `callbacks.HoldWeights`.
+
+    With `shrink`, channels that no weight feeds or reads any more are zeroed
+    after each projection, with their biases and normalisations, and removed, so
+    that training goes on with a smaller and faster model. Fractions in later
+    phases then refer to the layers as they are by then; counts do not change.
+
+    Example:
+
+    ```python
+    keep = tfc.constraints.Cardinality
+    plan = [
+        tfc.training.AdmmPhase(keep(fraction=0.1), admm_epochs=5, retrain_epochs=5),
+        tfc.training.AdmmPhase(keep(fraction=0.02), admm_epochs=5, retrain_epochs=5),
+        tfc.training.AdmmPhase(tfc.constraints.Levels(3), 5, retrain_epochs=2),
+    ]
+    result = tfc.training.admm_compress(model, plan, x, y, batch_size=128)
+    print(result)
+    ```
+
+    Args:
+        model: a compiled model whose optimizer has a plain learning rate. It is
+            trained in place; with `shrink` it is left behind when channels are
+            removed for the first time. Use the model in the result.
+        plan: the phases, at least one.
+        x: training data as for `fit`. Defaults to `None`.
+        y: labels as for `fit`. Defaults to `None`.
+        shrink: whether to remove dead channels after each projection; needs a
+            Functional or Sequential model. Defaults to `False`.
+        callbacks: further callbacks, for every stage. Defaults to `()`.
+        backup_dir: folder for the state of the run. A run that finds one there
+            goes on where it ended, within a stage too. A run that is complete
+            deletes it. Defaults to `None`: no backup.
+        **fit_arguments: anything else that `fit` takes, except epochs.
+
+    Returns:
+        An `AdmmResult` with the model and what each stage did.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the model is not compiled, its learning rate is a schedule,
+            the plan is empty, names a layer that does not exist, or prunes after
+            it has quantised, or `fit_arguments` set epochs.
+    """
+    plan = _checked_plan(plan)
+    _check(model, plan, fit_arguments)
+    run = _Run(model, None if backup_dir is None else Path(backup_dir), plan)
+    rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
+    for number, phase in enumerate(plan):
+        for name in ("admm", "retrain"):
+            if run.is_done(number, name):
+                continue
+            training, first = run.begin(number, name)
+            training += _stage_training(number, name, phase, rate, run.stage_dir)
+            history = run.model.fit(
+                x,
+                y,
+                initial_epoch=first,
+                epochs=phase.admm_epochs if name == "admm" else phase.retrain_epochs,
+                callbacks=[*training, *callbacks],
+                **fit_arguments,
+            )
+            if name == "admm":
+                hard_prune(run.model, phase.constraints, exclude=phase.exclude)
+                if shrink and not phase.quantises:
+                    run.model = _without_dead_channels(run.model)
+            run.finish(number, name, history.history)
+    run.model.optimizer.learning_rate = rate
+    run.delete()
+    return AdmmResult(run.model, run.weights, tuple(run.stages))
+
+
+class _Run:
+    """The state of a run: its model, what is done, and the copy on disk."""
+
+    def __init__(
+        self, model: keras.Model, folder: Path | None, plan: Sequence[AdmmPhase]
+    ) -> None:
+        self.model = model
+        self.weights = _count(model)[1]
+        self.stages: list[AdmmStage] = []
+        self._folder = folder
+        self._plan = [repr(phase) for phase in plan]
+        if folder is not None:
+            self._file = check_writable(folder / "run.json", argument="backup_dir")
+            if self._file.exists():
+                self._load(json.loads(self._file.read_text()))
+
+    @property
+    def stage_dir(self) -> Path | None:
+        """Where the stage that is running keeps its own backup."""
+        return None if self._folder is None else self._folder / "stage"
+
+    def is_done(self, phase: int, name: str) -> bool:
+        return any((done.phase, done.name) == (phase, name) for done in self.stages)
+
+    def begin(
+        self, phase: int, name: str
+    ) -> tuple[list[keras.callbacks.Callback], int]:
+        """The callback that backs a stage up, and the epoch that it begins with."""
+        if self.stage_dir is None:
+            return [], 0
+        backup = _StageBackup(self.stage_dir, f"{phase} {name}")
+        return [backup], backup.restore(self.model)
+
+    def finish(self, phase: int, name: str, history: dict[str, list[float]]) -> None:
+        nonzero, weights = _count(self.model)
+        plain = {key: [float(v) for v in values] for key, values in history.items()}
+        self.stages.append(AdmmStage(phase, name, plain, nonzero, weights))
+        if self._folder is None:
+            return
+        model = f"model-{len(self.stages)}.keras"
+        self.model.save(self._folder / model)
+        # The state names its model, so the two always fit.
+        state = {
+            "plan": self._plan,
+            "weights": self.weights,
+            "model": model,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+        }
+        write_atomic(self._file, json.dumps(state))
+        shutil.rmtree(self._folder / "stage", ignore_errors=True)
+        self._delete_models(keep=model)
+
+    def delete(self) -> None:
+        if self._folder is not None:
+            self._file.unlink(missing_ok=True)
+            self._delete_models(keep=None)
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["plan"] != self._plan:
+            raise ValueError(
+                "Invalid value for argument `backup_dir`. Expected the backup of a run "
+                f"of the same plan. Received: {str(self._folder)!r} with the plan "
+                f"{state['plan']}"
+            )
+        assert self._folder is not None
+        self.model = keras.saving.load_model(self._folder / state["model"])
+        self.weights = state["weights"]
+        self.stages = [AdmmStage(**stage) for stage in state["stages"]]
+
+    def _delete_models(self, keep: str | None) -> None:
+        assert self._folder is not None
+        for path in self._folder.glob("model-*.keras"):
+            if path.name != keep:
+                path.unlink()
+
+
+class _StageBackup(keras.callbacks.Callback):
+    """Keeps weights, optimizer and epoch of the stage that is running.
+
+    Not `BackupAndRestore`: that leaves the epoch it restored on the model, where
+    it holds for the fits of the following stages too.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.stage = stage
+        self._file = check_writable(folder / "stage.json", argument="backup_dir")
+
+    def restore(self, model: keras.Model) -> int:
+        """Loads what was kept of this stage; returns the epoch to go on with."""
+        if not self._file.exists():
+            return 0
+        state = json.loads(self._file.read_text())
+        if state["stage"] != self.stage:
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._weights(state["epoch"]))
+        return state["epoch"]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.model.save_weights(self._weights(epoch + 1))
+        # The state names its weights by the epoch, so the two always fit.
+        state = {"stage": self.stage, "epoch": epoch + 1}
+        write_atomic(self._file, json.dumps(state))
+        self._weights(epoch).unlink(missing_ok=True)
+
+    def _weights(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}.weights.h5"
+
+
+class _LearningRate(keras.callbacks.Callback):
+    """A constant learning rate, or one that falls to zero along a cosine."""
+
+    def __init__(self, rate: float, falls: bool) -> None:
+        super().__init__()
+        self.rate = rate
+        self.falls = falls
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+        self._set(0.0)
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        steps = self.params.get("steps")
+        if self.falls and steps:
+            self._set(batch / steps)
+
+    def _set(self, fraction: float) -> None:
+        progress = min(1.0, (self._epoch + fraction) / self.params["epochs"])
+        factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.falls else 1.0
+        self.model.optimizer.learning_rate = self.rate * factor
+
+
+def _stage_training(
+    number: int, name: str, phase: AdmmPhase, rate: float, folder: Path | None
+) -> list[keras.callbacks.Callback]:
+    """The callbacks that make a fit this stage."""
+    rate = phase.learning_rate or rate
+    hold = HoldWeights("zeros")
+    if name == "admm":
+        state_path = None if folder is None else folder / f"admm-{number}.npz"
+        return [_LearningRate(rate, falls=False), hold, phase._callback(state_path)]
+    falling = _LearningRate(phase.retrain_learning_rate or rate, falls=True)
+    if not phase.quantises:
+        return [falling, hold]
+    given = phase.constraints
+    layers = tuple(given) if isinstance(given, Mapping) else None
+    return [falling, hold, HoldWeights("values", layers, phase.exclude)]
+
+
+def _without_dead_channels(model: keras.Model) -> keras.Model:
+    """The model without the channels that no weight feeds, or none reads."""
+    groups = structure.channel_groups(model)
+    while any([_silence(group) for group in groups if group.prunable]):
+        pass
+    return structure.shrink(model)
+
+
+def _silence(group: Any) -> bool:
+    """Zeroes the dead channels of a group; returns whether any weight changed.
+
+    A channel without inputs is constant, its bias. It is given up as well: the
+    next layer's bias learns what it contributed.
+    """
+    roles = {member.role for member in group.members}
+    if not roles <= {"kernel", "bias", "scale", "offset", "mean", "variance", "input"}:
+        return False
+    alive = {"kernel": np.zeros(group.size, bool), "input": np.zeros(group.size, bool)}
+    for member in group.members:
+        if member.role in alive:
+            values = np.moveaxis(_numpy(member.variable), member.axis, 0)
+            used = np.any(values != 0, axis=tuple(range(1, values.ndim)))
+            known = member.channels >= 0
+            alive[member.role][member.channels[known & used]] = True
+    living = alive["kernel"] & alive["input"]
+    if not living.any():
+        # A group that is dead altogether cannot be removed.
+        return False
+    changed = False
+    for member in group.members:
+        if not (member.zero or member.role == "input"):
+            continue
+        gone = (member.channels >= 0) & ~living[member.channels]
+        values = _numpy(member.variable)
+        shape = [1] * values.ndim
+        shape[member.axis] = gone.size
+        kept = np.where(gone.reshape(shape), 0, values)
+        if np.any(kept != values):
+            member.variable.assign(kept)
+            changed = True
+    return changed
+
+
+def _count(model: keras.Model) -> tuple[int, int]:
+    """Non-zero and all kernel weights."""
+    kernels = [k for own in select_kernels(model).values() for k in own]
+    nonzero = sum(int(np.count_nonzero(_numpy(kernel))) for kernel in kernels)
+    return nonzero, sum(math.prod(kernel.shape) for kernel in kernels)
+
+
+def _numpy(variable: keras.Variable) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(variable))
+
+
+def _checked_plan(plan: Any) -> list[AdmmPhase]:
+    if isinstance(plan, AdmmPhase) or not all(isinstance(p, AdmmPhase) for p in plan):
+        raise TypeError(
+            "Invalid value for argument `plan`. Expected a list of `AdmmPhase`. "
+            f"Received: plan={plan!r}"
+        )
+    if not plan:
+        raise ValueError(
+            "Invalid value for argument `plan`. Expected at least one phase. Received: "
+            f"plan={plan!r}"
+        )
+    quantises = [phase.quantises for phase in plan]
+    if quantises != sorted(quantises):
+        raise ValueError(
+            "Invalid value for argument `plan`. Expected pruning phases before phases "
+            "with `Levels`: pruned weights would leave their levels. Received: "
+            f"plan={plan!r}"
+        )
+    return list(plan)
+
+
+def _check(
+    model: keras.Model, plan: Sequence[AdmmPhase], fit_arguments: Mapping[str, Any]
+) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Invalid value for argument `model`. Expected a `keras.Model`. Received: "
+            f"{type(model).__name__}"
+        )
+    if not model.compiled or not model.built:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a built and compiled model. "
+            f"Received: {model!r}; call model.compile first."
+        )
+    for name in ("epochs", "initial_epoch"):
+        if name in fit_arguments:
+            raise ValueError(
+                f"Invalid value for argument `{name}`. Expected none: the phases of "
+                f"the plan set the epochs. Received: {name}={fit_arguments[name]!r}"
+            )
+    for phase in plan:
+        given = phase.constraints
+        names = tuple(given) if isinstance(given, Mapping) else None
+        select_kernels(model, names, phase.exclude)
+    try:
+        model.optimizer.learning_rate = model.optimizer.learning_rate
+    except TypeError as error:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected an optimizer with a plain "
+            "learning rate, which the phases can change. Received: an optimizer with "
+            "a LearningRateSchedule"
+        ) from error
