@@ -60,7 +60,14 @@ KNOWS = {
         "cost",
     },
     "interop": {"schedules"},
-    "training": {"structure", "schedules", "policy", "callbacks", "cost"},
+    "training": {
+        "structure",
+        "schedules",
+        "policy",
+        "constraints",
+        "callbacks",
+        "cost",
+    },
     "_finalize": {"structure", "policy", "layers"},
     "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
 }
