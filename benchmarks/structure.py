@@ -8,6 +8,9 @@ Measures, on networks of keras.applications at 224×224:
 * `construction`: the time that Keras takes to construct the network, the floor
   for any rebuild.
 
+`difference` is the largest difference between the outputs (logits) of masked and
+smaller model on random input, relative to the largest output.
+
 Rounds are interleaved; times are medians in seconds, ratios are medians of the
 ratios of a round. With torch, torchvision and torch-pruning installed, the same
 is measured for Torch-Pruning (dependency graph; whole pruning call).
@@ -15,6 +18,7 @@ is measured for Torch-Pruning (dependency graph; whole pruning call).
 Usage: python benchmarks/structure.py [--networks=ResNet50,...] [--rounds=5]
 """
 
+import functools
 import gc
 import importlib.util
 import json
@@ -60,13 +64,33 @@ def random_channels(groups: tfc.structure.ChannelGroups, rate: float) -> dict:
     }
 
 
+def randomize_statistics(model: keras.Model) -> None:
+    """Moves normalisation parameters away from 0 and 1, where errors would hide."""
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.8, 1.2, variable.shape))
+        elif variable.name in ("beta", "moving_mean"):
+            variable.assign(rng.uniform(-0.2, 0.2, variable.shape))
+
+
+def difference(masked: keras.Model, small: keras.Model) -> float:
+    shape = (1, *(size or 224 for size in masked.input_shape[1:]))
+    x = np.random.default_rng(1).normal(size=shape).astype("float32")
+    expected, received = (np.asarray(m(x, training=False)) for m in (masked, small))
+    return float(np.abs(expected - received).max() / np.abs(expected).max())
+
+
 def measure(name: str, rounds: int, rate: float) -> dict:
-    constructor = getattr(keras.applications, name)
-    model = constructor(weights=None)
+    constructor = functools.partial(
+        getattr(keras.applications, name), weights=None, classifier_activation=None
+    )
+    model = constructor()
+    randomize_statistics(model)
     channels = random_channels(tfc.structure.channel_groups(model), rate)
     remove = tfc.structure.remove_channels
     jobs = {
-        "construction": lambda: constructor(weights=None),
+        "construction": constructor,
         "analysis": lambda: tfc.structure.channel_groups(model),
         "removal": lambda: remove(model, channels, verify=False),
         "checked": lambda: remove(model, channels),
@@ -85,9 +109,11 @@ def measure(name: str, rounds: int, rate: float) -> dict:
     }
     medians = {job: statistics.median(values) for job, values in times.items()}
     small = remove(model, channels, verify=False)
+    masked = tfc.structure.zero_channels(model, channels)
     return {
         **{key: round(value, 3) for key, value in (medians | ratios).items()},
-        "groups": len(tfc.structure.channel_groups(model)),
+        "groups": sum(g.prunable for g in tfc.structure.channel_groups(model)),
+        "difference": float(f"{difference(masked, small):.1e}"),
         "parameters": [model.count_params(), small.count_params()],
     }
 
