@@ -34,7 +34,6 @@ NEVER_AT_IMPORT = {
 # Who may import whom, by the first part of the module name. `_files` and
 # `_activations` are small helpers below everything.
 HELPERS = {"_files", "_activations"}
-METHODS = {"callbacks", "layers", "training", "constraints", "interop"}
 KNOWS = {
     "structure": set(),
     "_files": set(),
@@ -42,21 +41,18 @@ KNOWS = {
     "schedules": set(),
     "data": set(),
     "zoo": set(),
-    "ops": set(),
     "constraints": set(),
     "criteria": {"structure"},
     "policy": {"structure"},
     "cost": {"structure"},
     "export": {"structure", "cost"},
     "report": {"structure", "cost", "export"},
-    "layers": {"structure", "schedules", "criteria", "policy", "ops", "constraints"},
     "callbacks": {
         "structure",
         "schedules",
         "criteria",
         "policy",
         "constraints",
-        "layers",
         "cost",
     },
     "interop": {"schedules"},
@@ -68,7 +64,7 @@ KNOWS = {
         "callbacks",
         "cost",
     },
-    "_finalize": {"structure", "policy", "layers"},
+    "_finalize": {"structure", "policy"},
     "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
 }
 

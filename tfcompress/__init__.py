@@ -20,8 +20,6 @@ _SUBMODULES = frozenset(
         "data",
         "export",
         "interop",
-        "layers",
-        "ops",
         "policy",
         "report",
         "schedules",
