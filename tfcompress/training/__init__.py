@@ -8,14 +8,18 @@ from tfcompress.training._admm import (
     fix_levels,
     hard_prune,
 )
+from tfcompress.training._search import HardwarePlan, LayerPlan, search_fractions
 from tfcompress.training._shrinking import fit_shrinking
 
 __all__ = [
     "AdmmPhase",
     "AdmmResult",
     "AdmmStage",
+    "HardwarePlan",
+    "LayerPlan",
     "admm_compress",
     "fit_shrinking",
     "fix_levels",
     "hard_prune",
+    "search_fractions",
 ]
