@@ -1,7 +1,8 @@
 """Callbacks: one method a file."""
 
 from tfcompress.callbacks.admm import ADMM
+from tfcompress.callbacks.compression_metrics import CompressionMetrics
 from tfcompress.callbacks.filter_pruning import FilterPruning
 from tfcompress.callbacks.hold_weights import HoldWeights
 
-__all__ = ["ADMM", "FilterPruning", "HoldWeights"]
+__all__ = ["ADMM", "CompressionMetrics", "FilterPruning", "HoldWeights"]

@@ -399,7 +399,8 @@ class Sizes:
 
     def count(self, variable: keras.Variable, values: np.ndarray) -> int:
         """Number of values that are not zero."""
-        return int(np.count_nonzero(values))
+        # Several times as fast as counting floats.
+        return int(np.count_nonzero(values != 0))
 
     def macs(self, product: Product) -> int:
         """Multiply–accumulates."""

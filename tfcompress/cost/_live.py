@@ -33,8 +33,21 @@ class LiveCost:
         `operations` shrink with the output of their layer, which is not exact
         inside attention heads.
         """
+        return self.measure()[0]
+
+    def measure(self) -> tuple[ModelCost, float]:
+        """`count`, and the fraction of zeros in the kernels of the whole model."""
         sizes = _LiveSizes(self._groups)
-        return summarise(self.model.name, self._entries, sizes)
+        cost = summarise(self.model.name, self._entries, sizes)
+        kernels = {
+            id(product.weight): math.prod(product.weight.shape)
+            for entry in self._entries
+            for product in entry.work.products
+            if product.weight is not None
+        }
+        total = sum(kernels.values())
+        nonzero = sum(sizes.whole[key] for key in kernels)
+        return cost, 1 - nonzero / total if total else 0.0
 
 
 class _LiveSizes(Sizes):
@@ -45,6 +58,7 @@ class _LiveSizes(Sizes):
         self._solution = groups.analysis.solution
         self._tensors = groups.analysis.tensors
         self._axes: dict[int, dict[int, np.ndarray]] = {}
+        self.whole: dict[int, int] = {}  # non-zero elements, dead channels included
         self._gone = np.zeros(self._solution.frozen.size, bool)
         for name, zero in zero_indices(groups).items():
             group = groups[name]
@@ -64,9 +78,11 @@ class _LiveSizes(Sizes):
         )
 
     def count(self, variable: keras.Variable, values: np.ndarray) -> int:
-        for axis, kept in self._axes.get(id(variable), {}).items():
+        self.whole[id(variable)] = whole = super().count(variable, values)
+        masks = self._axes.get(id(variable), {})
+        for axis, kept in masks.items():
             values = np.compress(kept, values, axis)
-        return super().count(variable, values)
+        return super().count(variable, values) if masks else whole
 
     def macs(self, product: Product) -> int:
         if product.weight is not None:
