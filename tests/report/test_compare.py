@@ -1,5 +1,6 @@
 """Figures of a report come from the models themselves."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -64,7 +65,7 @@ class TestFigures:
         estimate = tfc.cost.energy(tfc.cost.count(models["full"]), "horowitz_45nm")
         assert report.models[0].energy == estimate.by_kind
         assert report.models[0].joules == pytest.approx(estimate.total)
-        assert "modelled" in report.provenance["Energy"]
+        assert "horowitz_45nm" in report.provenance["Modelled energy"]
 
     def test_files_are_measured(self, report):
         for model in report.models:
@@ -85,6 +86,29 @@ class TestFigures:
 
     def test_it_survives_json(self, report):
         assert tfc.report.load(report.to_json()) == report
+
+
+def test_energy_is_measured_where_the_machine_counts_it(models, monkeypatch):
+    @contextlib.contextmanager
+    def counters():
+        yield tfc.cost.MeasuredEnergy(joules=3.0)
+
+    monkeypatch.setattr(tfc.cost, "measure_energy", counters)
+    monkeypatch.setattr(_compare, "_ENERGY_SECONDS", 0.05)
+    report = tfc.report.compare({"m": models["full"]}, hardware=None)
+    assert 0 < report.models[0].files["float32"].energy <= 3.0
+    assert "processor packages" in report.provenance["Measured energy"]
+
+
+def test_energy_is_not_guessed_where_it_is_not_counted(models, monkeypatch):
+    @contextlib.contextmanager
+    def no_counters():
+        yield tfc.cost.MeasuredEnergy()
+
+    monkeypatch.setattr(tfc.cost, "measure_energy", no_counters)
+    report = tfc.report.compare({"m": models["full"]}, hardware=None)
+    assert report.models[0].files["float32"].energy is None
+    assert report.provenance["Measured energy"] == "not measured on this machine"
 
 
 @pytest.fixture
@@ -136,6 +160,14 @@ def test_a_file_that_cannot_be_made_leaves_a_dash_and_a_note(models):
     assert "float32" in report.models[0].files
     assert report.models[1].files == {}
     assert any("'odd'" in note and "Erfinv" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_fit_on_the_chip_are_in_the_notes(models):
+    # 300,000 float32 weights do not fit into the profile's 1 MB, 32 do.
+    large = keras.Sequential([keras.Input((300,)), keras.layers.Dense(1000)])
+    report = tfc.report.compare({"large": large, "small": models["full"]})
+    assert any("'small' fit into on-chip" in note for note in report.notes)
 
 
 @pytest.mark.usefixtures("quick")

@@ -42,8 +42,8 @@ class TestText:
         assert "97.50 % (−0.50 points)" in rows["Accuracy"]
         assert "3,000" in rows["Parameters"]
         assert "750 (4.0× fewer)" in rows["Parameters"]
-        assert "12 µJ" in rows["Energy (modelled)"]
-        assert "3 µJ (4.0× less)" in rows["Energy (modelled)"]
+        assert "12 µJ" in rows["Modelled energy"]
+        assert "3 µJ (4.0× less)" in rows["Modelled energy"]
         assert "500 µs" in rows["Latency int8"]
         assert "125 µs (4.0× faster)" in rows["Latency int8"]
 
@@ -77,6 +77,16 @@ class TestText:
         sparse = dataclasses.replace(report.models[1], nonzero=75)
         text = str(dataclasses.replace(report, models=(report.models[0], sparse)))
         assert "75 (40× fewer)" in text
+
+    def test_measured_energy_is_shown_where_there_is_any(self, report):
+        assert "Energy float32" not in str(report)
+        first = report.models[0]
+        file = dataclasses.replace(first.files["float32"], energy=2e-3)
+        first = dataclasses.replace(first, files={"float32": file})
+        text = str(dataclasses.replace(report, models=(first, report.models[1])))
+        row = next(line for line in text.splitlines() if "Energy float32" in line)
+        assert row.split("  ")[-1].strip() == "–"
+        assert "2 mJ" in row
 
     def test_hostile_names_do_not_break_lines(self, hostile_report):
         lines = str(hostile_report).splitlines()

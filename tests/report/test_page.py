@@ -46,6 +46,18 @@ class TestDocument:
         assert outline.charts == len(charts(report)) > 0
         assert all(len(label) > 20 for label in outline.labels)
 
+    def test_cards_show_the_file_to_deploy(self, report):
+        page = report.to_html()
+        assert "<dt>TFLite int8</dt>" in page
+        assert "<dt>Latency int8</dt>" in page
+        small = report.models[1]
+        slow = dataclasses.replace(
+            small.files["int8"], latency=tfc.export.Latency(9.0, 9.0, 9.0, 50)
+        )
+        small = dataclasses.replace(small, files={**small.files, "int8": slow})
+        page = dataclasses.replace(report, models=(report.models[0], small)).to_html()
+        assert "<dt>Latency float32</dt>" in page
+
     def test_missing_figures_leave_dashes_and_no_chart(self):
         empty = tfc.report.Report("Empty", (tfc.report.ModelFigures("m"),))
         page = empty.to_html()
@@ -71,6 +83,14 @@ class TestDocument:
         assert drawn == {f"layer{i}" for i in range(176, 200)}
         assert "24 of 200 layers" in chart.description
 
+    def test_a_tie_in_accuracy_looks_like_one(self, report):
+        dense, small = report.models
+        small = dataclasses.replace(small, accuracy=dense.accuracy - 1e-4)
+        chart = charts(dataclasses.replace(report, models=(dense, small)))[0]
+        low, high = chart.spec["encoding"]["y"]["scale"]["domain"]
+        assert high - low == pytest.approx(0.01)  # one point
+        assert low < small.accuracy < dense.accuracy < high
+
     def test_frontier_joins_what_no_other_model_beats(self, report):
         dense, small = report.models
         worse = dataclasses.replace(dense, name="worse", accuracy=0.9)
@@ -88,8 +108,8 @@ class TestColors:
         for background in ("page", "surface"):
             for text in ("ink", "muted", "accent", "better", "worse"):
                 assert _contrast(colors[text], colors[background]) >= 4.5, text
-        marks = [name for name in colors if name.startswith("model-")]
-        assert len(marks) == 8
+        marks = [name for name in colors if name.startswith(("model-", "kind-"))]
+        assert len(marks) == 8 + 5
         for mark in marks:
             assert _contrast(colors[mark], colors["surface"]) >= 3, mark
 

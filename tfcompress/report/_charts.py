@@ -26,7 +26,7 @@ _MOST_LAYERS = 24  # layers in a chart
 _MOST_BARS = 60  # bars in a chart
 _MODEL_COLORS = 8  # CSS variables --model-0 …
 _KIND_COLORS = 5  # CSS variables --kind-0 …
-_NEGLIGIBLE = 0.01  # share of the longest bar that is too short to see
+_LEAST_SPAN = 0.01  # of the accuracy axis, so that a tie looks like one
 
 _Table = tuple[list[str], list[list[str]]]
 
@@ -126,7 +126,13 @@ def _frontier(report: Report) -> Chart | None:
                     padding=28,
                     logarithmic=logarithmic,
                 ),
-                "y": vega.number("y", "accuracy", zero=False, padding=24, format=".1%"),
+                "y": vega.number(
+                    "y",
+                    "accuracy",
+                    zero=False,
+                    format=".1%",
+                    domain=_span([accuracy for _, _, accuracy in points]),
+                ),
             },
             layer=[
                 {
@@ -297,14 +303,12 @@ def _largest_layers(figures: list[dict[str, float]]) -> tuple[dict[str, str], st
     for by_layer in figures:
         for layer, value in by_layer.items():
             largest[layer] = max(value, largest.get(layer, 0))
-    least = _NEGLIGIBLE * max(largest.values(), default=0)
-    relevant = [layer for layer, value in largest.items() if value > least]
+    relevant = [layer for layer, value in largest.items() if value > 0]
     room = max(8, min(_MOST_LAYERS, _MOST_BARS // max(len(figures), 1)))
     top = set(sorted(relevant, key=lambda name: -largest[name])[:room])
-    present = sum(value > 0 for value in largest.values())
     description = (
-        f"The largest {len(top)} of {present} layers; the table has all."
-        if len(top) < present
+        f"The largest {len(top)} of {len(relevant)} layers; the table has all."
+        if len(top) < len(relevant)
         else ""
     )
     return short_names([name for name in relevant if name in top], _NAME), description
@@ -515,6 +519,13 @@ def _joules(layer: LayerFigures) -> float:
 
 def _spaced(kind: str) -> str:
     return kind.replace("_", " ")
+
+
+def _span(values: list[float]) -> list[float]:
+    """Range of an axis of accuracies, with room around the points."""
+    low, high = min(values), max(values)
+    room = max(0.15 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
+    return [max(low - room, 0), min(high + room, 1)]
 
 
 def _pareto(points: list[tuple[float, float]]) -> set[tuple[float, float]]:

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import keras
 import numpy as np
 
 from tfcompress.export import Artifact, to_tflite
-from tfcompress.export._runtime import benchmark_together
+from tfcompress.export._runtime import benchmark_together, open_file
 from tfcompress.export._samples import (
     call_model,
     checked_batches,
@@ -39,6 +40,7 @@ __all__ = ["compare"]
 
 _WARMUP = 5
 _RUNS = 50
+_ENERGY_SECONDS = 1.0
 
 
 def compare(
@@ -115,13 +117,20 @@ def compare(
     files = _export_and_time(models, calibration, notes)
     figures = []
     samples = 0
+    on_chip: dict[str, bool] = {}
     for name, model in models.items():
         accuracy = None
         if data is not None:
             accuracy, samples = _accuracy(name, model, data, notes)
-        costs = _costs(name, model, profile, notes)
+        costs = _costs(name, model, profile, notes, on_chip)
         figures.append(
             ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs)
+        )
+    if len(set(on_chip.values())) > 1:
+        fits = ", ".join(repr(name) for name, fit in on_chip.items() if fit)
+        notes.append(
+            f"Modelled energy: the weights of {fits} fit into on-chip memory; those "
+            "of the others are read from off-chip memory at every inference."
         )
     return Report(
         title=title,
@@ -129,7 +138,7 @@ def compare(
         histories=training,
         curves=tuple(_clean_curves(c) for c in curves),
         heatmaps=tuple(_clean_heatmap(h) for h in heatmaps),
-        provenance=_provenance(profile, samples, provenance or {}),
+        provenance=_provenance(profile, samples, figures, provenance or {}),
         notes=tuple(notes),
     )
 
@@ -202,19 +211,38 @@ def _export_and_time(
                     )
                 except (RuntimeError, ValueError) as error:
                     notes.append(f"No {kind} TFLite file for {name!r}: {error}")
-        timings = benchmark_together(
-            [artifact.path for artifact in artifacts.values()],
-            warmup=_WARMUP,
-            runs=_RUNS,
-        )
+        paths = [artifact.path for artifact in artifacts.values()]
+        timings = benchmark_together(paths, warmup=_WARMUP, runs=_RUNS)
+        energies = [_measured_energy(path) for path in paths]
     if calibration is None:
         notes.append("No int8 files: they need calibration data.")
     result: dict[str, dict[str, FileFigures]] = {name: {} for name in models}
-    for ((name, kind), artifact), latency in zip(
-        artifacts.items(), timings, strict=True
+    for ((name, kind), artifact), latency, energy in zip(
+        artifacts.items(), timings, energies, strict=True
     ):
-        result[name][kind] = FileFigures(artifact.bytes, latency, artifact.parity)
+        result[name][kind] = FileFigures(
+            artifact.bytes, latency, artifact.parity, energy
+        )
     return result
+
+
+def _measured_energy(path: Path) -> float | None:
+    """Joules of one inference by the machine's own counters, if it has any."""
+    from tfcompress import cost
+
+    with cost.measure_energy() as nothing:
+        pass
+    if nothing.joules is None:
+        return None
+    program = open_file(path)
+    program.feed_random()
+    runs = 0
+    with cost.measure_energy() as used:
+        end = time.perf_counter() + _ENERGY_SECONDS
+        while time.perf_counter() < end:
+            program.invoke()
+            runs += 1
+    return None if used.joules is None else used.joules / runs
 
 
 # Costs ----------------------------------------------------------------------
@@ -227,9 +255,16 @@ def _profile(hardware: Any) -> Any:
 
 
 def _costs(
-    name: str, model: keras.Model, profile: Any, notes: list[str]
+    name: str,
+    model: keras.Model,
+    profile: Any,
+    notes: list[str],
+    on_chip: dict[str, bool],
 ) -> dict[str, Any]:
-    """The counted and modelled fields of `ModelFigures`."""
+    """The counted and modelled fields of `ModelFigures`.
+
+    `notes` and, by name, whether all weights stay `on_chip` are added to.
+    """
     from tfcompress import cost
 
     with warnings.catch_warnings():
@@ -240,6 +275,7 @@ def _costs(
     estimate = None if profile is None else cost.energy(counted, profile)
     if estimate is not None:
         notes += [f"Energy of {name!r}: {note}" for note in estimate.notes]
+        on_chip[name] = bool(estimate.settings["weights_on_chip"])
     layers = tuple(
         LayerFigures(
             name=row.name,
@@ -346,7 +382,13 @@ def _finite(value: Any) -> float | None:
 # Provenance -----------------------------------------------------------------
 
 
-def _provenance(profile: Any, samples: int, extra: Mapping[str, Any]) -> dict[str, str]:
+def _provenance(
+    profile: Any,
+    samples: int,
+    models: Sequence[ModelFigures],
+    extra: Mapping[str, Any],
+) -> dict[str, str]:
+    measured = any(f.energy is not None for m in models for f in m.files.values())
     packages = ("tfcompress", "keras", "tensorflow", "ai-edge-litert", "numpy")
     facts = {
         "Created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -359,10 +401,13 @@ def _provenance(profile: Any, samples: int, extra: Mapping[str, Any]) -> dict[st
         "Sizes": "measured, bytes of the TFLite files",
         "Latency": f"measured with the LiteRT interpreter, one thread, median of "
         f"{_RUNS} runs in turns",
-        "Energy": "not modelled"
+        "Measured energy": "processor packages and memory, with everything else that "
+        f"ran on them, {_ENERGY_SECONDS:g} s of inferences for each file"
+        if measured
+        else "not measured on this machine",
+        "Modelled energy": "none"
         if profile is None
-        else f"modelled for one inference, not measured on this machine: {profile}; "
-        f"figures from {'; '.join(profile.sources)}",
+        else f"one inference on {profile}; figures from {'; '.join(profile.sources)}",
         "Machine": f"{_processor()}, {os.cpu_count()} logical cores, "
         f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),

@@ -56,11 +56,14 @@ class FileFigures:
         bytes: its size.
         latency: time of one inference; `None` where not measured.
         parity: how close it is to the Keras model.
+        energy: measured joules of one inference, with everything else that ran
+            on the processor meanwhile; `None` where the machine does not count.
     """
 
     bytes: int
     latency: Latency | None
     parity: Parity
+    energy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,7 @@ def _model(entry: dict[str, Any]) -> ModelFigures:
             bytes=file["bytes"],
             latency=Latency(**file["latency"]) if file["latency"] else None,
             parity=Parity(**file["parity"]),
+            energy=file["energy"],
         )
         for name, file in entry["files"].items()
     }

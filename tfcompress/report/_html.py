@@ -23,9 +23,16 @@ from tfcompress.report._text import shorten
 
 __all__ = ["to_html"]
 
-# What the summary shows, where there is a figure.
-_CARDS = ("accuracy", "parameters", "macs", "int8_bytes", "int8_latency", "energy")
-_SUBSTITUTES = {"int8_bytes": "float32_bytes", "int8_latency": "float32_latency"}
+# What the summary shows: of each line the smallest figure, for the
+# file that one would deploy.
+_CARDS = (
+    ("accuracy",),
+    ("parameters",),
+    ("macs",),
+    ("int8_bytes", "float32_bytes"),
+    ("int8_latency", "float32_latency"),
+    ("energy",),
+)
 
 # Nothing may be loaded from anywhere; the chart library compiles expressions.
 _POLICY = (
@@ -86,9 +93,10 @@ def _lead(report: Report) -> str:
         return f'<p class="lead">{_strong(first.name)}</p>'
     nouns = {"parameters": "parameters", "macs": "MACs", "energy": "modelled energy"}
     gains = [
-        f"{relative(metric, last, first)} {nouns[metric.key]}"
-        for metric in METRICS
-        if metric.key in nouns and relative(metric, last, first)
+        f"{relative(_metric(key), last, first)} {noun}"
+        for key, noun in nouns.items()
+        if _metric(key).get(last) != _metric(key).get(first)
+        and relative(_metric(key), last, first)
     ]
     sentence = f"{_strong(last.name)} against {_strong(first.name)}"
     if gains:
@@ -102,11 +110,11 @@ def _lead(report: Report) -> str:
 def _cards(report: Report) -> str:
     first, last = report.models[0], report.models[-1]
     cards = []
-    for key in _CARDS:
-        metric = _metric(key)
-        if metric.get(last) is None and key in _SUBSTITUTES:
-            metric = _metric(_SUBSTITUTES[key])
-        origin = metric.origin if metric.get(last) is not None else "not known"
+    for keys in _CARDS:
+        candidates = [_metric(key) for key in keys]
+        known = [metric for metric in candidates if metric.get(last) is not None]
+        metric = _card_metric(known, last) if known else candidates[0]
+        origin = metric.origin if known else "not known"
         cards.append(
             f'<div class="card"><dt>{_text(metric.label)}</dt>'
             f'<dd><div class="value">{_text(shown(metric, last))}</div>'
@@ -115,6 +123,11 @@ def _cards(report: Report) -> str:
         )
     name = _text(shorten(last.name, 60))
     return f'<dl class="cards" aria-label="Summary of {name}">{"".join(cards)}</dl>'
+
+
+def _card_metric(known: list[Metric], model: ModelFigures) -> Metric:
+    """The smallest of the same figure for several files: the one to deploy."""
+    return min(known, key=lambda metric: metric.get(model) or 0)
 
 
 def _model_table(report: Report) -> str:

@@ -67,12 +67,21 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def metrics_of(report: Report) -> list[Metric]:
-    """The metrics to show: non-zero parameters only where many are zero."""
-    sparse = any(
+    """The metrics to show.
+
+    Non-zero parameters only where many are zero, and measured energy only where
+    the machine measures it; everything else always, with a dash where missing.
+    """
+    hidden = set()
+    if not any(
         m.nonzero is not None and m.parameters and m.nonzero < 0.99 * m.parameters
         for m in report.models
-    )
-    return [metric for metric in METRICS if sparse or metric.key != "nonzero"]
+    ):
+        hidden.add("nonzero")
+    for kind in ("float32", "int8"):
+        if all(_file_energy(kind)(model) is None for model in report.models):
+            hidden.add(f"{kind}_energy")
+    return [metric for metric in METRICS if metric.key not in hidden]
 
 
 def shown(metric: Metric, figures: ModelFigures) -> str:
@@ -112,6 +121,10 @@ def _latency(name: str) -> Callable[[ModelFigures], float | None]:
         return file.latency.median if file and file.latency else None
 
     return get
+
+
+def _file_energy(name: str) -> Callable[[ModelFigures], float | None]:
+    return lambda m: m.files[name].energy if name in m.files else None
 
 
 def _agreement(figures: ModelFigures) -> float | None:
@@ -188,8 +201,24 @@ METRICS = (
         ("faster", "slower"),
     ),
     Metric(
+        "float32_energy",
+        "Energy float32",
+        "measured",
+        _file_energy("float32"),
+        lambda v: quantity(v, "J"),
+        ("less", "more"),
+    ),
+    Metric(
+        "int8_energy",
+        "Energy int8",
+        "measured",
+        _file_energy("int8"),
+        lambda v: quantity(v, "J"),
+        ("less", "more"),
+    ),
+    Metric(
         "energy",
-        "Energy",
+        "Modelled energy",
         "modelled",
         lambda m: m.joules,
         lambda v: quantity(v, "J"),

@@ -105,8 +105,7 @@ def _rows(report: Report) -> list[list[str]]:
         for model in report.models:
             factor = relative(metric, model, baseline)
             cells.append(shown(metric, model) + (f" ({factor})" if factor else ""))
-        label = metric.label + (" (modelled)" if metric.origin == "modelled" else "")
-        rows.append([label, *cells])
+        rows.append([metric.label, *cells])
     return rows
 
 

@@ -131,18 +131,21 @@ def number(
     zero: bool = True,
     padding: int = 0,
     logarithmic: bool = False,
+    domain: list[float] | None = None,
     format: str = _NUMBER,
 ) -> _Part:
     """A position on a numeric axis."""
     scale: _Part = {"type": "log"} if logarithmic else {"zero": zero}
     if padding:
         scale["padding"] = padding
+    if domain:
+        scale["domain"] = domain
     return {
         "field": field,
         "type": "quantitative",
         "title": _short(title),
         "scale": scale,
-        "axis": {"format": format, "tickCount": 5},
+        "axis": {"format": format, "tickCount": 3 if logarithmic else 5},
     }
 
 
