@@ -104,17 +104,17 @@ PRESETS = {
         model="lenet5",
         rows={
             "pruned 85x": [
-                Round(lenet(300, 3500, 14500, 1700), 3, 2),
-                Round(lenet(240, 1800, 5400, 900), 4, 4),
-                Round(lenet(210, 1150, 3000, 600), 5, 12),
+                Round(lenet(300, 3500, 14500, 1700), 3, 1),
+                Round(lenet(240, 1800, 5400, 900), 4, 2),
+                Round(lenet(210, 1150, 3000, 600), 5, 10),
             ],
             "pruned 167x": [
-                Round(lenet(190, 850, 1950, 480), 4, 4),
-                Round(lenet(170, 660, 1330, 390), 5, 14),
+                Round(lenet(190, 850, 1950, 480), 4, 2),
+                Round(lenet(170, 660, 1330, 390), 5, 12),
             ],
         },
         bits={"conv1": 3, "conv2": 3, "fc1": 2, "classifier": 2},
-        quantise=(6, 3),
+        quantise=(5, 2),
         dense_epochs=12,
         dropout=0.4,
         shift=2,

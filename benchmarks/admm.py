@@ -1,0 +1,201 @@
+"""What ADMM costs, and what it gains over magnitude pruning.
+
+    python benchmarks/admm.py --part=epoch
+    python benchmarks/admm.py --part=projection
+    python benchmarks/admm.py --part=tfmot --data_dir=DIR --tfmot_python=PYTHON
+
+epoch       an epoch with the ADMM callback against an epoch without, on LeNet-5
+projection  138 M weights (VGG-16 for ImageNet) pruned, against one np.partition
+tfmot       the same dense LeNet-5 pruned with ADMM and with magnitude pruning of
+            the TensorFlow Model Optimization Toolkit (`PolynomialDecay`): same
+            MNIST images, same sparsity in every layer, same epochs, batches and
+            learning rates. The toolkit runs on legacy Keras, so in a process of
+            its own (it needs the extra tfcompress[tfmot]).
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import tfcompress as tfc
+
+_PART = flags.DEFINE_enum(
+    "part", "epoch", ["epoch", "projection", "tfmot"], "See above."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
+_TFMOT_PYTHON = flags.DEFINE_string(
+    "tfmot_python", sys.executable, "Python that has the toolkit and tf_keras."
+)
+_PAIRS = flags.DEFINE_integer("pairs", 9, "Pairs of epochs or runs to compare.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of `tfmot`.")
+
+_BATCH = 256
+_DENSE_EPOCHS, _PRUNE_EPOCHS, _RETRAIN_EPOCHS = 5, 5, 5
+_PRUNE_RATE, _RETRAIN_RATE = 1e-3, 2e-3
+# Weights to keep at 86× and at 172×.
+_KEEP = {
+    "86x": {"conv1": 210, "conv2": 1150, "fc1": 3040, "classifier": 600},
+    "172x": {"conv1": 170, "conv2": 640, "fc1": 1300, "classifier": 390},
+}
+
+
+class _Times(keras.callbacks.Callback):
+    """Seconds of every epoch, updates of Z and U included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def epoch() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60 * 128, 28, 28, 1)).astype("float32")
+    y = rng.integers(0, 10, len(x))
+
+    def seconds(extra: Sequence[keras.callbacks.Callback]) -> float:
+        """Time of an epoch, after one in which the step was traced."""
+        times = _Times()
+        # The callback that takes the time comes last: its end is that of the epoch.
+        model.fit(x, y, batch_size=128, epochs=2, verbose=0, callbacks=[*extra, times])
+        return times.seconds[1]
+
+    model = tfc.zoo.lenet5()
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+    ratios = []
+    for pair in range(_PAIRS.value):
+        admm = tfc.callbacks.ADMM(tfc.constraints.Cardinality(fraction=0.05))
+        # Which goes first alternates, so that a drift of the machine cancels.
+        if pair % 2:
+            plain = seconds([])
+            ratios.append(seconds([admm]) / plain)
+        else:
+            penalised = seconds([admm])
+            ratios.append(penalised / seconds([]))
+        print(f"pair {pair}: ADMM epoch / plain epoch = {ratios[-1]:.3f}", flush=True)
+    print(f"median {statistics.median(ratios):.3f}")
+
+
+def projection() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal(138_357_544, dtype=np.float32)
+    out = np.empty_like(weights)
+    for fraction in (0.05, 0.5):
+        constraint = tfc.constraints.Cardinality(fraction=fraction)
+        kept = constraint.kept(weights.size)
+        ratios = []
+        for _ in range(_PAIRS.value):
+            start = time.perf_counter()
+            np.partition(weights, weights.size - kept)
+            middle = time.perf_counter()
+            constraint.project_into(weights, out)
+            end = time.perf_counter()
+            ratios.append((end - middle) / (middle - start))
+        assert np.count_nonzero(out) == kept
+        print(
+            f"{weights.size / 1e6:.0f} M weights, {fraction:.0%} kept: "
+            f"{end - middle:.2f} s, {statistics.median(ratios):.2f}× the time of one numpy.partition "
+            f"(median of {_PAIRS.value})"
+        )
+
+
+def tfmot() -> None:
+    keras.utils.set_random_seed(_SEED.value)
+    data = tfc.data.load("mnist", data_dir=_DATA_DIR.value, validation=1 / 12)
+    train, test = data.train, data.test
+    dense = tfc.zoo.lenet5()
+    steps = -(-len(train) // _BATCH)
+    decay = keras.optimizers.schedules.CosineDecay(2e-3, steps * _DENSE_EPOCHS)
+    arguments = {"batch_size": _BATCH, "verbose": 0}
+    dense.compile(
+        keras.optimizers.Adam(decay),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    dense.fit(train.images, train.labels, epochs=_DENSE_EPOCHS, **arguments)
+    accuracy = dense.evaluate(test.images, test.labels, **arguments)[1]
+    print(f"dense: test accuracy {accuracy:.2%}", flush=True)
+    for name, keep in _KEEP.items():
+        model = keras.models.clone_model(dense)
+        model.set_weights(dense.get_weights())
+        model.compile(
+            keras.optimizers.Adam(_PRUNE_RATE),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        phase = tfc.training.AdmmPhase(
+            {n: tfc.constraints.Cardinality(count=k) for n, k in keep.items()},
+            _PRUNE_EPOCHS,
+            _RETRAIN_EPOCHS,
+            rho=tfc.schedules.Piecewise({n: 1e-4 * 2**n for n in range(6)}),
+            retrain_learning_rate=_RETRAIN_RATE,
+        )
+        tfc.training.admm_compress(
+            model, [phase], train.images, train.labels, **arguments
+        )
+        ours = model.evaluate(test.images, test.labels, **arguments)[1]
+        theirs = _toolkit(dense, keep, train, test)
+        print(f"{name}: ADMM {ours:.2%}, toolkit {theirs}", flush=True)
+
+
+def _toolkit(dense: keras.Model, keep: dict[str, int], train: Any, test: Any) -> str:
+    """Test accuracy of the toolkit's pruning, or why there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = {f"weight{i}": value for i, value in enumerate(dense.get_weights())}
+        np.savez(
+            Path(folder) / "input.npz",
+            train_x=train.images,
+            train_y=train.labels,
+            test_x=test.images,
+            test_y=test.labels,
+            **arrays,
+        )
+        settings = {
+            "keep": keep,
+            "batch": _BATCH,
+            "prune_epochs": _PRUNE_EPOCHS,
+            "retrain_epochs": _RETRAIN_EPOCHS,
+            "prune_rate": _PRUNE_RATE,
+            "retrain_rate": _RETRAIN_RATE,
+            "seed": _SEED.value,
+        }
+        script = Path(__file__).with_name("_tfmot_lenet5.py")
+        done = subprocess.run(
+            [_TFMOT_PYTHON.value, script, folder, json.dumps(settings)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
+        if done.returncode == 0:
+            result = json.loads(lines[-1])
+            return f"{result['accuracy']:.2%} with {result['nonzero']} weights"
+        return f"skipped: {lines[-1] if lines else done.returncode}"
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    {"epoch": epoch, "projection": projection, "tfmot": tfmot}[_PART.value]()
+
+
+if __name__ == "__main__":
+    app.run(main)
