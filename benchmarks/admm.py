@@ -112,8 +112,8 @@ def projection() -> None:
         assert np.count_nonzero(out) == kept
         print(
             f"{weights.size / 1e6:.0f} M weights, {fraction:.0%} kept: "
-            f"{end - middle:.2f} s, {statistics.median(ratios):.2f}× the time of one numpy.partition "
-            f"(median of {_PAIRS.value})"
+            f"{end - middle:.2f} s, {statistics.median(ratios):.2f}× the time of one "
+            f"numpy.partition (median of {_PAIRS.value})"
         )
 
 
