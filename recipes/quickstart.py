@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
 
 
 # Digits lose their meaning when they are mirrored, so they are only shifted.
-RECIPES = {"digits": Recipe(40, 32, "shift"), "mnist": Recipe(12, 128, "shift")}
+RECIPES = {"digits": Recipe(60, 32, "shift"), "mnist": Recipe(12, 128, "shift")}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", "digits", "digits, folder:PATH or a TFDS name.")
@@ -79,8 +79,8 @@ def run(
 ) -> tfc.report.Report:
     """The whole job; everything that can be wrong is checked before training."""
     folder = writable_folder(out)
-    # Full rate after two thirds of the epochs: the rest is for recovery.
-    ramp = tfc.schedules.Linear(0.0, rate, begin=0, end=max(1, epochs * 2 // 3))
+    # Full rate after half of the epochs: the other half is for recovery.
+    ramp = tfc.schedules.Linear(0.0, rate, begin=0, end=epochs // 2)
     pruning = tfc.callbacks.FilterPruning(ramp)
     data = tfc.data.load(dataset, data_dir=data_dir, seed=seed)
     print(f"{data}\n\n1/4 Training the dense network ({network}, {epochs} epochs)")

@@ -55,7 +55,7 @@ def schedule(pruning_schedule: Any, *, steps: int | None = None) -> Piecewise:
             "Invalid value for argument `steps`. Expected a positive int. "
             f"Received: steps={steps!r}"
         )
-    values: dict[int, float] = {}
+    values: dict[float, float] = {}
     current = None
     for step in _candidates(pruning_schedule, steps):
         update, sparsity = _ask(pruning_schedule, step)
