@@ -1,13 +1,8 @@
 """Profiles load, say where they come from, and refuse what they do not know."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from tfcompress import cost
-
-_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 VALID = """
 name = "mine"
@@ -114,18 +109,16 @@ def test_the_template_must_be_filled_in_before_it_works(tmp_path):
 
 
 def test_the_calibration_script_derives_the_profiles_as_shipped(
-    monkeypatch, cross_stack_cost
+    monkeypatch, script, cross_stack_cost
 ):
-    spec = importlib.util.spec_from_file_location(
-        "calibrate_cross_stack", _SCRIPTS / "calibrate_cross_stack.py"
+    calibration = script("scripts/calibrate_cross_stack.py")
+    monkeypatch.setattr(
+        calibration, "macs", lambda *names: cross_stack_cost(*names).macs
     )
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "macs", lambda *names: cross_stack_cost(*names).macs)
-    assert script.main() == 0
+    assert calibration.main() == 0
     # Constants of the paper's Table II: one for each data set.
-    per_mac = {network: round(pj, 1) for network, pj in script.constants().items()}
-    assert per_mac["cifar10", "regular"] == 319.9
-    assert per_mac["cifar10", "shallow"] == 320.1
-    assert per_mac["stl10", "regular"] == 335.7
-    assert per_mac["stl10", "shallow"] == 335.8
+    constants = {name: round(pj, 1) for name, pj in calibration.constants().items()}
+    assert constants["cifar10", "regular"] == 319.9
+    assert constants["cifar10", "shallow"] == 320.1
+    assert constants["stl10", "regular"] == 335.7
+    assert constants["stl10", "shallow"] == 335.8
