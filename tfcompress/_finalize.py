@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcompress import structure
 from tfcompress.policy import named_layers
@@ -51,22 +50,9 @@ def finalize(model: keras.Model, data: Any = None) -> keras.Model:
 
 
 def _bake(model: keras.Model) -> keras.Model:
-    names = [
-        name
+    baking = {
+        name: lambda layer: layer.bake()
         for name, layer in named_layers(model).items()
         if callable(getattr(layer, "bake", None))
-    ]
-    if not names:
-        return model
-    baked: list[tuple[keras.layers.Layer, list[np.ndarray]]] = []
-
-    def bake(layer: Any) -> keras.layers.Layer:
-        plain = layer.bake()
-        baked.append((plain, plain.get_weights()))
-        return plain
-
-    plain_model = structure.wrap(model, dict.fromkeys(names, bake))
-    for layer, weights in baked:
-        # The rebuilt model shares the weights of what was wrapped.
-        layer.set_weights(weights)
-    return plain_model
+    }
+    return structure.wrap(model, baking) if baking else model
