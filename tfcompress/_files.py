@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 
 __all__ = ["check_writable", "write_atomic"]
@@ -67,7 +68,7 @@ def check_writable(
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes `content` to `path` so that no reader ever sees half a file."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -200,6 +200,7 @@ class TestBadInput:
             ("data", iter([]), TypeError),
             ("calibration", np.zeros((4, 5)), ValueError),
             ("hardware", "abacus", ValueError),
+            ("hardware", 45, TypeError),
             ("histories", {"m": [1, 2]}, TypeError),
             ("histories", {"m": {"loss": [1], "accuracy": [1, 2]}}, ValueError),
             ("curves", [{"title": "t"}], TypeError),

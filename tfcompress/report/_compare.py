@@ -84,9 +84,9 @@ def compare(
         calibration: typical training inputs for int8, as for
             `tfcompress.export.to_tflite`. Defaults to `None`, which leaves the
             int8 files out.
-        hardware: profile for the modelled energy, by name or as an object; see
-            `tfcompress.cost.energy`. `None` leaves the energy out. Defaults to
-            `"horowitz_45nm"`.
+        hardware: profile for the modelled energy: its name, the path of its file,
+            or a `tfcompress.cost.Profile`; see `tfcompress.cost.energy`. `None`
+            leaves the energy out. Defaults to `"horowitz_45nm"`.
         histories: training curves by name: `keras.callbacks.History` objects or
             dicts of lists. Defaults to `None`.
         curves: further line charts, such as sensitivities. Defaults to `()`.
@@ -114,17 +114,20 @@ def compare(
             take_samples(model, calibration, limit=1)
 
     notes: list[str] = []
+    on_chip: dict[str, bool] = {}
+    costs = {
+        name: _costs(name, model, profile, notes, on_chip)
+        for name, model in models.items()
+    }
     files = _export_and_time(models, calibration, notes)
     figures = []
     samples = 0
-    on_chip: dict[str, bool] = {}
     for name, model in models.items():
         accuracy = None
         if data is not None:
             accuracy, samples = _accuracy(name, model, data, notes)
-        costs = _costs(name, model, profile, notes, on_chip)
         figures.append(
-            ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs)
+            ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs[name])
         )
     if len(set(on_chip.values())) > 1:
         fits = ", ".join(repr(name) for name, fit in on_chip.items() if fit)
@@ -251,7 +254,14 @@ def _measured_energy(path: Path) -> float | None:
 def _profile(hardware: Any) -> Any:
     from tfcompress import cost
 
-    return cost.profile(hardware) if isinstance(hardware, str) else hardware
+    if isinstance(hardware, cost.Profile):
+        return hardware
+    if not isinstance(hardware, str | os.PathLike):
+        raise TypeError(
+            "Invalid value for argument `hardware`. Expected a profile, its name, the "
+            f"path of its file, or None. Received: hardware={hardware!r}"
+        )
+    return cost.profile(hardware)
 
 
 def _costs(
