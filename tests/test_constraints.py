@@ -150,6 +150,24 @@ def test_combined_prunes_first_then_quantises_the_rest():
     assert np.count_nonzero(projected) == 3
 
 
+@pytest.mark.parametrize(
+    "weights, percentage, kept",
+    [
+        (34_800, 81, 28_190),
+        (307_200, 20, 61_440),
+        (884_700, 19, 168_090),
+        (663_500, 20, 132_700),
+        (442_400, 20, 88_480),
+        (37_700_000, 2.8, 1_060_000),
+        (16_800_000, 5.9, 990_000),
+        (4_100_000, 9.3, 380_000),
+    ],
+)
+def test_fractions_give_the_counts_of_the_papers_table_7(weights, percentage, kept):
+    constraint = Cardinality(fraction=percentage / 100)
+    assert constraint.kept(weights) == pytest.approx(kept, rel=0.006)
+
+
 def test_network_scope_lets_layers_compete():
     small, large = np.array([0.1, 0.2]), np.array([[1.0, 2.0], [3.0, 0.15]])
     projected = Cardinality(count=4, scope="network").project_jointly([small, large])
