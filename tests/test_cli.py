@@ -69,6 +69,15 @@ def test_export_and_benchmark(saved, command, tmp_path):
     assert "ms" in text
 
 
+def test_pack_and_unpack_keep_the_weights(saved, command, tmp_path):
+    packed, again = tmp_path / "model.tfcz", tmp_path / "again.keras"
+    assert command("pack", saved, packed)[0] == 0
+    assert command("unpack", packed, again)[0] == 0
+    before, after = (keras.saving.load_model(path) for path in (saved, again))
+    for old, new in zip(before.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_report_compares_by_file_name(saved, command, tmp_path):
     small, out = tmp_path / "small.keras", tmp_path / "report.json"
     tfc.finalize(keras.saving.load_model(saved)).save(small)
@@ -92,6 +101,8 @@ def test_models_of_the_same_file_name_go_by_their_path():
         (["shrink", "{saved}", "small.h5"], "argument `out`"),
         (["shrink", "nowhere.keras", "{folder}/small.keras"], "nowhere.keras"),
         (["export", "{saved}", "{folder}/m.tflite", "--quantization=int8"], "calib"),
+        (["pack", "{saved}", "model.zip"], "argument `out`"),
+        (["unpack", "nowhere.tfcz", "{folder}/m.keras"], "nowhere.tfcz"),
         (["report", "{saved}", "--data=digits", "--out=report.pdf"], "argument `out`"),
         (["report", "{saved}", "--data=digtis"], "digits"),
     ],

@@ -62,6 +62,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     export.add_argument("--quantization", choices=["float16", "dynamic", "int8"])
     _add_data(export, "data set to calibrate and check with")
 
+    pack = _add(commands, "pack", _pack, "write a small .tfcz file")
+    pack.add_argument("model", help="a .keras file")
+    pack.add_argument("out", help="the .tfcz file to write")
+
+    unpack = _add(commands, "unpack", _unpack, "turn a .tfcz file into a .keras file")
+    unpack.add_argument("file", help="a .tfcz file")
+    unpack.add_argument("out", help="the .keras file to write")
+
     time = _add(commands, "benchmark", _benchmark, "time a TFLite file")
     time.add_argument("file", help="a .tflite file")
     time.add_argument("--threads", type=int, default=1)
@@ -130,6 +138,16 @@ def _export(arguments: argparse.Namespace) -> None:
         calibration=calibration,
     )
     print(artifact)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    check_writable(arguments.out, argument="out", suffixes=(".tfcz",))
+    print(tfc.export.pack(_load(arguments.model), arguments.out))
+
+
+def _unpack(arguments: argparse.Namespace) -> None:
+    out = check_writable(arguments.out, argument="out", suffixes=(".keras",))
+    _save(tfc.export.unpack(arguments.file), out)
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
