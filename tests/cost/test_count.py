@@ -385,11 +385,23 @@ def test_operand_widths_follow_dtypes():
     for policy, bits in (("float32", 32), ("mixed_bfloat16", 16), ("float16", 16)):
         model = keras.Sequential([keras.Input((5,)), L.Dense(7, dtype=policy)])
         assert cost.count(model).rows[0].operands.activation_bits == bits
+    model = keras.Sequential([keras.Input((6,)), L.Dense(7)])
+    model.quantize("int4")
+    with pytest.warns(UserWarning, match="packed in the int4 format"):
+        assert cost.count(model).uncounted
     model = keras.Sequential([keras.Input((5,)), L.Dense(7)])
     model.quantize("int8")
     (row,) = cost.count(model).rows
     assert row.operands == cost.Operands("int", 8, 8)
     assert row.macs == 35
+
+
+def test_comparisons_are_integer_arithmetic():
+    x = keras.Input((5,))
+    model = keras.Model(x, ops.greater(x, 0))
+    counted = cost.count(model)
+    assert counted.rows[0].operands.number == "int"
+    assert cost.energy(counted).total > 0
 
 
 # Against TensorFlow's profiler -------------------------------------------------

@@ -138,7 +138,7 @@ def energy(
 
     Energy = arithmetic + on-chip memory + off-chip memory. A multiply–accumulate
     takes one multiplication and one addition of the layer's number format, any
-    other operation one addition.
+    other operation one addition. bfloat16 is charged as float16.
 
     The dataflow that is assumed: within a layer every input and weight is read
     from on-chip memory once and every output written there once. Weights come

@@ -21,6 +21,7 @@ A layer that wraps nothing, and that is not registered, may have a method
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
     stored = [v.dtype for v in getattr(layer, "weights", ())]
     weight = 8 if quantised else max(map(_bits, stored), default=_bits(compute))
     return Operands(
-        number="int" if whole or "int" in compute else "float",
+        number="int" if whole or "float" not in compute else "float",
         weight_bits=said.get("weight_bits", weight),
         activation_bits=said.get("activation_bits", 8 if quantised else _bits(compute)),
         multiplier_bits=said.get("multiplier_bits"),
@@ -105,7 +106,6 @@ def effective_values(operation: Any, variable: keras.Variable) -> np.ndarray:
 
 
 def _bits(dtype: str) -> int:
-    if dtype == "bool":
-        return 8
-    digits = "".join(c for c in dtype.removesuffix("fn").split("_")[0] if c.isdigit())
-    return int(digits[:2] if dtype.startswith("float8") else digits or 32)
+    """Width of a dtype; 8 for bool."""
+    digits = re.search(r"\d+", dtype)
+    return int(digits.group()) if digits else 8
