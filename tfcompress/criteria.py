@@ -226,8 +226,9 @@ class MeanActivation(Criterion):
 
     With `data` the sum runs over that sample, with the model in inference mode.
     Without, it is accumulated inside the training step over all batches since
-    the last pruning, in training mode; that costs no extra forward pass, but
-    nothing can be pruned before the first batch.
+    the last pruning (or since the model was last made smaller), in training
+    mode; that costs no extra forward pass, but nothing can be pruned before the
+    first batch.
 
     Example:
 

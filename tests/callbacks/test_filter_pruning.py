@@ -279,6 +279,20 @@ def test_an_exception_in_training_does_not_pile_up_masks(batch):
     assert model.get_layer("conv2").kernel.constraint is None
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_masks_of_several_callbacks_hold_together(first, batch):
+    model = compiled(small_cnn(), "adam")
+    kernel = model.get_layer("conv2").kernel
+    weights = keras.ops.convert_to_numpy(kernel).copy()
+    weights[0, 0] = 0
+    kernel.assign(weights)
+    callbacks = [FilterPruning(0.5), tfc.callbacks.HoldWeights("zeros")]
+    fit(model, batch, *(callbacks if first else callbacks[::-1]), epochs=2)
+    assert not keras.ops.convert_to_numpy(kernel)[0, 0].any()
+    assert len(zero_filters(model, "conv2")) == 6
+    assert kernel.constraint is None
+
+
 def test_coupled_layers_of_a_residual_stage_lose_the_same_channels(batch):
     model = compiled(small_resnet(), "adam", jit_compile=False)
     fit(model, batch, FilterPruning(0.5), epochs=2)

@@ -7,7 +7,7 @@ its momentum or weight decay, and no callback ever sees an unmasked one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -23,7 +23,7 @@ class MaskedVariables:
     Example:
 
     ```python
-    masks = MaskedVariables(model)
+    masks = MaskedVariables(self.model, self.params)
     masks.attach([(variable, keep)])   # in on_train_begin or on_epoch_begin
     masks.update([(variable, keep)])   # whenever the masks change
     masks.detach()                     # in on_train_end
@@ -31,10 +31,15 @@ class MaskedVariables:
 
     Args:
         model: the compiled `keras.Model` that owns the variables.
+        training: an object that all callbacks of one `fit` share and no other
+            `fit` does, as a callback's `params`. Masks of this training are
+            combined; those that an earlier one left behind, because it ended in
+            an exception, are dropped.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, training: Any) -> None:
         self.model = model
+        self.training = training
         self._masks: dict[int, tuple[keras.Variable, keras.Variable]] = {}
 
     def attach(self, masks: Iterable[tuple[keras.Variable, np.ndarray]]) -> None:
@@ -54,7 +59,10 @@ class MaskedVariables:
                 keep, trainable=False, dtype=variable.dtype, name="mask"
             )
             self._masks[id(variable)] = (variable, mask)
-            variable.constraint = _Masked(mask, _unmasked(variable.constraint))
+            current = _without(
+                variable.constraint, lambda c: c.training is not self.training
+            )
+            variable.constraint = _Masked(mask, current, self.training)
         self.apply()
         self.model.make_train_function(force=True)
 
@@ -86,8 +94,11 @@ class MaskedVariables:
 
     def detach(self) -> None:
         """Gives the variables their own constraints back."""
+        mine = {id(mask) for _, mask in self._masks.values()}
         for variable, _ in self._masks.values():
-            variable.constraint = _unmasked(variable.constraint)
+            variable.constraint = _without(
+                variable.constraint, lambda c: id(c.mask) in mine
+            )
         self._masks.clear()
         self.model.make_train_function(force=True)
 
@@ -96,10 +107,14 @@ class _Masked(keras.constraints.Constraint):
     """Multiplies a variable by a mask, after the constraint it had before."""
 
     def __init__(
-        self, mask: keras.Variable, inner: keras.constraints.Constraint | None
+        self,
+        mask: keras.Variable,
+        inner: keras.constraints.Constraint | None,
+        training: Any,
     ) -> None:
         self.mask = mask
         self.inner = inner
+        self.training = training
 
     def __call__(self, w: Any) -> Any:
         if self.inner is not None:
@@ -107,10 +122,12 @@ class _Masked(keras.constraints.Constraint):
         return ops.multiply(w, self.mask)
 
 
-def _unmasked(
+def _without(
     constraint: keras.constraints.Constraint | None,
+    unwanted: Callable[[_Masked], bool],
 ) -> keras.constraints.Constraint | None:
-    # A training that ended in an exception leaves its masks behind.
-    while isinstance(constraint, _Masked):
-        constraint = constraint.inner
-    return constraint
+    """A chain of masks, and what is behind it, without some of the masks."""
+    if not isinstance(constraint, _Masked):
+        return constraint
+    constraint.inner = _without(constraint.inner, unwanted)
+    return constraint.inner if unwanted(constraint) else constraint

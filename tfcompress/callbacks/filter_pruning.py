@@ -273,7 +273,7 @@ class FilterPruning(keras.callbacks.Callback):
                 self._pruned[name] = _NOTHING
         self._last_rates: dict[str, float] = {}
         self.criterion.attach(self.model, list(chosen.values()))
-        self._masks = MaskedVariables(self.model)
+        self._masks = MaskedVariables(self.model, self.params)
         self._masks.attach(self._all_masks())
 
     def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:

@@ -84,7 +84,7 @@ class HoldWeights(keras.callbacks.Callback):
             self._held = variables
             for variable in variables:
                 variable.constraint = _Held(variable, _released(variable.constraint))
-        self._masks = MaskedVariables(self.model)
+        self._masks = MaskedVariables(self.model, self.params)
         self._masks.attach(masks)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
