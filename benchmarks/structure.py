@@ -11,7 +11,8 @@ Measures, on networks of keras.applications at 224×224:
 `difference` is the largest difference between the outputs (logits) of masked and
 smaller model on random input, relative to the largest output.
 
-Rounds are interleaved; times are medians in seconds, ratios are medians of the
+Rounds are interleaved; times are medians in seconds (`wall`, and `cpu`: processor
+time of all threads, which other programs disturb less), ratios are medians of the
 ratios of a round. With torch, torchvision and torch-pruning installed, the same
 is measured for Torch-Pruning (dependency graph; whole pruning call).
 
@@ -48,11 +49,22 @@ _TORCH = {
 }
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> dict[str, float]:
     gc.collect()
-    start = time.perf_counter()
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+    start = {name: clock() for name, clock in clocks.items()}
     function()
-    return time.perf_counter() - start
+    return {name: clock() - start[name] for name, clock in clocks.items()}
+
+
+def medians(times: dict[str, list[dict[str, float]]]) -> dict:
+    return {
+        job: {
+            clock: round(statistics.median(t[clock] for t in values), 3)
+            for clock in ("wall", "cpu")
+        }
+        for job, values in times.items()
+    }
 
 
 def random_channels(groups: tfc.structure.ChannelGroups, rate: float) -> dict:
@@ -95,23 +107,30 @@ def measure(name: str, rounds: int, rate: float) -> dict:
         "removal": lambda: remove(model, channels, verify=False),
         "checked": lambda: remove(model, channels),
     }
-    times: dict[str, list[float]] = {job: [] for job in jobs}
+    times: dict[str, list[dict[str, float]]] = {job: [] for job in jobs}
     for number in range(rounds + 1):
         for job, function in jobs.items():
             elapsed = seconds(function)
             if number:  # the first round warms up
                 times[job].append(elapsed)
+    floor = times["construction"]
     ratios = {
-        f"{job}_to_construction": statistics.median(
-            a / b for a, b in zip(times[job], times["construction"], strict=True)
-        )
+        f"{job}_to_construction": {
+            clock: round(
+                statistics.median(
+                    a[clock] / b[clock] for a, b in zip(times[job], floor, strict=True)
+                ),
+                2,
+            )
+            for clock in ("wall", "cpu")
+        }
         for job in ("removal", "checked")
     }
-    medians = {job: statistics.median(values) for job, values in times.items()}
     small = remove(model, channels, verify=False)
     masked = tfc.structure.zero_channels(model, channels)
     return {
-        **{key: round(value, 3) for key, value in (medians | ratios).items()},
+        **medians(times),
+        **ratios,
         "groups": sum(g.prunable for g in tfc.structure.channel_groups(model)),
         "difference": float(f"{difference(masked, small):.1e}"),
         "parameters": [model.count_params(), small.count_params()],
@@ -133,11 +152,12 @@ def measure_peer(name: str, rounds: int, rate: float) -> dict:
     import torchvision
 
     example = torch.zeros(1, 3, 224, 224)
-    graphs, calls = [], []
+    times: dict[str, list[dict[str, float]]] = {"graph": [], "pruning_call": []}
     for _ in range(rounds):
         model = getattr(torchvision.models, _TORCH[name])()
         graph = torch_pruning.DependencyGraph()
-        graphs.append(seconds(lambda g=graph, m=model: g.build_dependency(m, example)))
+        build = functools.partial(graph.build_dependency, model, example)
+        times["graph"].append(seconds(build))
 
         def prune(network: object = model) -> None:
             torch_pruning.pruner.MetaPruner(
@@ -148,11 +168,8 @@ def measure_peer(name: str, rounds: int, rate: float) -> dict:
                 ignored_layers=[list(network.modules())[-1]],
             ).step()
 
-        calls.append(seconds(prune))
-    return {
-        "dependency_graph": round(statistics.median(graphs), 3),
-        "pruning_call": round(statistics.median(calls), 3),
-    }
+        times["pruning_call"].append(seconds(prune))
+    return medians(times)
 
 
 def main(_: list[str]) -> None:
