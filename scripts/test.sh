@@ -12,4 +12,5 @@ echo "Lint"
 echo "Types"
 "$bin/mypy"
 echo "Tests"
-"$bin/python" -m pytest "$@"
+# A process a core, up to four: each takes about 2 GB of memory.
+"$bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal "$@"
