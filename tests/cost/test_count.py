@@ -198,6 +198,17 @@ def test_an_operation_that_folds_the_batch_axis_is_counted_in_full():
     assert cost.count(model).macs == 6 * 5 * 7
 
 
+def test_a_custom_layer_that_folds_the_batch_axis_is_seen():
+    class Fold(L.Layer):
+        def call(self, x):
+            return ops.reshape(x, (-1, 5))
+
+    x = keras.Input((6, 5))
+    model = keras.Model(x, L.Dense(7)(Fold()(x)))
+    with pytest.warns(UserWarning, match="Fold"):
+        assert cost.count(model).macs == 6 * 5 * 7
+
+
 def test_a_fixed_batch_counts_as_one_sample():
     free = keras.Sequential([keras.Input((6, 5)), L.Dense(7)])
     fixed = keras.Sequential([keras.Input(batch_shape=(8, 6, 5)), L.Dense(7)])
@@ -239,14 +250,39 @@ def test_open_sizes_are_asked_for_and_then_counted():
     with pytest.raises(ValueError, match="input_shape"):
         cost.count(model)
     assert cost.count(model, input_shape=(8, 8, 3)).macs == 36 * 9 * 3 * 4
-    with pytest.raises(ValueError, match="input_shape"):
-        cost.count(model, input_shape=(8, 8, 4))
+    for wrong in ((8, 8, 4), (8, 8), [(8, 8, 3)] * 2, (8, 0, 3), 8, ("8", 8, 3)):
+        with pytest.raises(ValueError, match="input_shape"):
+            cost.count(model, input_shape=wrong)
 
 
 def test_time_distributed_models_count_once_for_each_step():
     inner = keras.Sequential([keras.Input((5,)), L.Dense(7), L.Dense(3)])
     model = keras.Sequential([keras.Input((6, 5)), L.TimeDistributed(inner)])
     assert cost.count(model).macs == 6 * (35 + 21)
+
+
+def test_low_rank_adapters_are_multiplied_out():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(7)])
+    model.layers[0].enable_lora(2)
+    assert cost.count(model).macs == 6 * 7 + 6 * 2 * 7
+
+
+def test_a_wrapped_layer_keeps_its_operands_in_time():
+    model = keras.Sequential(
+        [keras.Input((6, 5)), L.TimeDistributed(Wrapped(L.Dense(7)))]
+    )
+    (row,) = cost.count(model).rows
+    assert (row.macs, row.effective_macs) == (6 * 35, 0)
+    assert row.operands.multiplier_bits == (1, 5)
+
+
+def test_a_custom_cell_is_not_counted():
+    class Cell(L.SimpleRNNCell):
+        pass
+
+    model = keras.Sequential([keras.Input((6, 5)), L.RNN(Cell(4))])
+    with pytest.warns(UserWarning, match="no rule for the cell Cell"):
+        assert cost.count(model).uncounted
 
 
 def test_zero_weights_do_not_count_as_effective():
@@ -310,6 +346,24 @@ def test_products_of_data_have_two_gradients_and_no_update():
     assert counted.rows[0].update_macs == 0
 
 
+def test_everything_that_the_engine_knows_is_counted():
+    from tfcompress.cost import _operations, _rules
+    from tfcompress.structure import _rules as engine
+
+    without = set(engine._LAYERS) - set(_rules._RULES)
+    # Activations without weights; the cells are counted by their RNN layer.
+    assert without == {L.ReLU, L.LeakyReLU, L.ELU, L.StackedRNNCells}
+    counted = {"MaxPool", "AveragePool"}.union(
+        *(
+            getattr(_operations, name)
+            for name in ("_VIEWS", "_COPIES", "_ELEMENTWISE", "_REDUCTIONS")
+        ),
+        _operations._PER_ELEMENT,
+        _operations._PRODUCTS,
+    )
+    assert not set(engine._OPS) - counted
+
+
 # Unknown layers ---------------------------------------------------------------
 
 
@@ -329,6 +383,9 @@ class Priced(Twice):
 class Wrapped(keras.layers.Wrapper):
     def call(self, x):
         return self.layer(x)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
 
     def cost_layer(self):
         return self.layer, {

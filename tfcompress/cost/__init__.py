@@ -2,11 +2,12 @@
 
 from tfcompress.cost._accesses import Accesses, PhaseAccesses
 from tfcompress.cost._break_even import SparseHardware, overall_speedup
-from tfcompress.cost._count import LayerCost, ModelCost, count
+from tfcompress.cost._count import count
 from tfcompress.cost._energy import EnergyEstimate, LayerEnergy, energy
 from tfcompress.cost._measure import MeasuredEnergy, measure_energy
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Profile, profile, profiles, write_template
+from tfcompress.cost._results import LayerCost, ModelCost
 from tfcompress.cost._rules import register
 from tfcompress.cost._training import (
     TrainingCost,

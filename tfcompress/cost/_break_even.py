@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tfcompress.cost._count import ModelCost
+from tfcompress.cost._results import ModelCost
 
 __all__ = ["SparseHardware"]
 

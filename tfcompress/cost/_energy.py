@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tfcompress.cost._count import LayerCost, ModelCost
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Format, Memory, Profile, profile
+from tfcompress.cost._results import LayerCost, ModelCost
 from tfcompress.cost._table import quantity, table
 
 __all__ = ["EnergyEstimate", "LayerEnergy", "energy"]

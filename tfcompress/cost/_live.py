@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import KerasTensor
 
-from tfcompress.cost._count import ModelCost, Sizes, entries, summarise
+from tfcompress.cost._count import Sizes, entries, summarise
+from tfcompress.cost._results import ModelCost
 from tfcompress.cost._work import Product
 from tfcompress.structure import ChannelGroups, channel_groups, zero_indices
 

@@ -73,16 +73,7 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
         operation: the layer or operation.
         tensor: its output, whose dtype tells the width where nothing else does.
     """
-    layer: Any = operation
-    said: dict[str, Any] = {}
-    while True:
-        if hasattr(layer, "cost_layer"):
-            layer, details = unwrap(layer)
-            said = {**details, **said}
-        elif type(layer) is keras.layers.TimeDistributed:
-            layer = layer.layer
-        else:
-            break
+    layer, said = _told(operation)
     compute = getattr(layer, "compute_dtype", None) or tensor.dtype
     quantised = getattr(layer, "quantization_mode", None) == "int8"
     whole = quantised or {"weight_bits", "activation_bits"} <= said.keys()
@@ -98,11 +89,22 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
 
 def effective_values(operation: Any, variable: keras.Variable) -> np.ndarray:
     """The values that `operation` computes with in the place of a variable."""
-    instead = None
-    if hasattr(operation, "cost_layer"):
-        values = unwrap(operation)[1].get("values")
-        instead = None if values is None else values(variable)
+    values = _told(operation)[1].get("values")
+    instead = None if values is None else values(variable)
     return keras.ops.convert_to_numpy(variable if instead is None else instead)
+
+
+def _told(operation: Any) -> tuple[Any, dict[str, Any]]:
+    """The layer at the core of `operation`, and what the layers around it say."""
+    said: dict[str, Any] = {}
+    while True:
+        if hasattr(operation, "cost_layer"):
+            operation, details = unwrap(operation)
+            said = {**details, **said}
+        elif type(operation) is keras.layers.TimeDistributed:
+            operation = operation.layer
+        else:
+            return operation, said
 
 
 def _bits(dtype: str) -> int:

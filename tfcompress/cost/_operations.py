@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 
-from tfcompress.cost._rules import SOFTMAX_OPERATIONS, spatial_size
 from tfcompress.cost._uses import Use, elements
-from tfcompress.cost._work import Product, Work
+from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
 
 __all__ = ["operation_work"]
 
@@ -29,7 +28,7 @@ def operation_work(use: Use) -> Work:
     if name in _ELEMENTWISE:
         return Work(operations=made)
     if name in _REDUCTIONS:
-        return Work(operations=sum(map(elements, use.inputs)))
+        return Work(operations=_REDUCTIONS[name] * sum(map(elements, use.inputs)))
     if name in _PER_ELEMENT:
         return Work(operations=_PER_ELEMENT[name] * made)
     if name in ("MaxPool", "AveragePool"):
@@ -212,13 +211,19 @@ _ELEMENTWISE = frozenset(
     }
 )
 
-_REDUCTIONS = frozenset(
-    {
-        *("Sum", "Mean", "Prod", "Max", "Min", "Amax", "Amin", "Any", "All"),
-        *("Argmax", "Argmin", "CountNonzero", "Average", "Nansum", "Nanmean"),
-        *("Nanmax", "Nanmin", "AdaptiveMaxPool", "AdaptiveAveragePool"),
-    }
-)
+# Operations for each element of the input.
+_REDUCTIONS = {
+    **dict.fromkeys(
+        (
+            *("Sum", "Mean", "Prod", "Max", "Min", "Amax", "Amin", "Any", "All"),
+            *("Argmax", "Argmin", "CountNonzero", "Average", "Nansum", "Nanmean"),
+            *("Nanmax", "Nanmin", "AdaptiveMaxPool", "AdaptiveAveragePool"),
+        ),
+        1,
+    ),
+    # Mean, centring, square, sum.
+    **dict.fromkeys(("Var", "Std"), 4),
+}
 
 # Operations for each element of the output.
 _PER_ELEMENT = {

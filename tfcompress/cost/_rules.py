@@ -14,8 +14,9 @@ from typing import Any
 import keras
 
 from tfcompress.cost._operands import unwrap
+from tfcompress.cost._operations import operation_work
 from tfcompress.cost._uses import Shape, Use, elements, uses
-from tfcompress.cost._work import Product, Work
+from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
 from tfcompress.structure._graph import is_nested_model
 from tfcompress.structure._rules import Registered, rule_for
 
@@ -23,8 +24,6 @@ __all__ = ["Rule", "layer_rule", "register"]
 
 Rule = Callable[[Any, Use], Work]
 
-# Maximum, subtraction, exponential, sum and division for every element.
-SOFTMAX_OPERATIONS = 5
 # Scale and offset; the statistics are constants.
 _BATCH_NORM_OPERATIONS = 2
 # Mean 1, centring 1, variance 2, scaling 1, gamma 1, beta 1.
@@ -119,8 +118,6 @@ def _model(layer: Any, use: Use) -> Work:
         if isinstance(operation, keras.Layer):
             total += layer_rule(operation)(operation, inner)
         else:
-            from tfcompress.cost._operations import operation_work
-
             total += operation_work(inner)
     return total
 
@@ -136,13 +133,6 @@ def activation_operations(activation: Any, number: int) -> int:
     if name in ("softmax", "log_softmax"):
         return SOFTMAX_OPERATIONS * number
     return number
-
-
-def spatial_size(tensor: Any, data_format: str) -> int:
-    """Number of positions of a feature map of shape (batch, …)."""
-    shape = tensor.shape
-    inner = shape[2:] if data_format == "channels_first" else shape[1:-1]
-    return shape[0] * math.prod(inner)
 
 
 def _kernel(layer: Any, name: str = "kernel") -> keras.Variable:
@@ -462,10 +452,6 @@ def _average_pooling(layer: Any, use: Use) -> Work:
 
 def _reduction(layer: Any, use: Use) -> Work:
     return Work(operations=sum(map(elements, use.inputs)))
-
-
-def _group_normalization(layer: Any, use: Use) -> Work:
-    return Work(operations=_LAYER_NORM_OPERATIONS * elements(use.outputs[0]))
 
 
 def _up_sampling(layer: Any, use: Use) -> Work:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.cost._count import ModelCost
+from tfcompress.cost._results import ModelCost
 from tfcompress.cost._table import quantity
 
 __all__ = [

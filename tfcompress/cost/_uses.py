@@ -87,8 +87,8 @@ def _input_shapes(
                 f"them open: {known}. Received: input_shape=None"
             )
         return [(1, *shape) for shape in known]
-    shapes: list[Any] = list(given)
-    if all(isinstance(n, int) for n in given):
+    shapes: list[Any] = list(given) if isinstance(given, tuple | list) else []
+    if all(isinstance(n, int) for n in shapes):
         shapes = [given]
     if len(shapes) != len(known) or not all(map(_fits, shapes, known)):
         raise ValueError(
@@ -151,8 +151,9 @@ def _walk(
 def _shapes_are_final(model: keras.Model, given: Sequence[KerasTensor]) -> bool:
     """Whether the model's own shapes hold, with 1 for the batch.
 
-    Layers keep the batch axis. An operation such as `keras.ops.reshape` may fold
-    it into another axis, and then only inferring the shapes again tells.
+    The layers of Keras keep the batch axis. An operation such as
+    `keras.ops.reshape`, or a custom layer, may fold it into another axis, and then
+    only inferring the shapes again tells.
     """
     graph = functional(model)
     same = all(
@@ -160,19 +161,22 @@ def _shapes_are_final(model: keras.Model, given: Sequence[KerasTensor]) -> bool:
         for tensor, concrete in zip(graph.inputs, given, strict=True)
     )
     batch = graph.inputs[0].shape[0] if graph.inputs else None
-    return (
-        same
+    return same and all(
+        _keeps_batch(call.operation)
         and all(
             tensor.shape and tensor.shape[0] == batch and None not in tensor.shape[1:]
-            for call in calls(model)
             for tensor in (*call.inputs, *call.outputs)
         )
-        and all(
-            isinstance(call.operation, keras.Layer)
-            or type(call.operation).__name__ not in _MAY_FOLD_BATCH
-            for call in calls(model)
-        )
+        for call in calls(model)
     )
+
+
+def _keeps_batch(operation: keras.Operation) -> bool:
+    """Whether the batch axis of what goes in is surely that of what comes out."""
+    kind = type(operation)
+    if isinstance(operation, keras.Layer):
+        return kind.__module__.startswith("keras.") and kind is not keras.layers.Lambda
+    return kind.__name__ not in _MAY_FOLD_BATCH
 
 
 _MAY_FOLD_BATCH = frozenset(

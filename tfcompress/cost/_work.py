@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
-__all__ = ["Product", "Work"]
+__all__ = ["SOFTMAX_OPERATIONS", "Product", "Work", "spatial_size"]
+
+# Maximum, subtraction, exponential, sum and division for every element.
+SOFTMAX_OPERATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,10 @@ class Work:
             if self.weight_reads is None
             else self.weight_reads * count,
         )
+
+
+def spatial_size(tensor: Any, data_format: str) -> int:
+    """Number of positions of a feature map of shape (batch, …)."""
+    shape = tensor.shape
+    inner = shape[2:] if data_format == "channels_first" else shape[1:-1]
+    return shape[0] * math.prod(inner)
