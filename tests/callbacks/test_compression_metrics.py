@@ -58,6 +58,22 @@ def test_training_cost_follows_from_the_epochs():
     assert tfc.cost.training_cost(history, samples=16).macs == spent.macs
 
 
+def test_a_model_that_shrinks_on_the_way_is_followed():
+    pruning = tfc.callbacks.FilterPruning(tfc.schedules.Linear(0, 0.5, begin=0, end=2))
+    metrics = tfc.callbacks.CompressionMetrics()
+    small = tfc.training.fit_shrinking(
+        network(), *data(), epochs=3, callbacks=[pruning, metrics], verbose=0
+    )
+    macs = small.history.history["macs"]
+    assert macs[0] > macs[1] > macs[2] == tfc.cost.count(small).macs
+    assert [cost.macs for cost in metrics.costs] == macs
+    again = tfc.callbacks.CompressionMetrics()
+    again.set_state(metrics.get_state())
+    again.set_model(small)
+    again.on_train_begin()
+    assert again.costs == metrics.costs
+
+
 def test_csv_files_get_the_figures(tmp_path):
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     metrics = tfc.callbacks.CompressionMetrics(hardware=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -43,8 +44,8 @@ class CompressionMetrics(keras.callbacks.Callback):
             the energy out. Defaults to `"horowitz_45nm"`.
 
     Attributes:
-        costs: the `ModelCost` at the end of each epoch of the last `fit`, without
-            the channels that are zero.
+        costs: the `ModelCost` at the end of each epoch of the last training,
+            without the channels that are zero.
 
     Raises:
         TypeError: if `hardware` is of another kind.
@@ -60,10 +61,11 @@ class CompressionMetrics(keras.callbacks.Callback):
         self._profile = None if hardware is None else profile(hardware)
         self._live: LiveCost | None = None
         self.costs: list[ModelCost] = []
+        self._restored: list[ModelCost] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Analyses the model."""
-        self.costs = []
+        self.costs, self._restored = self._restored, []
         self._analyse()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -88,6 +90,20 @@ class CompressionMetrics(keras.callbacks.Callback):
     def _analyse(self) -> None:
         require_graph(self.model)
         self._live = LiveCost(self.model)
+
+    # What `training.fit_shrinking` needs to resume ----------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the costs of the epochs so far, JSON-compatible."""
+        return {"costs": [cost.to_dict() for cost in self.costs]}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+        self._restored = [ModelCost.from_dict(cost) for cost in state["costs"]]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
