@@ -250,6 +250,17 @@ def test_a_second_fit_goes_on_where_the_first_stopped():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_held_weights_of_an_interrupted_training_are_let_go():
+    hold = HoldWeights("values")
+    first, second = network(), network()
+    with pytest.raises(InterruptedError):
+        fit(first, 2, [hold, Crash(0)])
+    before = second.layers[0].kernel.numpy()
+    fit(second, 1, [hold])
+    assert first.layers[0].kernel.constraint is None
+    assert np.array_equal(second.layers[0].kernel.numpy(), before)
+
+
 def test_zeros_stay_zero_and_the_rest_learns():
     model = network()
     kernel = model.layers[0].kernel

@@ -141,6 +141,8 @@ class ADMM(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names before anything trains."""
         self._select()
+        # A training that ended in an exception was never told that it ended.
+        self._penalised = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the penalty to the loss, once, and catches up on a missed update."""
@@ -148,7 +150,8 @@ class ADMM(keras.callbacks.Callback):
         # training may come after this one in the list.
         if self._penalised is self.model:
             return
-        if self._known is not self.model:
+        # Weights of an earlier step, from a backup, need the state of that step.
+        if self._known is not self.model or self._iterations() < self._last_update:
             self._begin()
         self._attach()
         # A backup that was made at the end of an epoch, before the update.

@@ -67,6 +67,8 @@ class HoldWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names before anything trains."""
+        # A training that ended in an exception was never told that it ended.
+        self._release()
         select_kernels(self.model, self.layers, self.exclude)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -89,12 +91,17 @@ class HoldWeights(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the variables their own constraints back."""
+        # Keras may just have replaced the weights by their moving average.
         for variable in self._held:
-            # Keras may just have replaced the weights by their moving average.
             variable.assign(variable.constraint(variable))
-            variable.constraint = _released(variable.constraint)
         if self._masks is not None:
             self._masks.apply()
+        self._release()
+
+    def _release(self) -> None:
+        for variable in self._held:
+            variable.constraint = _released(variable.constraint)
+        if self._masks is not None:
             self._masks.detach()
         self._held, self._masks = [], None
 
