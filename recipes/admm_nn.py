@@ -112,6 +112,7 @@ PRESETS = {
                 Round(lenet(190, 850, 1950, 480), 4, 2),
                 Round(lenet(170, 660, 1330, 390), 5, 12),
             ],
+            "pruned 220x": [Round(lenet(150, 560, 945, 300), 5, 10)],
         },
         bits={"conv1": 3, "conv2": 3, "fc1": 2, "classifier": 2},
         quantise=(5, 2),
