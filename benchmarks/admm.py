@@ -7,10 +7,10 @@
 epoch       training with the ADMM callback against training without, on LeNet-5
 projection  138 M weights (VGG-16 for ImageNet) pruned, against one np.partition
 tfmot       the same dense LeNet-5 pruned with ADMM and with magnitude pruning of
-            the TensorFlow Model Optimization Toolkit (`PolynomialDecay`): same
-            MNIST images, same sparsity in every layer, same epochs, batches and
-            learning rates. The toolkit runs on legacy Keras, so in a process of
-            its own (it needs the extra tfcompress[tfmot]).
+            the TensorFlow Model Optimization Toolkit (`PolynomialDecay`) to an
+            86th: same MNIST images, same sparsity in every layer, same number of
+            epochs, batches and learning rates. The toolkit runs on legacy Keras,
+            so in a process of its own (it needs the extra tfcompress[tfmot]).
 """
 
 import json
@@ -43,13 +43,15 @@ _PAIRS = flags.DEFINE_integer("pairs", 9, "Pairs of steps or runs to compare.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of `tfmot`.")
 
 _BATCH = 256
-_DENSE_EPOCHS, _PRUNE_EPOCHS, _RETRAIN_EPOCHS = 5, 5, 5
+_DENSE_EPOCHS = 4
 _PRUNE_RATE, _RETRAIN_RATE = 1e-3, 2e-3
-# Weights to keep at 86× and at 172×.
-_KEEP = {
-    "86x": {"conv1": 210, "conv2": 1150, "fc1": 3040, "classifier": 600},
-    "172x": {"conv1": 170, "conv2": 640, "fc1": 1300, "classifier": 390},
-}
+# Weights kept by each phase of ADMM, its epochs, and those of its retraining. The
+# toolkit prunes gradually until the last retraining begins.
+_PHASES = (
+    ({"conv1": 300, "conv2": 3500, "fc1": 14500, "classifier": 1700}, 2, 0),
+    ({"conv1": 240, "conv2": 1800, "fc1": 5400, "classifier": 900}, 2, 1),
+    ({"conv1": 210, "conv2": 1150, "fc1": 3040, "classifier": 600}, 3, 4),
+)
 
 
 def epoch() -> None:
@@ -131,30 +133,32 @@ def tfmot() -> None:
     dense.fit(train.images, train.labels, epochs=_DENSE_EPOCHS, **arguments)
     accuracy = dense.evaluate(test.images, test.labels, **arguments)[1]
     print(f"dense: test accuracy {accuracy:.2%}", flush=True)
-    for name, keep in _KEEP.items():
-        model = keras.models.clone_model(dense)
-        model.set_weights(dense.get_weights())
-        model.compile(
-            keras.optimizers.Adam(_PRUNE_RATE),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        phase = tfc.training.AdmmPhase(
+    model = keras.models.clone_model(dense)
+    model.set_weights(dense.get_weights())
+    model.compile(
+        keras.optimizers.Adam(_PRUNE_RATE),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    plan = [
+        tfc.training.AdmmPhase(
             {n: tfc.constraints.Cardinality(count=k) for n, k in keep.items()},
-            _PRUNE_EPOCHS,
-            _RETRAIN_EPOCHS,
-            rho=tfc.schedules.Piecewise({n: 1e-4 * 2**n for n in range(6)}),
+            admm,
+            retrain,
+            rho=tfc.schedules.Piecewise({n: 1e-4 * 2**n for n in range(admm + 1)}),
             retrain_learning_rate=_RETRAIN_RATE,
         )
-        tfc.training.admm_compress(
-            model, [phase], train.images, train.labels, **arguments
-        )
-        ours = model.evaluate(test.images, test.labels, **arguments)[1]
-        theirs = _toolkit(dense, keep, train, test)
-        print(f"{name}: ADMM {ours:.2%}, toolkit {theirs}", flush=True)
+        for keep, admm, retrain in _PHASES
+    ]
+    result = tfc.training.admm_compress(
+        model, plan, train.images, train.labels, **arguments
+    )
+    ours = model.evaluate(test.images, test.labels, **arguments)[1]
+    print(f"ADMM: {ours:.2%} with {result.nonzero} weights", flush=True)
+    print(f"toolkit: {_toolkit(dense, train, test)}", flush=True)
 
 
-def _toolkit(dense: keras.Model, keep: dict[str, int], train: Any, test: Any) -> str:
+def _toolkit(dense: keras.Model, train: Any, test: Any) -> str:
     """Test accuracy of the toolkit's pruning, or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         arrays = {f"weight{i}": value for i, value in enumerate(dense.get_weights())}
@@ -167,10 +171,10 @@ def _toolkit(dense: keras.Model, keep: dict[str, int], train: Any, test: Any) ->
             **arrays,
         )
         settings = {
-            "keep": keep,
+            "keep": _PHASES[-1][0],
             "batch": _BATCH,
-            "prune_epochs": _PRUNE_EPOCHS,
-            "retrain_epochs": _RETRAIN_EPOCHS,
+            "prune_epochs": sum(a + r for _, a, r in _PHASES) - _PHASES[-1][2],
+            "retrain_epochs": _PHASES[-1][2],
             "prune_rate": _PRUNE_RATE,
             "retrain_rate": _RETRAIN_RATE,
             "seed": _SEED.value,
