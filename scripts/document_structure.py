@@ -62,7 +62,8 @@ def table(title: str, names: list[str], prefix: str, fallback: str) -> list[str]
 
 def generated() -> str:
     """The generated part of the page."""
-    lines = ["", "### Layers", ""]
+    version = ".".join(keras.__version__.split(".")[:2])
+    lines = ["", f"As of Keras {version}.", "", "### Layers", ""]
     lines += table("layer", layer_names(), "keras.layers.", PROBE_LAYER)
     lines += ["", "### Operations of `keras.ops`", ""]
     lines += table("operation", operation_names(), "keras.ops: ", PROBE_OP)
