@@ -413,6 +413,67 @@ def maximum_minimum():
     return _model(i, _head(L.Average()([x, L.Subtract()([x, _conv(6)(i)])])))
 
 
+def masked_sequence():
+    i = keras.Input((6,), dtype="int32")
+    x = L.Embedding(20, 8, mask_zero=True)(i)
+    return _model(i, _head(L.LSTM(5)(x)))
+
+
+def masked_sequential():
+    return keras.Sequential(
+        [
+            L.Input((6,), dtype="int32"),
+            L.Embedding(20, 8, mask_zero=True),
+            L.GlobalAveragePooling1D(),
+            L.Dense(5, activation="relu"),
+            L.Dense(3),
+        ]
+    )
+
+
+def nested_on_masked():
+    i = keras.Input((6,), dtype="int32")
+    x = L.Embedding(20, 8, mask_zero=True)(i)
+    j = keras.Input((6, 8))
+    inner = keras.Model(j, L.Conv1D(5, 3)(j), name="inner")
+    return _model(i, _head(inner(x)))
+
+
+def nested_called_by_name():
+    i = keras.Input((7,))
+    a, b = keras.Input((6,), name="a"), keras.Input((5,), name="b")
+    inner = keras.Model([b, a], L.Dense(4)(L.Concatenate()([a, L.Dense(3)(b)])))
+    return _model(i, _head(inner({"a": L.Dense(6)(i), "b": L.Dense(5)(i)})))
+
+
+def softmax_over_time():
+    i = keras.Input((6, 4))
+    x = L.Dense(7)(i)
+    w = L.Dense(1, activation=lambda t: keras.activations.softmax(t, axis=1))(x)
+    return _model(i, _head(L.Multiply()([x, w])))
+
+
+def subclass_with_own_constructor():
+    i = _image()
+    x = _Block(3)(_conv(6)(i))
+    return _model(i, _head(_conv(5)(x)))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _Block(keras.Model):
+    def __init__(self, width, **kwargs):
+        self.width = width
+        i = keras.Input((8, 8, 6))
+        super().__init__(i, _conv(width, name="inside")(i), **kwargs)
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
 CASES = {
     conv_stack: [6, 5],
     conv1d: [6, 5],
@@ -469,6 +530,12 @@ CASES = {
     normalisation_options: [6, 5],
     any_size: [6, 5],
     maximum_minimum: [6],
+    masked_sequence: [8, 5],
+    masked_sequential: [8, 5],
+    nested_on_masked: [8, 5],
+    nested_called_by_name: [3, 4, 5, 6],
+    softmax_over_time: [7],
+    subclass_with_own_constructor: [5],
 }
 
 REASONS = {

@@ -213,6 +213,75 @@ def test_shrink_drops_a_residual_branch_of_zeros():
     assert graphs.largest_difference(model, small, graphs.random_inputs(model)) < 1e-5
 
 
+def _branch(kind):
+    i = keras.Input((8, 8, 3))
+    c = L.Conv2D(8, 3, padding="same", name="stem")(i)
+    if kind == "depthwise":
+        branch = L.DepthwiseConv2D(3, padding="same")(c)
+    elif kind == "norm":
+        branch = L.BatchNormalization(scale=False)(L.Conv2D(8, 1)(c))
+    elif kind == "sigmoid":
+        branch = L.Dense(8, activation="sigmoid", kernel_initializer="zeros")(c)
+    elif kind == "gate":
+        branch = c * (1.0 + L.Dense(8, kernel_initializer="zeros")(c))
+    elif kind == "array":
+        branch = L.Dense(8, kernel_initializer="zeros")(c) + np.ones(8, "float32")
+    return keras.Model(i, L.Dense(2)(L.Flatten()(L.Add()([c, branch]))))
+
+
+@pytest.mark.parametrize("kind", ["depthwise", "norm", "sigmoid", "gate", "array"])
+def test_shrink_keeps_branches_that_only_look_dead(kind):
+    # Every bias is zero here, and every normalisation at its initial state.
+    model = _branch(kind)
+    small = structure.shrink(model)
+    assert graphs.largest_difference(model, small, graphs.random_inputs(model)) < 1e-5
+
+
+def test_adapted_preprocessing_keeps_what_it_learned():
+    rng = np.random.default_rng(0)
+    norm = L.Normalization(name="norm")
+    norm.adapt(rng.normal(3, 5, size=(50, 4)))
+    i = keras.Input((4,))
+    x = L.Dense(6, activation="relu", name="hidden")(norm(i))
+    model = graphs.randomize(keras.Model(i, L.Dense(2)(x)))
+    norm.adapt(rng.normal(3, 5, size=(50, 4)))
+    same = structure.wrap(model, {})
+    assert graphs.largest_difference(model, same, graphs.random_inputs(model)) < 1e-6
+    small = structure.remove_channels(model, {"hidden": [0]})
+    assert small.get_layer("hidden").units == 5
+
+
+def test_vocabularies_are_kept():
+    lookup = L.StringLookup(name="lookup")
+    lookup.adapt(["cat", "dog", "cow"])
+    i = keras.Input((1,), dtype="string")
+    x = L.Flatten()(L.Embedding(5, 6, name="table")(lookup(i)))
+    model = keras.Model(i, L.Dense(2)(x))
+    small = structure.remove_channels(model, {"table": [1]})
+    assert small.get_layer("lookup").get_vocabulary() == lookup.get_vocabulary()
+
+
+def test_compile_state_without_configs_is_carried():
+    class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.01
+
+    class Counted(keras.metrics.Mean):
+        def __init__(self, threshold):
+            super().__init__(name="counted")
+
+        def update_state(self, y, p, sample_weight=None):
+            super().update_state(p)
+
+    model = small_network()
+    model.compile(keras.optimizers.Adam(Warmup()), "mse", metrics=[Counted(0.5)])
+    x = np.zeros((4, 8, 8, 3))
+    model.fit(x, np.zeros((4, 4)), verbose=0)
+    small = structure.remove_channels(model, {"conv1": [0]})
+    assert int(small.optimizer.iterations) == 1
+    assert "counted" in small.fit(x, np.zeros((4, 4)), verbose=0).history
+
+
 def test_register_channelwise():
     class Scale(L.Layer):
         def __init__(self, dim, **kwargs):

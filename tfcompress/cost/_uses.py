@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import KerasTensor
 
-from tfcompress.structure._graph import calls, functional, is_nested_model
+from tfcompress.structure._graph import calls, functional, inner_inputs
 
 __all__ = ["Shape", "Use", "elements", "uses"]
 
@@ -123,10 +123,10 @@ def _walk(
         path = prefix + operation.name
         inputs = tuple(values[id(tensor)] for tensor in call.inputs)
         args, kwargs = call.node.arguments.fill_in(values)
-        if is_nested_model(operation) and len(inputs) == len(
-            functional(operation).inputs
-        ):
-            inner, outputs = _walk(operation, inputs, path + "/")
+        entered = inner_inputs(call)
+        if entered is not None:
+            fed = [values[id(tensor)] for tensor in entered]
+            inner, outputs = _walk(operation, fed, path + "/")
             found.extend(inner)
         else:
             if infer:

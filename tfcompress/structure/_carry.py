@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.structure._graph import shallow_copy
 from tfcompress.structure._rebuild import Rebuild
 
 __all__ = ["carry_compile"]
@@ -15,7 +16,8 @@ __all__ = ["carry_compile"]
 def carry_compile(old: keras.Model, rebuild: Rebuild, slots: bool) -> None:
     """Compiles the rebuilt model as `old` is, if it is.
 
-    Losses are shared (they hold no state); metrics and the optimizer are copies.
+    Losses and learning-rate schedules are shared (they hold no state); the
+    optimizer is a copy, and so are metrics that have a config.
 
     Args:
         old: the original model.
@@ -37,9 +39,25 @@ def carry_compile(old: keras.Model, rebuild: Rebuild, slots: bool) -> None:
 
 
 def _copy(thing: Any) -> Any:
-    if isinstance(thing, keras.Metric | keras.optimizers.Optimizer):
-        return type(thing).from_config(thing.get_config())
+    if isinstance(thing, keras.optimizers.Optimizer):
+        return _copy_optimizer(thing)
+    if isinstance(thing, keras.Metric):
+        try:
+            return type(thing).from_config(thing.get_config())
+        except (NotImplementedError, TypeError, ValueError):
+            return thing  # without a config; every epoch resets its state
     return thing
+
+
+def _copy_optimizer(optimizer: Any) -> Any:
+    """A copy that shares the learning-rate schedule, which may have no config."""
+    schedule = vars(optimizer).get("_learning_rate")
+    if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return type(optimizer).from_config(optimizer.get_config())
+    twin = shallow_copy(optimizer)
+    vars(twin)["_learning_rate"] = None
+    config = {**twin.get_config(), "learning_rate": schedule}
+    return type(optimizer).from_config(config)
 
 
 def _carry_slots(old: Any, new: Any, rebuild: Rebuild) -> None:

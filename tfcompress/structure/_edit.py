@@ -155,9 +155,8 @@ def shrink(
     groups = channel_groups(model)
     for name in _dead_branches(groups):
         try:
-            model = bypass(
-                model, [name], verify=verify, carry_optimizer=carry_optimizer
-            )
+            # Compared with the model as it is: the branch must really be zero.
+            model = _drop(model, [name], (), verify, carry_optimizer)
         except ValueError:
             continue  # no skip connection around it: channel by channel, below
     if model is not groups.model:
@@ -318,13 +317,7 @@ def bypass(
             "Invalid value for argument `layers`. Expected a list of layer names. "
             f"Received: layers={layers!r}"
         )
-    analysis = trace(model)
-    absent = [id(_find(analysis, name)) for name in layers]
-    rebuild = Rebuild(model, analysis, absent=absent)
-    if verify:
-        check(model, rebuild, absent=absent)
-    carry_compile(model, rebuild, carry_optimizer)
-    return rebuild.model
+    return _drop(model, layers, layers, verify, carry_optimizer)
 
 
 # Helpers --------------------------------------------------------------------
@@ -345,6 +338,23 @@ def _cut(
         _assign(rebuild, masks)
     if verify:
         check(model, rebuild, masks)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def _drop(
+    model: keras.Model,
+    layers: Sequence[str],
+    silenced: Sequence[str],
+    verify: bool,
+    carry_optimizer: bool,
+) -> keras.Model:
+    """Drops branches; `silenced` are at zero in what the result is checked with."""
+    analysis = trace(model)
+    absent = [id(_find(analysis, name)) for name in layers]
+    rebuild = Rebuild(model, analysis, absent=absent)
+    if verify:
+        check(model, rebuild, absent=[id(_find(analysis, name)) for name in silenced])
     carry_compile(model, rebuild, carry_optimizer)
     return rebuild.model
 
@@ -468,31 +478,40 @@ def _norms(group: object) -> np.ndarray:
 
 
 def _dead_branches(groups: ChannelGroups) -> list[str]:
-    """Layers whose whole output is zero, and which add to something."""
+    """Layers that provably give nothing but zeros, into additions only.
+
+    Their filters (or the scale of a normalisation) are all zero, and so are
+    their biases; a zero bias alone proves nothing. Their activation keeps zero.
+    """
     analysis = groups.analysis
-    zeroed: dict[int, bool] = {}
+    zero: dict[int, bool] = {}
+    makes: set[int] = set()
     for axis in analysis.axes.values():
         if axis.zero:
             dead = not keras.ops.convert_to_numpy(axis.variable).any()
-            zeroed[id(axis.layer)] = zeroed.get(id(axis.layer), True) and dead
+            zero[id(axis.layer)] = zero.get(id(axis.layer), True) and dead
+            if axis.role in ("kernel", "scale"):
+                makes.add(id(axis.layer))
     return [
         key
         for key, layer in analysis.layers.items()
-        if zeroed.get(id(layer)) and _feeds_addition(groups.model, layer)
+        if id(layer) in makes and zero[id(layer)] and _only_added(groups, layer)
     ]
 
 
-def _feeds_addition(model: keras.Model, layer: keras.Layer) -> bool:
-    """Whether all that reads the layer is an addition, so that zero vanishes."""
-    tensors: set[int] = set()
+def _only_added(groups: ChannelGroups, layer: keras.Layer) -> bool:
+    """Whether a layer without weights would add zero wherever it is read."""
+    outputs: set[int] = set()
     readers: list[str] = []
-    pending = [model]
+    pending = [groups.model]
     while pending:
         for call in _graph.calls(pending.pop()):
-            if _graph.is_nested_model(call.operation):
+            if _graph.is_editable(call):
                 pending.append(call.operation)
             if call.operation is layer:
-                tensors.update(map(id, call.outputs))
-            elif tensors & set(map(id, call.inputs)):
+                outputs.update(map(id, call.outputs))
+            elif outputs & set(map(id, call.inputs)):
                 readers.append(type(call.operation).__name__)
-    return bool(readers) and set(readers) <= {"Add"}
+    tensors = groups.analysis.tensors
+    silent = all((tensors[key].constant == 0).all() for key in outputs)
+    return silent and bool(readers) and set(readers) <= {"Add"}

@@ -5,7 +5,6 @@ The only file that touches private Keras graph attributes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,14 @@ __all__ = [
     "copy_operation",
     "evaluate",
     "functional",
+    "has_plain_constructor",
+    "inner_inputs",
     "input_layer",
+    "is_editable",
     "is_nested_model",
     "require_graph",
     "require_plain_constructor",
+    "shallow_copy",
     "structures",
 ]
 
@@ -57,6 +60,36 @@ class Call:
 def is_nested_model(operation: keras.Operation) -> bool:
     """Whether `operation` is a model whose own graph can be walked."""
     return isinstance(operation, keras.Model) and _graph_of(operation) is not None
+
+
+def inner_inputs(call: Call) -> tuple[KerasTensor, ...] | None:
+    """What a call feeds into a nested model, in the order of its own inputs.
+
+    Masks that travel along are left out. None if the operation is no model whose
+    graph can be walked.
+    """
+    model = call.operation
+    if not is_nested_model(model):
+        return None
+    arguments = call.node.arguments
+    given = arguments.args[0] if arguments.args else arguments.kwargs.get("inputs")
+    known = functional(model).inputs
+    names = [tensor.name for tensor in known]
+    if (
+        isinstance(given, dict)
+        and not isinstance(functional(model)._inputs_struct, dict)
+        and set(names) <= set(given)
+    ):
+        given = [given[name] for name in names]  # Keras pairs these by name
+    flat = keras.tree.flatten(given)
+    if len(flat) != len(known) or not all(isinstance(t, KerasTensor) for t in flat):
+        return None
+    return tuple(flat)
+
+
+def is_editable(call: Call) -> bool:
+    """Whether a call is of a nested model that can be rebuilt from its graph."""
+    return inner_inputs(call) is not None and has_plain_constructor(call.operation)
 
 
 def functional(model: keras.Model) -> Any:
@@ -113,14 +146,19 @@ def require_plain_constructor(model: keras.Model) -> None:
 
     Such a class cannot be built from inputs and outputs.
     """
-    owner = next(cls for cls in type(model).__mro__ if "__init__" in vars(cls))
-    if not owner.__module__.startswith("keras."):
+    if not has_plain_constructor(model):
         raise ValueError(
             "Invalid value for argument `model`. Expected a model whose class has no "
             f"constructor of its own. Received: {model.name!r} of class "
             f"{type(model).__name__}. Pass keras.Model(model.inputs, model.outputs) "
             "instead."
         )
+
+
+def has_plain_constructor(model: keras.Model) -> bool:
+    """Whether a model's class is constructed as Keras' own model classes are."""
+    owner = next(cls for cls in type(model).__mro__ if "__init__" in vars(cls))
+    return owner.__module__.startswith("keras.")
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
@@ -136,9 +174,16 @@ def input_layer(tensor: KerasTensor) -> keras.Layer:
 
 def copy_operation(operation: keras.Operation) -> keras.Operation:
     """A copy of an operation without weights, without its place in a graph."""
-    twin = copy.copy(operation)
+    twin = shallow_copy(operation)
     twin._inbound_nodes = []
     twin._outbound_nodes = []
+    return twin
+
+
+def shallow_copy(thing: Any) -> Any:
+    """A copy with the same attributes (`copy.copy` would serialise Keras objects)."""
+    twin = object.__new__(type(thing))
+    vars(twin).update(vars(thing))
     return twin
 
 
@@ -167,8 +212,9 @@ def _evaluate(
     values = dict(zip(map(id, graph.inputs), inputs, strict=True))
     for call in calls(model):
         operation = call.operation
-        if is_nested_model(operation):
-            given = [values[id(tensor)] for tensor in call.inputs]
+        inner = inner_inputs(call)
+        if inner is not None and is_editable(call):
+            given = [values[id(tensor)] for tensor in inner]
             results = _evaluate(operation, given, visit)
         else:
             args, kwargs = call.node.arguments.fill_in(values)

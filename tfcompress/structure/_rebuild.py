@@ -7,6 +7,7 @@ labels. The original is only read.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any
@@ -165,7 +166,12 @@ class Rebuild:
     def _build_sequential(self, model: keras.Sequential) -> keras.Sequential:
         graph = _graph.functional(model)
         layers = [_graph.input_layer(self._input(graph.inputs[0]))]
-        walk = list(_graph.calls(model))
+        # Masks are computed by operations that the new model adds by itself.
+        walk = [
+            call
+            for call in _graph.calls(model)
+            if isinstance(call.operation, keras.Layer)
+        ]
         for call in walk:
             layers.append(self._prepare(call)[0])
             if id(call.operation) in self._insert:
@@ -193,7 +199,7 @@ class Rebuild:
         old = call.operation
         new = self._made.get(id(old))
         if new is None:
-            if _graph.is_nested_model(old):
+            if _graph.is_editable(call):
                 new = self._build(old)
             elif isinstance(old, keras.Layer):
                 new = self._copy_layer(call)
@@ -201,7 +207,7 @@ class Rebuild:
                 new = _graph.copy_operation(old)
             self._made[id(old)] = new
         args, kwargs = call.node.arguments.args, call.node.arguments.kwargs
-        if not self._nothing and not _graph.is_nested_model(old):
+        if not self._nothing and not _graph.is_editable(call):
             args, kwargs = self._rule(call).adjust(new, call, args, kwargs, self)
         return new, args, kwargs
 
@@ -284,6 +290,7 @@ class Rebuild:
                     "register_channelwise(..., config=...)."
                 )
             target.assign(value)
+        _copy_state(old, new)
 
     def _folded_bias(self, layer: keras.Layer) -> np.ndarray | None:
         """What removed inputs with a constant add to the bias, exactly."""
@@ -320,7 +327,7 @@ class _Zeros:
                 self._zeros.update(map(id, call.outputs))
                 continue
             zero = [id(tensor) in self._zeros for tensor in call.inputs]
-            if _graph.is_nested_model(operation):
+            if _graph.is_editable(call):
                 self._enter(operation, zero, call)
             elif any(zero):
                 self._pass(call, zero)
@@ -343,6 +350,8 @@ class _Zeros:
     def _pass(self, call: _graph.Call, zero: list[bool]) -> None:
         operation = call.operation
         kind = type(operation).__name__
+        if not isinstance(operation, keras.Layer) and len(call.inputs) < 2:
+            kind = ""  # with a number or an array, which does not vanish
         if kind == "Multiply" or (all(zero) and _keeps_zero(operation, call)):
             self._zeros.update(map(id, call.outputs))
         elif kind == "Add" or (kind == "Subtract" and not zero[0]):
@@ -350,10 +359,10 @@ class _Zeros:
                 self._zeros.add(id(call.outputs[0]))
                 return
             rest = [t for t, z in zip(call.inputs, zero, strict=True) if not z]
-            if len(rest) == 1 and rest[0].shape != call.outputs[0].shape:
+            if all(tensor.shape != call.outputs[0].shape for tensor in rest):
                 raise ValueError(
                     f"Bypassing would leave {operation.name!r} to broadcast "
-                    f"{rest[0].shape} to {call.outputs[0].shape}."
+                    f"{[t.shape for t in rest]} to {call.outputs[0].shape}."
                 )
         else:
             raise ValueError(
@@ -410,6 +419,23 @@ def _keeps_zero(operation: Any, call: _graph.Call) -> bool:
     args, kwargs = call.node.arguments.fill_in(values)
     result = keras.tree.flatten(operation(*args, **kwargs))
     return not any(keras.ops.convert_to_numpy(x).any() for x in result)
+
+
+def _copy_state(old: Any, new: Any) -> None:
+    """Copies what a preprocessing layer has learned outside its variables."""
+    if isinstance(old, keras.layers.Normalization) and old.built:
+        new.finalize_state()
+    elif isinstance(old, _WITH_VOCABULARY):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+_WITH_VOCABULARY = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+)
 
 
 def _copy_lambda(layer: Any) -> keras.Layer:

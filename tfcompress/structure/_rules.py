@@ -345,11 +345,19 @@ class Recurrent(_Weighted):
         trace.bind(op, cell.recurrent_kernel, 0, out, "recurrent")
         trace.bind(op, cell.recurrent_kernel, 1, wide, "recurrent", zero=True)
         trace.bind(op, cell.bias, -1, wide, "bias", zero=True)
-        for state in inputs[1:]:
+        for tensor in self._initial_state(call):
+            state = trace.tensors[id(tensor)]
             known, value = trace.vector(state, -1, f"{name!r}")
             trace.require_zero(op, known, value)
             trace.table.tie(out, known, f"{name!r} starts from a frozen state")
         return [trace.produce(op, out, -1, _shape(tensor)) for tensor in call.outputs]
+
+    @staticmethod
+    def _initial_state(call: Call) -> list[Any]:
+        arguments = call.node.arguments
+        given = (arguments.args[1:2], arguments.kwargs.get("initial_state"))
+        flat = keras.tree.flatten(given)
+        return [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
 
     def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["units"] = kept.size(op.cell.recurrent_kernel, 0)
@@ -749,6 +757,20 @@ class Spatial(Rule):
         return [trace.layout(labels, constant, axis, out)]
 
 
+class Resizing(Spatial):
+    """Resizing, which may pad."""
+
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        (result,) = super().trace(trace, op, call, inputs)
+        if op.pad_to_aspect_ratio:
+            known = (result.constant == 0) & (op.fill_value == 0)
+            constant = np.where(known, 0.0, np.nan)
+            return [Abstract(result.labels, constant, result.shape)]
+        return [result]
+
+
 class Reduce(Rule):
     """Reductions: fine over axes without channels."""
 
@@ -868,16 +890,15 @@ class Reshape(Move):
     def adjust(
         self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
     ) -> tuple[tuple, dict]:
-        if hasattr(op, "newshape") and all(
-            isinstance(size, int) for size in op.newshape
-        ):
+        if hasattr(op, "newshape"):
             op.newshape = self._target(op.newshape, kept.shape(call.outputs[0]))
         return args, kwargs
 
     @staticmethod
-    def _target(old: Sequence[int], new: Sequence[int | None]) -> tuple[int, ...]:
+    def _target(old: Sequence[Any], new: Sequence[int | None]) -> tuple[Any, ...]:
+        # What is open (-1, None, a size computed in the graph) stays open.
         return tuple(
-            o if o == -1 else (n if n is not None else o)
+            n if isinstance(o, int) and o != -1 and n is not None else o
             for o, n in zip(old, new, strict=True)
         )
 
@@ -1194,7 +1215,6 @@ _LAYERS: dict[type, Rule] = {
             _K.Cropping1D,
             _K.Cropping2D,
             _K.Cropping3D,
-            _K.Resizing,
             _K.CenterCrop,
         ),
         Spatial(),
@@ -1202,6 +1222,7 @@ _LAYERS: dict[type, Rule] = {
     **dict.fromkeys(
         (_K.ZeroPadding1D, _K.ZeroPadding2D, _K.ZeroPadding3D), Spatial(pads=True)
     ),
+    _K.Resizing: Resizing(),
     _K.Flatten: Reshape(),
     _K.Reshape: Reshape(),
     _K.Permute: Move(_permute),

@@ -13,7 +13,8 @@ from tfcompress.structure._rebuild import Rebuild
 
 __all__ = ["VerificationError", "verify"]
 
-_TOLERANCE = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 0.1, "float16": 0.02}
+# Relative to the tensor's largest value; float32 leaves room for TF32 units.
+_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 
 
 class VerificationError(RuntimeError):
@@ -89,7 +90,7 @@ def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
     both = np.isfinite(expected) & np.isfinite(received)
     scale = max(1e-6, float(np.abs(expected[both]).max(initial=0.0)))
     error = float(np.abs(expected - received)[both].max(initial=0.0))
-    same = (np.isnan(expected) == np.isnan(received)).all()
+    same = (np.isfinite(expected) == np.isfinite(received)).all()
     if error > tolerance * scale or not same:
         raise VerificationError(
             f"The edited model parts from the original at {name!r}: the largest "
@@ -103,9 +104,16 @@ def _all_calls(model: keras.Model) -> list[_graph.Call]:
     found = []
     for call in _graph.calls(model):
         found.append(call)
-        if _graph.is_nested_model(call.operation):
+        if _graph.is_editable(call):
             found += _all_calls(call.operation)
     return found
+
+
+def _random(rng: np.random.Generator, shape: list[int], dtype: str) -> Any:
+    if dtype == "string":
+        return keras.ops.convert_to_tensor(np.full(shape, "word"), dtype)
+    value = rng.normal(size=shape) if "float" in dtype else rng.integers(0, 2, shape)
+    return keras.ops.cast(value, dtype)
 
 
 def _random_inputs(model: keras.Model) -> list[np.ndarray]:
@@ -117,9 +125,7 @@ def _random_inputs(model: keras.Model) -> list[np.ndarray]:
         for tensor in _graph.functional(model).inputs:
             shape = [size if n is None else n for n in tensor.shape[1:]]
             shape = [tensor.shape[0] or 1, *shape]
-            real = "float" in tensor.dtype
-            value = rng.normal(size=shape) if real else rng.integers(0, 2, shape)
-            inputs.append(keras.ops.cast(value, tensor.dtype))
+            inputs.append(_random(rng, shape, tensor.dtype))
         if all(None not in t.shape[1:] for t in _graph.functional(model).inputs):
             return inputs
         try:
