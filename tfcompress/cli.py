@@ -32,7 +32,7 @@ def main() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     try:
         arguments.command(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tfcompress: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -120,8 +120,10 @@ def _shrink(arguments: argparse.Namespace) -> None:
     model = _load(arguments.model)
     small = tfc.finalize(model)
     _save(small, out)
+    print(f"parameters  {model.count_params():,} -> {small.count_params():,}")
+    if any(None in tensor.shape[1:] for tensor in model.inputs):
+        return  # the number of MACs depends on the size of what goes in
     before, after = (tfc.cost.count(m) for m in (model, small))
-    print(f"parameters  {before.parameters:,} -> {after.parameters:,}")
     print(f"MACs        {before.macs:,} -> {after.macs:,}")
 
 

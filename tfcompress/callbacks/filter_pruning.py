@@ -30,9 +30,9 @@ class FilterPruning(keras.callbacks.Callback):
     Which filters: those with the lowest scores within each layer, or within
     each group of layers whose channels are coupled (by a residual sum, for
     example). By default every group that `structure.channel_groups` reports as
-    prunable takes part: filters of convolutions and hidden units of dense
-    layers. The paper prunes convolutions only; name them in `layers` to do the
-    same. What the model returns is never pruned, so its last layer is left
+    prunable takes part: filters of convolutions, hidden units of dense and
+    recurrent layers, columns of embeddings, heads of attention. The paper prunes
+    convolutions only; name them in `layers` to do the same. What the model returns is never pruned, so its last layer is left
     alone, and each group keeps at least one channel.
 
     How many: while step t trains, exactly `round(schedule(t) * size)` channels
@@ -51,8 +51,12 @@ class FilterPruning(keras.callbacks.Callback):
     included, because the mask is part of the compiled step (as a constraint on
     the variable, after the constraints that the model already has). The masks
     need no storage: a training that is continued, also from a saved model,
-    reads them back from the zeros. The order of callbacks does not matter:
-    checkpoints always see masked weights.
+    reads them back from the zeros. Checkpoints see masked weights wherever they
+    stand in the list of callbacks. Weights that another callback puts back at the
+    end are an exception: `EarlyStopping(restore_best_weights=True)` may restore
+    an epoch that was pruned less; keep the best model of the final rate with
+    `ModelCheckpoint` instead. A training that ends in an exception leaves its
+    masks in force until the next `fit` with this callback.
 
     The fraction of channels that are zero is logged at the end of each epoch as
     `pruning_rate`.
