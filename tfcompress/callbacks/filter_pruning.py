@@ -32,8 +32,9 @@ class FilterPruning(keras.callbacks.Callback):
     example). By default every group that `structure.channel_groups` reports as
     prunable takes part: filters of convolutions, hidden units of dense and
     recurrent layers, columns of embeddings, heads of attention. The paper prunes
-    convolutions only; name them in `layers` to do the same. What the model returns is never pruned, so its last layer is left
-    alone, and each group keeps at least one channel.
+    convolutions only; name them in `layers` to do the same. What the model
+    returns is never pruned, so its last layer is left alone, and each group keeps
+    at least one channel.
 
     How many: while step t trains, exactly `round(schedule(t) * size)` channels
     of a group of that size are zero (at most `size - 1`; fewer where
