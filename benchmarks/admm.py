@@ -7,10 +7,11 @@
 epoch       training with the ADMM callback against training without, on LeNet-5
 projection  138 M weights (VGG-16 for ImageNet) pruned, against one np.partition
 tfmot       the same dense LeNet-5 pruned with ADMM and with magnitude pruning of
-            the TensorFlow Model Optimization Toolkit (`PolynomialDecay`) to an
-            86th: same MNIST images, same sparsity in every layer, same number of
-            epochs, batches and learning rates. The toolkit runs on legacy Keras,
-            so in a process of its own (it needs the extra tfcompress[tfmot]).
+            the TensorFlow Model Optimization Toolkit (`PolynomialDecay`), to the
+            same --ratio: same MNIST images, same sparsity in every layer, same
+            number of epochs, batches and learning rates. The toolkit runs on
+            legacy Keras, so in a process of its own (it needs the extra
+            tfcompress[tfmot]).
 """
 
 import json
@@ -40,6 +41,7 @@ _TFMOT_PYTHON = flags.DEFINE_string(
     "tfmot_python", sys.executable, "Python that has the toolkit and tf_keras."
 )
 _PAIRS = flags.DEFINE_integer("pairs", 9, "Pairs of steps or runs to compare.")
+_RATIO = flags.DEFINE_enum("ratio", "86", ["86", "220"], "Pruning ratio in `tfmot`.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of `tfmot`.")
 
 _BATCH = 256
@@ -47,11 +49,21 @@ _DENSE_EPOCHS = 4
 _PRUNE_RATE, _RETRAIN_RATE = 1e-3, 2e-3
 # Weights kept by each phase of ADMM, its epochs, and those of its retraining. The
 # toolkit prunes gradually until the last retraining begins.
-_PHASES = (
+_BEGINNING = (
     ({"conv1": 300, "conv2": 3500, "fc1": 14500, "classifier": 1700}, 2, 0),
     ({"conv1": 240, "conv2": 1800, "fc1": 5400, "classifier": 900}, 2, 1),
-    ({"conv1": 210, "conv2": 1150, "fc1": 3040, "classifier": 600}, 3, 4),
 )
+_PHASES = {
+    "86": (
+        *_BEGINNING,
+        ({"conv1": 210, "conv2": 1150, "fc1": 3040, "classifier": 600}, 3, 4),
+    ),
+    "220": (
+        *_BEGINNING,
+        ({"conv1": 190, "conv2": 850, "fc1": 1950, "classifier": 480}, 2, 1),
+        ({"conv1": 150, "conv2": 560, "fc1": 945, "classifier": 300}, 3, 5),
+    ),
+}
 
 
 def epoch() -> None:
@@ -148,7 +160,7 @@ def tfmot() -> None:
             rho=tfc.schedules.Piecewise({n: 1e-4 * 2**n for n in range(admm + 1)}),
             retrain_learning_rate=_RETRAIN_RATE,
         )
-        for keep, admm, retrain in _PHASES
+        for keep, admm, retrain in _PHASES[_RATIO.value]
     ]
     result = tfc.training.admm_compress(
         model, plan, train.images, train.labels, **arguments
@@ -160,6 +172,7 @@ def tfmot() -> None:
 
 def _toolkit(dense: keras.Model, train: Any, test: Any) -> str:
     """Test accuracy of the toolkit's pruning, or why there is none."""
+    phases = _PHASES[_RATIO.value]
     with tempfile.TemporaryDirectory() as folder:
         arrays = {f"weight{i}": value for i, value in enumerate(dense.get_weights())}
         np.savez(
@@ -171,10 +184,10 @@ def _toolkit(dense: keras.Model, train: Any, test: Any) -> str:
             **arrays,
         )
         settings = {
-            "keep": _PHASES[-1][0],
+            "keep": phases[-1][0],
             "batch": _BATCH,
-            "prune_epochs": sum(a + r for _, a, r in _PHASES) - _PHASES[-1][2],
-            "retrain_epochs": _PHASES[-1][2],
+            "prune_epochs": sum(a + r for _, a, r in phases) - phases[-1][2],
+            "retrain_epochs": phases[-1][2],
             "prune_rate": _PRUNE_RATE,
             "retrain_rate": _RETRAIN_RATE,
             "seed": _SEED.value,
