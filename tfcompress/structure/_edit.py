@@ -11,9 +11,11 @@ import numpy as np
 from tfcompress.structure import _graph
 from tfcompress.structure._carry import carry_compile
 from tfcompress.structure._groups import (
+    ChannelGroup,
     ChannelGroups,
     channel_groups,
     masks_of,
+    unknown_name,
     zero_classes,
 )
 from tfcompress.structure._rebuild import Rebuild
@@ -381,14 +383,12 @@ def _check_multiple(multiple_of: int) -> None:
 
 
 def _find(analysis: Trace, name: str) -> keras.Layer:
-    from tfcompress.structure._groups import _unknown
-
     if name in analysis.layers:
         return analysis.layers[name]
     nested = [key for key in analysis.layers if key.rsplit("/", 1)[-1] == name]
     if len(nested) == 1:
         return analysis.layers[nested[0]]
-    raise ValueError(_unknown("layer", name, analysis.layers))
+    raise ValueError(unknown_name("layer", name, analysis.layers))
 
 
 def _emptied(groups: ChannelGroups, removed: np.ndarray) -> list[str]:
@@ -464,10 +464,10 @@ def _narrow(groups: ChannelGroups, widths: Mapping[str, int]) -> np.ndarray:
     return removed
 
 
-def _norms(group: object) -> np.ndarray:
+def _norms(group: ChannelGroup) -> np.ndarray:
     """L1 norm of the filters of each channel, over all producers."""
-    norms = np.zeros(group.size)  # type: ignore[attr-defined]
-    for member in group.members:  # type: ignore[attr-defined]
+    norms = np.zeros(group.size)
+    for member in group.members:
         if member.role != "kernel":
             continue
         value = np.abs(keras.ops.convert_to_numpy(member.variable).astype("float64"))

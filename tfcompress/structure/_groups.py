@@ -129,7 +129,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
     def __getitem__(self, key: int | str) -> ChannelGroup:  # type: ignore[override]
         if isinstance(key, str):
             if key not in self._by_name:
-                raise KeyError(_unknown("group", key, self._by_name))
+                raise KeyError(unknown_name("group", key, self._by_name))
             return self._by_name[key]
         return self._groups[key]
 
@@ -171,7 +171,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
                     "Invalid value for argument `layer`. Expected a layer whose "
                     f"output has channels. Received: layer={layer!r}"
                 )
-            raise ValueError(_unknown("layer", layer, outputs))
+            raise ValueError(unknown_name("layer", layer, outputs))
         return outputs[layer]
 
     def classes(self, selection: Mapping[str, Iterable[int]]) -> np.ndarray:
@@ -197,7 +197,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
             if group is not None:
                 classes = group.classes
             else:
-                classes = solution.root[self._labels_or_unknown(key)]
+                classes = solution.root[self._labels_orunknown_name(key)]
             index = np.asarray(
                 list(indices) if not hasattr(indices, "shape") else indices
             )
@@ -224,14 +224,14 @@ class ChannelGroups(Sequence[ChannelGroup]):
             chosen[picked] = True
         return chosen
 
-    def _labels_or_unknown(self, key: str) -> np.ndarray:
+    def _labels_orunknown_name(self, key: str) -> np.ndarray:
         try:
             return self.labels(key)
         except ValueError as error:
             if key in self.analysis.layers:
                 raise
             names = [*self._by_name, *self.analysis.outputs]
-            raise ValueError(_unknown("layer or group", key, names)) from error
+            raise ValueError(unknown_name("layer or group", key, names)) from error
 
     def __str__(self) -> str:
         rows = [("group", "size", "producers", "consumers", "prunable")]
@@ -432,7 +432,8 @@ def _brief(names: Sequence[str], limit: int = 3) -> str:
     return shown + (f", +{len(names) - limit}" if len(names) > limit else "")
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """A message for a name that does not exist, with the closest that do."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 3)
     hint = f" Did you mean {close}?" if close else f" Known: {known[:10]}"
