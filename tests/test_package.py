@@ -42,6 +42,9 @@ KNOWS = {
     "data": set(),
     "zoo": set(),
     "constraints": set(),
+    "ops": set(),
+    "layers": {"ops", "structure"},
+    "gates": {"structure", "policy", "layers"},
     "criteria": {"structure"},
     "policy": {"structure"},
     "cost": {"structure"},
@@ -54,6 +57,8 @@ KNOWS = {
         "policy",
         "constraints",
         "cost",
+        "layers",
+        "ops",
     },
     "interop": {"schedules"},
     "training": {
@@ -63,8 +68,9 @@ KNOWS = {
         "constraints",
         "callbacks",
         "cost",
+        "layers",
     },
-    "_finalize": {"structure", "policy"},
+    "_finalize": {"structure", "policy", "layers"},
     "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
 }
 

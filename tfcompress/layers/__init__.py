@@ -1,0 +1,3 @@
+"""Layers that methods put into a model while it trains."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Operations with gradients of their own."""
+
+__all__: list[str] = []
