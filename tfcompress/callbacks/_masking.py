@@ -1,24 +1,166 @@
-"""Zeros that stay zero while a model trains: the masking step of every method.
+"""Weights that stay at zero, or as they are, while a model trains.
 
-A mask is enforced by the variable's constraint, which Keras applies after every
-update inside the compiled step: no optimizer moves a masked weight, whatever
-its momentum or weight decay, and no callback ever sees an unmasked one.
+What stays is enforced by the variable's constraint, which Keras applies after
+every update inside the compiled step: no optimizer moves such a weight,
+whatever its momentum or weight decay, and no callback ever sees one moved.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["MaskedVariables"]
+__all__ = ["HeldVariables", "MaskedVariables"]
+
+Choice = tuple[keras.Variable, np.ndarray]
 
 
-class MaskedVariables:
-    """Holds masks on variables of a model that is being trained.
+class _Link(keras.constraints.Constraint):
+    """One of the constraints of a variable, applied after the one it had before."""
+
+    def __init__(
+        self, inner: keras.constraints.Constraint | None, training: Any
+    ) -> None:
+        self.inner = inner
+        self.training = training
+
+    def __call__(self, w: Any) -> Any:
+        return self.apply(w if self.inner is None else self.inner(w))
+
+    def apply(self, w: Any) -> Any:
+        """What becomes of an updated variable."""
+        raise NotImplementedError
+
+
+class _Masked(_Link):
+    """Multiplies a variable by a mask."""
+
+    def __init__(
+        self, keep: np.ndarray, variable: keras.Variable, training: Any
+    ) -> None:
+        super().__init__(variable.constraint, training)
+        self.mask = keras.Variable(
+            keep, trainable=False, dtype=variable.dtype, name="mask"
+        )
+
+    def apply(self, w: Any) -> Any:
+        return ops.multiply(w, self.mask)
+
+    def change(self, keep: np.ndarray) -> None:
+        """Replaces the mask."""
+        self.mask.assign(np.broadcast_to(keep, self.mask.shape))
+
+
+class _Held(_Link):
+    """Puts chosen entries of a variable back to the values they had."""
+
+    def __init__(
+        self, where: np.ndarray, variable: keras.Variable, training: Any
+    ) -> None:
+        super().__init__(variable.constraint, training)
+        self.variable = variable
+        self.where = keras.Variable(where, trainable=False, dtype="bool", name="held")
+        self.value = keras.Variable(
+            ops.convert_to_numpy(variable),
+            trainable=False,
+            dtype=variable.dtype,
+            name="value",
+        )
+
+    def apply(self, w: Any) -> Any:
+        return ops.where(self.where, self.value, w)
+
+    def change(self, where: np.ndarray) -> None:
+        """Holds other entries, at their present values."""
+        self.value.assign(self.variable)
+        self.where.assign(np.broadcast_to(where, self.where.shape))
+
+
+L = TypeVar("L", _Masked, _Held)
+
+
+class _Constrained(ABC, Generic[L]):
+    """Puts links into the constraints of variables, and takes them out again.
+
+    Args:
+        model: the compiled `keras.Model` that owns the variables.
+        training: an object that all callbacks of one `fit` share and no other
+            `fit` does, as a callback's `params`. Links of this training are
+            combined; those that an earlier one left behind, because it ended in
+            an exception, are dropped.
+    """
+
+    def __init__(self, model: keras.Model, training: Any) -> None:
+        self.model = model
+        self.training = training
+        self._links: dict[int, tuple[keras.Variable, L]] = {}
+
+    @abstractmethod
+    def _link(self, variable: keras.Variable, entries: np.ndarray) -> L: ...
+
+    def attach(self, choices: Iterable[Choice]) -> None:
+        """Holds what is chosen from now on.
+
+        Existing constraints stay in force and are applied first. The training
+        step is traced again, because a traced step knows the constraints of the
+        time of its tracing.
+
+        Args:
+            choices: pairs of a variable and an array that broadcasts against it.
+                Variables of which something will be chosen later must be among
+                them, with an array of that shape.
+        """
+        for variable, entries in choices:
+            variable.constraint = _without(
+                variable.constraint, lambda link: link.training is not self.training
+            )
+            link = self._link(variable, entries)
+            self._links[id(variable)] = (variable, link)
+            variable.constraint = link
+        self.apply()
+        self.model.make_train_function(force=True)
+
+    def update(self, choices: Iterable[Choice]) -> None:
+        """Chooses other entries.
+
+        Args:
+            choices: as for `attach`; variables that are left out stay as they
+                are.
+        """
+        for variable, entries in choices:
+            _, link = self._links[id(variable)]
+            link.change(entries)
+            variable.assign(link.apply(variable))
+
+    def apply(self) -> None:
+        """Puts what is chosen in its place.
+
+        The training step does so by itself. This is for values that were
+        written by something else, such as averaged weights.
+        """
+        for variable, link in self._links.values():
+            variable.assign(link.apply(variable))
+
+    def detach(self) -> None:
+        """Gives the variables their own constraints back."""
+        mine = {id(link) for _, link in self._links.values()}
+        for variable, _ in self._links.values():
+            variable.constraint = _without(
+                variable.constraint, lambda link: id(link) in mine
+            )
+        self._links.clear()
+        self.model.make_train_function(force=True)
+
+
+class MaskedVariables(_Constrained[_Masked]):
+    """Keeps entries of variables at zero: the masking step of every method.
+
+    A choice is an array of 0 (zero) and 1 (free).
 
     Example:
 
@@ -28,106 +170,35 @@ class MaskedVariables:
     masks.update([(variable, keep)])   # whenever the masks change
     masks.detach()                     # in on_train_end
     ```
-
-    Args:
-        model: the compiled `keras.Model` that owns the variables.
-        training: an object that all callbacks of one `fit` share and no other
-            `fit` does, as a callback's `params`. Masks of this training are
-            combined; those that an earlier one left behind, because it ended in
-            an exception, are dropped.
     """
 
-    def __init__(self, model: keras.Model, training: Any) -> None:
-        self.model = model
-        self.training = training
-        self._masks: dict[int, tuple[keras.Variable, keras.Variable]] = {}
-
-    def attach(self, masks: Iterable[tuple[keras.Variable, np.ndarray]]) -> None:
-        """Zeroes what is masked and keeps it so from now on.
-
-        Existing constraints stay in force and are applied first. The training
-        step is traced again, because a traced step knows the constraints of the
-        time of its tracing.
-
-        Args:
-            masks: pairs of a variable and an array of 0 and 1 that broadcasts
-                against it. Variables that will be masked later must be among
-                them, with a mask of that shape.
-        """
-        for variable, keep in masks:
-            mask = keras.Variable(
-                keep, trainable=False, dtype=variable.dtype, name="mask"
-            )
-            self._masks[id(variable)] = (variable, mask)
-            current = _without(
-                variable.constraint, lambda c: c.training is not self.training
-            )
-            variable.constraint = _Masked(mask, current, self.training)
-        self.apply()
-        self.model.make_train_function(force=True)
-
-    def update(self, masks: Iterable[tuple[keras.Variable, np.ndarray]]) -> None:
-        """Changes masks, and zeroes what they newly mask.
-
-        Args:
-            masks: as for `attach`; variables that are left out keep their mask.
-        """
-        for variable, keep in masks:
-            _, mask = self._masks[id(variable)]
-            mask.assign(np.broadcast_to(keep, mask.shape))
-            variable.assign(variable * mask)
-
-    def apply(self) -> None:
-        """Zeroes what is masked.
-
-        The training step does so by itself. This is for values that were
-        written by something else, such as averaged weights.
-        """
-        for variable, mask in self._masks.values():
-            variable.assign(variable * mask)
+    def _link(self, variable: keras.Variable, entries: np.ndarray) -> _Masked:
+        return _Masked(entries, variable, self.training)
 
     def apply_statistics(self) -> None:
         """Zeroes what is masked of the variables that no optimizer updates."""
-        for variable, mask in self._masks.values():
+        for variable, link in self._links.values():
             if not variable.trainable:
-                variable.assign(variable * mask)
-
-    def detach(self) -> None:
-        """Gives the variables their own constraints back."""
-        mine = {id(mask) for _, mask in self._masks.values()}
-        for variable, _ in self._masks.values():
-            variable.constraint = _without(
-                variable.constraint, lambda c: id(c.mask) in mine
-            )
-        self._masks.clear()
-        self.model.make_train_function(force=True)
+                variable.assign(link.apply(variable))
 
 
-class _Masked(keras.constraints.Constraint):
-    """Multiplies a variable by a mask, after the constraint it had before."""
+class HeldVariables(_Constrained[_Held]):
+    """Keeps entries of variables at the values they had when they were chosen.
 
-    def __init__(
-        self,
-        mask: keras.Variable,
-        inner: keras.constraints.Constraint | None,
-        training: Any,
-    ) -> None:
-        self.mask = mask
-        self.inner = inner
-        self.training = training
+    A choice is an array of True (held) and False (free). Used as
+    `MaskedVariables` is.
+    """
 
-    def __call__(self, w: Any) -> Any:
-        if self.inner is not None:
-            w = self.inner(w)
-        return ops.multiply(w, self.mask)
+    def _link(self, variable: keras.Variable, entries: np.ndarray) -> _Held:
+        return _Held(entries, variable, self.training)
 
 
 def _without(
     constraint: keras.constraints.Constraint | None,
-    unwanted: Callable[[_Masked], bool],
+    unwanted: Callable[[_Link], bool],
 ) -> keras.constraints.Constraint | None:
-    """A chain of masks, and what is behind it, without some of the masks."""
-    if not isinstance(constraint, _Masked):
+    """A chain of links, and what is behind it, without some of the links."""
+    if not isinstance(constraint, _Link):
         return constraint
     constraint.inner = _without(constraint.inner, unwanted)
     return constraint.inner if unwanted(constraint) else constraint

@@ -11,7 +11,7 @@ from keras import ops
 
 from tfcompress import policy
 from tfcompress.callbacks._kernels import select_kernels
-from tfcompress.callbacks._masking import MaskedVariables
+from tfcompress.callbacks._masking import HeldVariables, MaskedVariables
 
 __all__ = ["HoldWeights"]
 
@@ -62,8 +62,7 @@ class HoldWeights(keras.callbacks.Callback):
         self.what = what
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
-        self._masks: MaskedVariables | None = None
-        self._held: list[keras.Variable] = []
+        self._held: MaskedVariables | HeldVariables | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names before anything trains."""
@@ -75,35 +74,28 @@ class HoldWeights(keras.callbacks.Callback):
         """Attaches the constraints, once."""
         # Not in `on_train_begin`: a callback that restores an interrupted
         # training may come after this one in the list.
-        if self._masks is not None:
+        if self._held is not None:
             return
         selected = select_kernels(self.model, self.layers, self.exclude)
         variables = [kernel for own in selected.values() for kernel in own]
-        masks: list[tuple[keras.Variable, np.ndarray]] = []
         if self.what == "zeros":
-            masks = [(v, ops.convert_to_numpy(v) != 0) for v in variables]
+            self._held = MaskedVariables(self.model, self.params)
+            self._held.attach((v, ops.convert_to_numpy(v) != 0) for v in variables)
         else:
-            self._held = variables
-            for variable in variables:
-                variable.constraint = _Held(variable, _released(variable.constraint))
-        self._masks = MaskedVariables(self.model, self.params)
-        self._masks.attach(masks)
+            self._held = HeldVariables(self.model, self.params)
+            self._held.attach((v, np.ones((1,) * v.ndim)) for v in variables)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the variables their own constraints back."""
-        # Keras may just have replaced the weights by their moving average.
-        for variable in self._held:
-            variable.assign(variable.constraint(variable))
-        if self._masks is not None:
-            self._masks.apply()
+        if self._held is not None:
+            # Keras may just have replaced the weights by their moving average.
+            self._held.apply()
         self._release()
 
     def _release(self) -> None:
-        for variable in self._held:
-            variable.constraint = _released(variable.constraint)
-        if self._masks is not None:
-            self._masks.detach()
-        self._held, self._masks = [], None
+        if self._held is not None:
+            self._held.detach()
+        self._held = None
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
@@ -117,30 +109,3 @@ class HoldWeights(keras.callbacks.Callback):
     def from_config(cls, config: dict[str, Any]) -> HoldWeights:
         """Creates a callback from what `get_config` returned."""
         return cls(**config)
-
-
-class _Held(keras.constraints.Constraint):
-    """Puts a variable back to the value it had."""
-
-    def __init__(
-        self, variable: keras.Variable, inner: keras.constraints.Constraint | None
-    ) -> None:
-        self.value = keras.Variable(
-            ops.convert_to_numpy(variable),
-            trainable=False,
-            dtype=variable.dtype,
-            name="held",
-        )
-        self.inner = inner
-
-    def __call__(self, w: Any) -> Any:
-        return ops.convert_to_tensor(self.value)
-
-
-def _released(
-    constraint: keras.constraints.Constraint | None,
-) -> keras.constraints.Constraint | None:
-    # A training that ended in an exception leaves its constraints behind.
-    while isinstance(constraint, _Held):
-        constraint = constraint.inner
-    return constraint
