@@ -1,3 +1,668 @@
-"""Gates for the residual branches of a model."""
+"""Gates for the residual branches of a model: put in, measured, resolved.
 
-__all__: list[str] = []
+The method of Zhi et al., "A New Baseline for GreenAI: Finding the Optimal
+Sub-Network via Layer and Channel Pruning" (2023). `tfcompress.finalize` turns
+a trained model with gates into a plain one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import KerasTensor, ops
+
+from tfcompress import structure
+from tfcompress.layers._gates import ChannelGate, Gate, LayerGate
+from tfcompress.policy import check_names, named_layers
+from tfcompress.structure import _graph
+from tfcompress.structure._graph import Call
+
+__all__ = [
+    "Openings",
+    "add_channel_gates",
+    "add_layer_gates",
+    "gates_of",
+    "measure",
+    "resolve",
+]
+
+POSITIONS = ("before", "middle", "after")
+
+_BATCH = 256
+
+
+def add_layer_gates(
+    model: keras.Model,
+    *,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    estimator: str = "ste",
+    temperature: float = 1.0,
+    open_bias: float = 1.0,
+    seed: int | None = None,
+) -> keras.Model:
+    """A copy of `model` with a `LayerGate` on every residual branch.
+
+    A residual branch ends at an addition of two tensors that come from a common
+    one, the block's input. It is the side with more layers that have kernels;
+    the other side, the skip, is the input itself or a projection of it. The
+    gate reads the block's input and multiplies the branch where the addition
+    reads it. Other additions are left alone: of three tensors or more, of tensors
+    without a common origin, with as many kernels on one side as on the other,
+    or of a branch that something else reads, too.
+
+    The gate on the addition "add" is called "add_layer_gate".
+
+    Example:
+
+    ```python
+    gated = tfc.gates.add_layer_gates(tfc.zoo.resnet20())
+    gated.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
+    penalty = tfc.callbacks.GatePenalty(polarization=1.0, activation=0.5)
+    gated.fit(x, y, epochs=20, callbacks=[penalty])
+    small = tfc.finalize(gated, data=x)
+    ```
+
+    Args:
+        model: a built Functional model. It is not modified.
+        layers: names of the additions whose branches get a gate; `None` for all
+            that have one. Defaults to `None`.
+        exclude: names of additions to leave alone. Defaults to `()`.
+        estimator: head of the gates, see `tfcompress.layers.LayerGate`. Defaults
+            to `"ste"`.
+        temperature: of the estimator `"gumbel"`. Defaults to `1.0`.
+        open_bias: see `LayerGate`. Defaults to `1.0`.
+        seed: makes the gates' noise reproducible; every gate gets a seed of its
+            own from it. Defaults to `None`.
+
+    Returns:
+        A new model with the same layers, weights and compile state.
+
+    Raises:
+        TypeError: if `model` is not a Keras model, or names are no list.
+        ValueError: if the model is subclassed or not built, has layer gates
+            already, or has no residual branch (with the reasons); if a name is
+            not that of an addition, or of one without a branch.
+    """
+
+    def place(branch: _Branch, index: int) -> structure.Edit:
+        gate = LayerGate(
+            estimator=estimator,
+            temperature=temperature,
+            open_bias=open_bias,
+            seed=None if seed is None else seed + index,
+            name=branch.gate_name("layer_gate"),
+        )
+        reads = (branch.features, branch.result)
+        return structure.Edit(
+            branch.result, reads, lambda x, y: gate([x, y]), branch.add.node
+        )
+
+    return _add(model, LayerGate, place, layers, exclude, lambda branch: None)
+
+
+def add_channel_gates(
+    model: keras.Model,
+    position: str = "after",
+    depth: int = 1,
+    *,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    estimator: str = "ste",
+    temperature: float = 1.0,
+    open_bias: float = 1.0,
+    seed: int | None = None,
+) -> keras.Model:
+    """A copy of `model` with a `ChannelGate` in every residual branch.
+
+    Which branches there are: see `add_layer_gates`. The positions are those of
+    Figure 3:
+
+    - `"before"`: on what the branch's first layer with a kernel reads (the skip
+      stays whole);
+    - `"middle"`: on what its last layer with a kernel reads;
+    - `"after"`: on the branch's result.
+
+    The layers with kernels must follow each other: where the first one does not
+    lead to all others, or not all lead to the last, the branch is left alone.
+
+    The gate on the branch that ends at "add" is called "add_channel_gate".
+
+    Example:
+
+    ```python
+    gated = tfc.gates.add_channel_gates(model, position="middle", depth=1)
+    ```
+
+    Args:
+        model: a built Functional model. It is not modified.
+        position: `"before"`, `"middle"` or `"after"`. Defaults to `"after"`, the
+            paper's best.
+        depth: hidden layers of a gate, see `tfcompress.layers.ChannelGate`.
+            Defaults to `1`.
+        layers: as for `add_layer_gates`. Defaults to `None`.
+        exclude: as for `add_layer_gates`. Defaults to `()`.
+        estimator: as for `add_layer_gates`. Defaults to `"ste"`.
+        temperature: as for `add_layer_gates`. Defaults to `1.0`.
+        open_bias: as for `add_layer_gates`. Defaults to `1.0`.
+        seed: as for `add_layer_gates`. Defaults to `None`.
+
+    Returns:
+        A new model with the same layers, weights and compile state.
+
+    Raises:
+        TypeError: as `add_layer_gates`.
+        ValueError: as `add_layer_gates`, and for an unknown position, a depth out
+            of range, or where the position does not exist in any branch.
+    """
+    if position not in POSITIONS:
+        expected = ", ".join(map(repr, POSITIONS))
+        raise ValueError(
+            f"Invalid value for argument `position`. Expected one of {expected}. "
+            f"Received: position={position!r}"
+        )
+
+    def place(branch: _Branch, index: int) -> structure.Edit:
+        gate = ChannelGate(
+            depth=depth,
+            estimator=estimator,
+            temperature=temperature,
+            open_bias=open_bias,
+            seed=None if seed is None else seed + index,
+            name=branch.gate_name("channel_gate"),
+        )
+        reader = branch.reader(position)
+        tensor = branch.result if reader is branch.add else reader.inputs[0]
+        return structure.Edit(tensor, (tensor,), gate, reader.node)
+
+    return _add(
+        model,
+        ChannelGate,
+        place,
+        layers,
+        exclude,
+        lambda branch: branch.without(position),
+    )
+
+
+def gates_of(model: keras.Model) -> dict[str, Gate]:
+    """Returns the gates of a model by name, "outer/inner" where nested.
+
+    Args:
+        model: a `keras.Model`.
+
+    Returns:
+        A dict in the order of the layers.
+    """
+    return {
+        name: layer
+        for name, layer in named_layers(model).items()
+        if isinstance(layer, Gate)
+    }
+
+
+@dataclass(frozen=True)
+class Openings:
+    """How often the gates of a model are open, measured over data.
+
+    `print` shows a table.
+
+    Attributes:
+        ratios: fraction of the samples for which each output of a gate is open,
+            a float64 array (outputs,) by the gate's name.
+        samples: number of samples.
+    """
+
+    ratios: Mapping[str, np.ndarray]
+    samples: int
+
+    @property
+    def polarization(self) -> float:
+        """R_polar over all samples, equations 8 and 9: mean of (1 - ḡ)·ḡ."""
+        return _mean((1.0 - ratio) * ratio for ratio in self.ratios.values())
+
+    @property
+    def activation(self) -> float:
+        """R_act over all samples, equation 11: mean of ḡ."""
+        return _mean(self.ratios.values())
+
+    @property
+    def undecided(self) -> dict[str, np.ndarray]:
+        """The gates that are open for some samples and closed for others."""
+        return {
+            name: ratio
+            for name, ratio in self.ratios.items()
+            if ((ratio > 0) & (ratio < 1)).any()
+        }
+
+    def __str__(self) -> str:
+        rows = [f"{name}: {_describe(ratio)}" for name, ratio in self.ratios.items()]
+        total = f"R_polar {self.polarization:.4g}, R_act {self.activation:.4g}"
+        return "\n".join([*rows, f"{total}, over {self.samples} samples"])
+
+
+def measure(model: keras.Model, data: Any, *, verbose: Any = 0) -> Openings:
+    """Measures how often gates are open at inference.
+
+    Example:
+
+    >>> openings = tfc.gates.measure(gated, x_test)
+    >>> print(openings)
+    >>> openings.polarization
+
+    Args:
+        model: a built model with gates. It is not modified.
+        data: inputs as `predict` takes them (arrays, a `tf.data.Dataset` of
+            batches with or without labels, …), or a tuple of inputs and labels.
+        verbose: as for `predict`. Defaults to `0`.
+
+    Returns:
+        An `Openings`.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: if it has no gates, or `data` has no samples.
+    """
+    _graph.require_graph(model)
+    names = gates_of(model)
+    if not names:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model with gates. "
+            f"Received: {model.name!r}, which has none."
+        )
+    copy = structure.wrap(
+        model, dict.fromkeys(names, _measuring), carry_optimizer=False
+    )
+    inputs = data[0] if isinstance(data, tuple) else data
+    batch_size = _BATCH if hasattr(inputs, "shape") else None
+    copy.predict(inputs, batch_size=batch_size, verbose=verbose)
+    gates = gates_of(copy)
+    samples = max(gate.seen for gate in gates.values())
+    if not samples:
+        raise ValueError(
+            "Invalid value for argument `data`. Expected at least one sample. "
+            f"Received: data={data!r}"
+        )
+    return Openings({name: gate.opening for name, gate in gates.items()}, samples)
+
+
+def resolve(
+    model: keras.Model,
+    openings: Openings,
+    threshold: float | None = None,
+    *,
+    verify: bool = True,
+) -> keras.Model:
+    """A copy of `model` without gates, and without what they close.
+
+    Layers that only a closed gate reads are dropped, closed channels are removed
+    and gates vanish. The result computes what `model` computes on inputs for
+    which its gates decide as `openings` says.
+
+    A channel gate between two layers narrows both. One that reads or feeds a
+    tensor that others need at full width leaves a selection of channels there
+    (`keras.ops.take`, with zeros from `keras.ops.pad` where a branch has to
+    widen again), which moves data but multiplies nothing.
+
+    Args:
+        model: a built model with gates. It is not modified.
+        openings: from `measure`.
+        threshold: with a number in (0, 1], gates that are not polarised count as
+            open where ḡ is at least that; the result then differs from `model`.
+            Defaults to `None`, which refuses them.
+        verify: whether to check each step on random input. Defaults to `True`.
+
+    Returns:
+        A new model of plain Keras layers. Where `model` is compiled, so is it,
+        with the optimizer's state.
+
+    Raises:
+        ValueError: if gates are not polarised (it names them with their ḡ), or
+            a closed layer gate has no skip around it.
+    """
+    _check_threshold(threshold)
+    if threshold is None and openings.undecided:
+        listed = "; ".join(
+            f"{n}: {_describe(r)}" for n, r in openings.undecided.items()
+        )
+        raise ValueError(
+            "Invalid value for argument `model`. Expected polarised gates, each open "
+            f"for all {openings.samples} samples or for none. Received: {listed}. "
+            "Train on with a larger polarisation penalty, or give a `threshold` to "
+            "decide them, which changes what the model computes."
+        )
+    limit = 1.0 if threshold is None else threshold
+    decisions = {name: ratio >= limit for name, ratio in openings.ratios.items()}
+    gates = gates_of(model)
+    closed = [n for n in gates if isinstance(gates[n], LayerGate) and not decisions[n]]
+    if closed:
+        model = structure.bypass(model, closed, verify=verify)
+    model, selections = _with_selections(model, decisions)
+    _close_upstream(model, selections)
+    return _without_selections(structure.shrink(model, verify=verify), selections)
+
+
+# Finding residual branches ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """What an addition adds to a skip.
+
+    Attributes:
+        key: name of the addition, "outer/inner" where nested.
+        add: its call.
+        features: the tensor that branch and skip start from.
+        result: the branch's last tensor.
+        kernels: calls with kernels on the branch, in order of execution.
+        ancestors: id of tensor -> bits of what leads to it, itself included.
+        bit: id of tensor -> its own bit.
+    """
+
+    key: str
+    add: Call
+    features: KerasTensor
+    result: KerasTensor
+    kernels: tuple[Call, ...]
+    ancestors: Mapping[int, int]
+    bit: Mapping[int, int]
+
+    def gate_name(self, kind: str) -> str:
+        """Name of the branch's gate."""
+        return f"{self.key.rsplit('/', 1)[-1].replace('#', '_')}_{kind}"
+
+    def reader(self, position: str) -> Call:
+        """The call that reads what a channel gate at `position` gives."""
+        chosen = {"before": self.kernels[0], "middle": self.kernels[-1]}
+        return chosen.get(position, self.add)
+
+    def without(self, position: str) -> str | None:
+        """Why there is no such position."""
+        reader = self.reader(position)
+        if position == "after":
+            return None
+        if position == "middle" and len(self.kernels) < 2:
+            return "it has a single layer with a kernel, hence no middle"
+        if len({id(tensor) for tensor in reader.inputs}) > 1:
+            return f"its layer {reader.operation.name!r} reads several tensors"
+        others = [call for call in self.kernels if call is not reader]
+        if position == "before":
+            made = self.bit[id(reader.outputs[0])]
+            row = all(self.ancestors[id(c.outputs[0])] & made for c in others)
+        else:
+            known = self.ancestors[id(reader.inputs[0])]
+            row = all(known & self.bit[id(c.outputs[0])] for c in others)
+        return None if row else "its layers with kernels do not follow each other"
+
+
+def _branches(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each addition's name, with its `_Branch` or why it has none."""
+    listed = list(_graph.calls(model))
+    tensors = list(_graph.functional(model).inputs)
+    tensors += [tensor for call in listed for tensor in call.outputs]
+    bit = {id(tensor): 1 << index for index, tensor in enumerate(tensors)}
+    ancestors = dict(bit)
+    for call in listed:
+        before = 0
+        for tensor in call.inputs:
+            before |= ancestors[id(tensor)]
+        for tensor in call.outputs:
+            ancestors[id(tensor)] |= before
+    seen: dict[str, int] = {}
+    for call in listed:
+        name = f"{prefix}{call.operation.name}"
+        seen[name] = seen.get(name, 0) + 1
+        if _graph.is_editable(call):
+            if seen[name] == 1:
+                yield from _branches(call.operation, f"{name}/")
+        elif type(call.operation).__name__ == "Add" and len(call.inputs) > 1:
+            key = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            yield key, _branch_at(key, call, model, listed, tensors, ancestors, bit)
+
+
+def _branch_at(
+    key: str,
+    add: Call,
+    model: keras.Model,
+    listed: Sequence[Call],
+    tensors: Sequence[KerasTensor],
+    ancestors: Mapping[int, int],
+    bit: Mapping[int, int],
+) -> _Branch | str:
+    if len(add.inputs) > 2:
+        return f"adds {len(add.inputs)} tensors"
+    common = ancestors[id(add.inputs[0])] & ancestors[id(add.inputs[1])]
+    if not common:
+        return "its operands come from nothing in common, so neither is a skip"
+    # Tensors are numbered in order of execution: the last one that both need.
+    features = tensors[common.bit_length() - 1]
+    sides = []
+    for operand in add.inputs:
+        own = ancestors[id(operand)] & ~ancestors[id(features)]
+        calls = [c for c in listed if own & bit[id(c.outputs[0])]]
+        sides.append((tuple(c for c in calls if _kernels(c)), operand))
+    (few, skip), (kernels, result) = sorted(
+        sides, key=lambda side: sum(_kernels(c) for c in side[0])
+    )
+    if sum(map(_kernels, few)) == sum(map(_kernels, kernels)):
+        return f"both sides have {len(few)} layers with kernels, so neither is a skip"
+    if skip.shape != result.shape:
+        return f"broadcasts {skip.shape} and {result.shape}"
+    readers = sum(id(result) in map(id, call.inputs) for call in listed)
+    readers += id(result) in map(id, _graph.functional(model).outputs)
+    if readers > 1:
+        return "something else reads its branch, too"
+    channels_first = [
+        c.operation.name
+        for c in kernels
+        if getattr(c.operation, "data_format", None) == "channels_first"
+    ]
+    if channels_first:
+        return f"{channels_first[0]!r} has its channels first; gates need them last"
+    return _Branch(key, add, features, result, kernels, ancestors, bit)
+
+
+def _kernels(call: Call) -> int:
+    """Number of kernels that a call computes with."""
+    if not isinstance(call.operation, keras.Layer) or isinstance(call.operation, Gate):
+        return 0
+    return sum(
+        "kernel" in weight.name and len(weight.shape) > 1
+        for weight in call.operation.weights
+    )
+
+
+def _add(
+    model: keras.Model,
+    kind: type[Gate],
+    place: Callable[[_Branch, int], structure.Edit],
+    layers: Sequence[str] | None,
+    exclude: Sequence[str],
+    refuse: Callable[[_Branch], str | None],
+) -> keras.Model:
+    _graph.require_graph(model)
+    present = [n for n, gate in gates_of(model).items() if isinstance(gate, kind)]
+    if present:
+        raise ValueError(
+            f"Invalid value for argument `model`. Expected a model without "
+            f"{kind.__name__} layers. Received: {model.name!r} with {present}"
+        )
+    found = dict(_branches(model))
+    wanted = check_names(() if layers is None else layers, found, "layers")
+    unwanted = check_names(exclude, found, "exclude")
+    chosen: list[_Branch] = []
+    reasons: dict[str, str] = {}
+    for name, branch in found.items():
+        reason = branch if isinstance(branch, str) else refuse(branch)
+        if name in unwanted:
+            reason = "excluded by name"
+        elif layers is not None and name not in wanted:
+            reason = "not among the named layers"
+        if reason is None:
+            chosen.append(branch)
+        else:
+            reasons[name] = reason
+    failed = [name for name in wanted if name in reasons]
+    if failed or not chosen:
+        listed = "; ".join(f"{n}: {reasons[n]}" for n in failed or reasons)
+        raise ValueError(
+            f"Invalid value for argument `{'layers' if failed else 'model'}`. Expected "
+            "additions of a skip connection and a residual branch. Received: "
+            + (listed or f"{model.name!r}, which has no Add.")
+        )
+    edits = [place(branch, index) for index, branch in enumerate(chosen)]
+    return structure.rewire(model, edits)
+
+
+# Removing gates ---------------------------------------------------------------
+
+
+def _with_selections(
+    model: keras.Model, decisions: Mapping[str, np.ndarray]
+) -> tuple[keras.Model, list[str]]:
+    """Replaces partly closed channel gates by Dense layers that select.
+
+    The structure engine knows how channels go through a Dense layer, and hence
+    which neighbours get narrower. All other gates are open, and vanish.
+    """
+    gates = {id(gate): name for name, gate in gates_of(model).items()}
+    selections: list[str] = []
+    edits = []
+    for prefix, call in _walk(model):
+        name = gates.get(id(call.operation))
+        if name is None:
+            continue
+        source = call.inputs[-1]  # of a layer gate, the branch
+        build: Callable[..., Any] = _same
+        if not decisions[name].all():
+            build = _selection(call.operation, decisions[name])
+            selections.append(prefix + build.name)
+        edits.append(structure.Edit(call.outputs[0], (source,), build))
+    return structure.rewire(model, edits), selections
+
+
+def _selection(gate: Gate, keep: np.ndarray) -> keras.layers.Dense:
+    select = keras.layers.Dense(
+        keep.size,
+        use_bias=False,
+        kernel_initializer="zeros",
+        dtype=gate.dtype_policy,
+        name=f"{gate.name}_selection",
+    )
+    select.build((None, keep.size))
+    select.kernel.assign(np.diag(keep.astype("float32")))
+    return select
+
+
+def _close_upstream(model: keras.Model, selections: Sequence[str]) -> None:
+    """Zeroes, in place, the channels that only a selection reads and drops."""
+    groups = structure.channel_groups(model)
+    closed: dict[str, np.ndarray] = {}
+    for group in groups:
+        if not group.prunable or len(group.consumers) != 1:
+            continue
+        (reader,) = group.consumers
+        if reader not in selections:
+            continue
+        needed = np.zeros(group.size, bool)
+        for member in group.members:
+            if member.role == "input":
+                kernel = ops.convert_to_numpy(member.variable)
+                inside = member.channels >= 0
+                read = kernel.any(axis=1 - member.axis)[inside]
+                np.logical_or.at(needed, member.channels[inside], read)
+        closed[group.name] = np.flatnonzero(~needed)
+    for variable, mask in structure.keep_masks(groups, closed):
+        variable.assign(variable * mask)
+
+
+def _without_selections(model: keras.Model, selections: Sequence[str]) -> keras.Model:
+    """Replaces the Dense layers that select by operations that move data."""
+    edits = []
+    for prefix, call in _walk(model):
+        if prefix + call.operation.name not in selections:
+            continue
+        kernel = ops.convert_to_numpy(call.operation.kernel)
+        build: Callable[..., Any] = _same
+        if not np.array_equal(kernel, np.eye(*kernel.shape)):
+            build = _taking(kernel)
+        edits.append(structure.Edit(call.outputs[0], call.inputs, build))
+    return structure.rewire(model, edits) if edits else model
+
+
+def _taking(kernel: np.ndarray) -> Callable[[Any], Any]:
+    """What a matrix (inputs, outputs) of columns with at most one 1 computes."""
+    zero = len(kernel)  # the position of a channel of zeros behind the others
+    index = [int(np.argmax(c)) if c.any() else zero for c in kernel.T]
+
+    def take(x: Any) -> Any:
+        if zero in index:
+            x = ops.pad(x, [(0, 0)] * (len(x.shape) - 1) + [(0, 1)])
+        return ops.take(x, index, axis=-1)
+
+    return take
+
+
+# Helpers ------------------------------------------------------------------------
+
+
+def _walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Call]]:
+    """Every call, those of nested models once, with the names of the models."""
+    entered: set[int] = set()
+    for call in _graph.calls(model):
+        if _graph.is_editable(call):
+            if id(call.operation) not in entered:
+                entered.add(id(call.operation))
+                yield from _walk(call.operation, f"{prefix}{call.operation.name}/")
+        else:
+            yield prefix, call
+
+
+def _measuring(gate: Gate) -> Gate:
+    gate.reset()
+    gate.measuring = True
+    return gate
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean([np.mean(value) for value in values]))
+
+
+def _describe(ratio: np.ndarray) -> str:
+    if ratio.size == 1:
+        return f"open for {_percent(ratio.item())} of the samples"
+    some = ratio[(ratio > 0) & (ratio < 1)]
+    text = f"{(ratio == 1).sum()} of {ratio.size} channels open, "
+    text += f"{(ratio == 0).sum()} closed"
+    if some.size:
+        low, high = _percent(some.min()), _percent(some.max())
+        text += f", {some.size} open for {low} to {high} of the samples"
+    return text
+
+
+def _percent(ratio: float) -> str:
+    """A percentage that shows 0 and 100 only where they are exact."""
+    digits = (
+        1
+        if ratio in (0, 1)
+        else max(1, math.ceil(-math.log10(min(ratio, 1 - ratio)) - 1))
+    )
+    return f"{100 * ratio:.{digits}f} %"
+
+
+def _check_threshold(threshold: Any) -> None:
+    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 < threshold <= 1):
+        raise ValueError(
+            "Invalid value for argument `threshold`. Expected a number in (0, 1], or "
+            f"None. Received: threshold={threshold!r}"
+        )

@@ -9,6 +9,7 @@ from tfcompress.structure._edit import (
     insert_after,
     remove_channels,
     resize,
+    rewire,
     shrink,
     wrap,
     zero_channels,
@@ -21,12 +22,14 @@ from tfcompress.structure._groups import (
     keep_masks,
     zero_indices,
 )
+from tfcompress.structure._rebuild import Edit
 from tfcompress.structure._rules import register_channelwise
 from tfcompress.structure._verify import VerificationError
 
 __all__ = [
     "ChannelGroup",
     "ChannelGroups",
+    "Edit",
     "Member",
     "VerificationError",
     "bypass",
@@ -36,6 +39,7 @@ __all__ = [
     "register_channelwise",
     "remove_channels",
     "resize",
+    "rewire",
     "shrink",
     "wrap",
     "zero_channels",

@@ -18,7 +18,7 @@ from tfcompress.structure._groups import (
     unknown_name,
     zero_classes,
 )
-from tfcompress.structure._rebuild import Rebuild
+from tfcompress.structure._rebuild import Edit, Rebuild
 from tfcompress.structure._trace import Trace, trace
 from tfcompress.structure._verify import verify as check
 
@@ -27,6 +27,7 @@ __all__ = [
     "insert_after",
     "remove_channels",
     "resize",
+    "rewire",
     "shrink",
     "wrap",
     "zero_channels",
@@ -281,6 +282,58 @@ def insert_after(
     analysis = trace(model)
     chosen = {id(_find(analysis, name)): layer for name, layer in layers.items()}
     rebuild = Rebuild(model, analysis, insert=chosen)
+    carry_compile(model, rebuild, carry_optimizer)
+    return rebuild.model
+
+
+def rewire(
+    model: keras.Model,
+    edits: Sequence[Edit],
+    *,
+    carry_optimizer: bool = True,
+) -> keras.Model:
+    """A copy of `model` in which some tensors are replaced by others.
+
+    Operations that nothing reads any more are dropped.
+
+    Example:
+
+    ```python
+    add = model.get_layer("add")
+    skip, branch = add.input
+    half = tfc.structure.Edit(branch, (branch,), keras.layers.Rescaling(0.5))
+    halved = tfc.structure.rewire(model, [half])
+    ```
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified. A
+            Sequential model, or one inside, becomes a Functional where it is
+            edited.
+        edits: what to replace, by what, and who reads it.
+        carry_optimizer: as in `wrap`. Defaults to True.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: if an edit names a tensor that is not one of the model's, or
+            two edits replace the same tensor for the same reader.
+    """
+    analysis = trace(model)
+    for edit in edits:
+        for tensor in (edit.tensor, *edit.reads):
+            if id(tensor) not in analysis.tensors:
+                raise ValueError(
+                    "Invalid value for argument `edits`. Expected symbolic tensors of "
+                    f"{model.name!r}. Received: {tensor!r}"
+                )
+    places = {(id(edit.reader), id(edit.tensor)) for edit in edits}
+    if len(places) < len(edits):
+        raise ValueError(
+            "Invalid value for argument `edits`. Expected one edit for each tensor "
+            f"and reader. Received: {list(edits)}"
+        )
+    rebuild = Rebuild(model, analysis, edits=edits)
     carry_compile(model, rebuild, carry_optimizer)
     return rebuild.model
 

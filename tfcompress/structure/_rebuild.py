@@ -8,7 +8,8 @@ labels. The original is only read.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -19,9 +20,29 @@ from tfcompress.structure import _graph
 from tfcompress.structure._rules import rule_for
 from tfcompress.structure._trace import Trace
 
-__all__ = ["Rebuild"]
+__all__ = ["Edit", "Rebuild"]
 
 Wrap = Callable[[keras.Layer], keras.Layer]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Another tensor in the place of one, as `rewire` takes it.
+
+    Attributes:
+        tensor: the symbolic tensor of the original that is replaced.
+        reads: symbolic tensors of the original that the new one is made of, all
+            of them `tensor` or computed before it, in the same (nested) model.
+        build: function of the copies of `reads` that returns the new tensor. It
+            may call new layers.
+        reader: the node that reads the new tensor instead; `None` for all that
+            read `tensor`, and for the model's outputs. Defaults to `None`.
+    """
+
+    tensor: keras.KerasTensor
+    reads: tuple[keras.KerasTensor, ...]
+    build: Callable[..., keras.KerasTensor]
+    reader: Any = None
 
 
 class Rebuild:
@@ -35,6 +56,7 @@ class Rebuild:
             weights, and returns the layer to use in its place.
         insert: id of layer -> layer to call on its output.
         absent: ids of layers whose output counts as zero.
+        edits: tensors to replace by others.
         inherit: whether weights are copied. Defaults to True.
 
     Attributes:
@@ -53,6 +75,7 @@ class Rebuild:
         wrap: Mapping[int, Wrap] | None = None,
         insert: Mapping[int, keras.Layer] | None = None,
         absent: Iterable[int] = (),
+        edits: Sequence[Edit] = (),
         inherit: bool = True,
     ) -> None:
         self.trace = trace
@@ -62,6 +85,7 @@ class Rebuild:
         self._wrap = dict(wrap or {})
         self._insert = dict(insert or {})
         self._absent = frozenset(absent)
+        self._edits = {(_id(e.reader), id(e.tensor)): e for e in edits}
         self._inherit = inherit
         self._scope = _custom_objects(model)
         self._made: dict[int, Any] = {}
@@ -127,13 +151,15 @@ class Rebuild:
     def _build(self, model: keras.Model) -> keras.Model:
         graph = _graph.functional(model)
         _graph.require_plain_constructor(model)
-        if isinstance(model, keras.Sequential) and not self._absent:
+        sequential = isinstance(model, keras.Sequential)
+        if sequential and not self._absent and not self._touches(model):
             return self._build_sequential(model)
         new: dict[int, Any] = {}
         for tensor in graph.inputs:
-            new[id(tensor)] = self._input(tensor)
-            self.tensors[id(tensor)] = (tensor, new[id(tensor)])
+            self._record(tensor, self._input(tensor), new)
         needed = self._zero.needed(model) if self._zero else None
+        if self._edits:
+            needed = self._live(model)
         for call in _graph.calls(model):
             if needed is not None and id(call.node) not in needed:
                 continue
@@ -142,10 +168,7 @@ class Rebuild:
                 new[id(call.outputs[0])] = new[id(alias)]
                 continue
             operation, args, kwargs = self._prepare(call)
-            args, kwargs = keras.tree.map_structure(
-                lambda a: new[id(a)] if isinstance(a, keras.KerasTensor) else a,
-                (args, kwargs),
-            )
+            args, kwargs = self._read((args, kwargs), call.node, new)
             if self._zero:
                 args, kwargs = self._zero.without(call, args, kwargs, new)
             results = operation(*args, **kwargs)
@@ -155,13 +178,83 @@ class Rebuild:
             for old, result in zip(
                 call.outputs, keras.tree.flatten(results), strict=True
             ):
-                new[id(old)] = result
-                self.tensors[id(old)] = (old, result)
-        inputs, outputs = keras.tree.map_structure(
-            lambda t: new[id(t)], _graph.structures(model)
-        )
-        kind = keras.Model if isinstance(model, keras.Sequential) else type(model)
+                self._record(old, result, new)
+        inputs, outputs = _graph.structures(model)
+        # An input stays itself, also where all that read it get something else.
+        inputs = keras.tree.map_structure(lambda t: self.tensors[id(t)][1], inputs)
+        outputs = keras.tree.map_structure(lambda t: self._get(t, new), outputs)
+        kind = keras.Model if sequential else type(model)
         return kind(inputs=inputs, outputs=outputs, name=model.name)
+
+    def _record(self, old: Any, result: Any, new: dict[int, Any]) -> None:
+        """Notes what a tensor has become."""
+        self.tensors[id(old)] = (old, result)
+        if (None, id(old)) not in self._edits:
+            new[id(old)] = result
+
+    def _get(self, tensor: Any, new: dict[int, Any]) -> Any:
+        """What the readers of a tensor get, built when the first one asks."""
+        if id(tensor) not in new:
+            edit = self._edits[None, id(tensor)]
+            sources = (
+                self.tensors[id(t)][1] if t is tensor else self._get(t, new)
+                for t in edit.reads
+            )
+            new[id(tensor)] = edit.build(*sources)
+        return new[id(tensor)]
+
+    def _read(self, arguments: Any, node: Any, new: dict[int, Any]) -> Any:
+        """The arguments of a node with the new tensors that it reads."""
+
+        edited: dict[int, Any] = {}  # a node may read a tensor twice
+
+        def value(argument: Any) -> Any:
+            if not isinstance(argument, keras.KerasTensor):
+                return argument
+            edit = self._edits.get((id(node), id(argument)))
+            if edit is None:
+                return self._get(argument, new)
+            if id(argument) not in edited:
+                sources = (self._get(t, new) for t in edit.reads)
+                edited[id(argument)] = edit.build(*sources)
+            return edited[id(argument)]
+
+        return keras.tree.map_structure(value, arguments)
+
+    def _touches(self, model: keras.Model) -> bool:
+        """Whether an edit replaces a tensor of this model."""
+        edited = {tensor for _, tensor in self._edits}
+        found = {id(tensor) for tensor in _graph.functional(model).inputs}
+        for call in _graph.calls(model):
+            found.update(map(id, call.outputs))
+        return bool(edited & found)
+
+    def _live(self, model: keras.Model) -> set[int]:
+        """Ids of the nodes that some output still depends on after the edits."""
+        wanted: set[int] = set()  # tensors whose unedited value is read
+
+        def want(tensor: Any, node: Any = None) -> None:
+            edit = self._edits.get((_id(node), id(tensor)))
+            if edit is None and node is not None:
+                want(tensor)
+            elif edit is None:
+                wanted.add(id(tensor))
+            else:
+                for source in edit.reads:
+                    if source is tensor and node is None:
+                        wanted.add(id(tensor))
+                    else:
+                        want(source)
+
+        for tensor in _graph.functional(model).outputs:
+            want(tensor)
+        live: set[int] = set()
+        for call in reversed(list(_graph.calls(model))):
+            if wanted & set(map(id, call.outputs)):
+                live.add(id(call.node))
+                for tensor in call.inputs:
+                    want(tensor, call.node)
+        return live
 
     def _build_sequential(self, model: keras.Sequential) -> keras.Sequential:
         graph = _graph.functional(model)
@@ -419,6 +512,10 @@ def _keeps_zero(operation: Any, call: _graph.Call) -> bool:
     args, kwargs = call.node.arguments.fill_in(values)
     result = keras.tree.flatten(operation(*args, **kwargs))
     return not any(keras.ops.convert_to_numpy(x).any() for x in result)
+
+
+def _id(thing: Any) -> int | None:
+    return None if thing is None else id(thing)
 
 
 def _copy_state(old: Any, new: Any) -> None:
