@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 
-from tfcompress import structure
+from tfcompress import gates, structure
 from tfcompress.policy import named_layers
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["finalize"]
 
 
-def finalize(model: keras.Model, data: Any = None) -> keras.Model:
+def finalize(
+    model: keras.Model, data: Any = None, *, threshold: float | None = None
+) -> keras.Model:
     """Returns `model` as a plain Keras model without anything superfluous.
 
     Wrapped layers become the plain layers that compute the same (masks and
-    other transformations of a kernel are written into it), and channels that
-    are provably zero are removed. The result needs nothing of this library to
-    be loaded.
+    other transformations of a kernel are written into it), gates vanish together
+    with the branches and channels that they close, and channels that are
+    provably zero are removed. The result needs nothing of this library to be
+    loaded.
+
+    Gates decide sample by sample, so a model with gates needs `data`: a gate
+    that is open for all samples, or closed for all, is resolved without changing
+    what the model computes on them. The others are an error, unless
+    `threshold` says how to decide them. Then a warning tells how many they were
+    and how the compiled metrics changed on `data`, if that has labels.
 
     A layer of your own takes part by a method `bake()` that returns the plain
     layer to put in its place, built and with its weights.
@@ -34,8 +44,12 @@ def finalize(model: keras.Model, data: Any = None) -> keras.Model:
 
     Args:
         model: a built Functional or Sequential model. It is not modified.
-        data: inputs on which layers that decide from data are resolved; none of
-            the layers of a model without gates needs it. Defaults to `None`.
+        data: samples on which gates are resolved: inputs as `predict` takes
+            them, a tuple of inputs and labels, or a `tf.data.Dataset` of batches
+            of either. A model without gates does not need it. Defaults to `None`.
+        threshold: a number in (0, 1]: gates that are neither always open nor
+            always closed count as open where they are open for at least this
+            fraction of the samples. Defaults to `None`, which refuses them.
 
     Returns:
         A new `keras.Model` with the same inputs and outputs. Where `model` is
@@ -43,10 +57,50 @@ def finalize(model: keras.Model, data: Any = None) -> keras.Model:
 
     Raises:
         TypeError: if `model` is not a Keras model.
-        ValueError: if `model` is subclassed or not built.
+        ValueError: if `model` is subclassed or not built; if it has gates and
+            there is no data, or a gate is not polarised (it is named, with its
+            ratio) and there is no threshold.
     """
     require_graph(model)
-    return structure.shrink(_bake(model))
+    if not gates.gates_of(model):
+        return structure.shrink(_bake(model))
+    if data is None:
+        raise ValueError(
+            "Invalid value for argument `data`. Expected samples, on which the gates "
+            f"of {model.name!r} are measured. Received: data=None"
+        )
+    model = _bake(model)
+    openings = gates.measure(model, data, verbose="auto")
+    small = gates.resolve(model, openings, threshold)
+    if openings.undecided:
+        warnings.warn(_effect(model, small, data, openings), stacklevel=2)
+    return small
+
+
+def _effect(
+    before: keras.Model, after: keras.Model, data: Any, openings: gates.Openings
+) -> str:
+    """What deciding gates by a threshold has done."""
+    told = (
+        f"{len(openings.undecided)} of {len(openings.ratios)} gates were not polarised "
+        "and were decided by the threshold: " + ", ".join(openings.undecided) + ". "
+    )
+    labelled = isinstance(data, tuple) or isinstance(
+        getattr(data, "element_spec", None), tuple
+    )
+    if not (labelled and before.compiled):
+        return told + (
+            "What this costs was not measured: compile the model with a metric and "
+            "give data with labels."
+        )
+    arguments = data if isinstance(data, tuple) else (data,)
+    # A copy, because an evaluation changes the state of a model's metrics.
+    first, last = (
+        model.evaluate(*arguments, verbose=0, return_dict=True)
+        for model in (structure.wrap(before, {}, carry_optimizer=False), after)
+    )
+    changes = (f"{name} {first[name]:.4g} to {last[name]:.4g}" for name in last)
+    return told + f"On {openings.samples} samples: " + ", ".join(changes) + "."
 
 
 def _bake(model: keras.Model) -> keras.Model:

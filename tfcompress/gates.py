@@ -23,6 +23,7 @@ from tfcompress.structure import _graph
 from tfcompress.structure._graph import Call
 
 __all__ = [
+    "POSITIONS",
     "Openings",
     "add_channel_gates",
     "add_layer_gates",
@@ -275,19 +276,15 @@ def measure(model: keras.Model, data: Any, *, verbose: Any = 0) -> Openings:
             "Invalid value for argument `model`. Expected a model with gates. "
             f"Received: {model.name!r}, which has none."
         )
+    inputs = data[0] if isinstance(data, tuple) else data
+    _check_samples(inputs)
     copy = structure.wrap(
         model, dict.fromkeys(names, _measuring), carry_optimizer=False
     )
-    inputs = data[0] if isinstance(data, tuple) else data
     batch_size = _BATCH if hasattr(inputs, "shape") else None
     copy.predict(inputs, batch_size=batch_size, verbose=verbose)
     gates = gates_of(copy)
     samples = max(gate.seen for gate in gates.values())
-    if not samples:
-        raise ValueError(
-            "Invalid value for argument `data`. Expected at least one sample. "
-            f"Received: data={data!r}"
-        )
     return Openings({name: gate.opening for name, gate in gates.items()}, samples)
 
 
@@ -589,7 +586,7 @@ def _without_selections(model: keras.Model, selections: Sequence[str]) -> keras.
             continue
         kernel = ops.convert_to_numpy(call.operation.kernel)
         build: Callable[..., Any] = _same
-        if not np.array_equal(kernel, np.eye(*kernel.shape)):
+        if not np.array_equal(kernel, np.eye(len(kernel))):
             build = _taking(kernel)
         edits.append(structure.Edit(call.outputs[0], call.inputs, build))
     return structure.rewire(model, edits) if edits else model
@@ -657,6 +654,15 @@ def _percent(ratio: float) -> str:
         else max(1, math.ceil(-math.log10(min(ratio, 1 - ratio)) - 1))
     )
     return f"{100 * ratio:.{digits}f} %"
+
+
+def _check_samples(inputs: Any) -> None:
+    empty = hasattr(inputs, "shape") and len(inputs) == 0
+    if empty or (hasattr(inputs, "cardinality") and int(inputs.cardinality()) == 0):
+        raise ValueError(
+            "Invalid value for argument `data`. Expected at least one sample. "
+            f"Received: {inputs!r}"
+        )
 
 
 def _check_threshold(threshold: Any) -> None:

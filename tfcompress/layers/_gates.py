@@ -81,7 +81,7 @@ class Gate(keras.Layer):
 
     @property
     def seen(self) -> int:
-        """Number of samples counted since the last `reset`."""
+        """Number of samples counted since the last `reset`, on each replica."""
         return int(_number(self._samples))
 
     @property
@@ -141,10 +141,11 @@ class Gate(keras.Layer):
         self._samples = self._state("samples", ())
         self._polarity = self._state("polarity", ())
         if self.estimator == "bernoulli":
-            self._threshold = self._state("threshold", (), "mean")
+            self._threshold = self._state("threshold", ())
 
-    def _state(self, name: str, shape: Shape, aggregation: str = "sum") -> Any:
-        # In float32 whatever the policy: these are counts and loss weights.
+    def _state(self, name: str, shape: Shape) -> Any:
+        # In float32 whatever the policy: these are counts and loss weights. The
+        # mean of what replicas count leaves the ratios what they are.
         return self.add_weight(
             name=name,
             shape=shape,
@@ -152,7 +153,7 @@ class Gate(keras.Layer):
             dtype="float32",
             trainable=False,
             autocast=False,
-            aggregation=aggregation,
+            aggregation="mean",
         )
 
     def _layers_of_module(self) -> list[Any]:
