@@ -70,7 +70,7 @@ KNOWS = {
         "cost",
         "layers",
     },
-    "_finalize": {"structure", "policy", "layers"},
+    "_finalize": {"structure", "policy", "layers", "gates"},
     "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
 }
 

@@ -1,3 +1,5 @@
 """Layers that methods put into a model while it trains."""
 
-__all__: list[str] = []
+from tfcompress.layers._gates import ChannelGate, LayerGate
+
+__all__ = ["ChannelGate", "LayerGate"]
