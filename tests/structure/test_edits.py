@@ -413,6 +413,72 @@ def test_insert_after():
     assert [layer.name for layer in longer.layers][1] == "same"
 
 
+def test_rewire_replaces_what_all_readers_get():
+    model = graphs.randomize(small_network(), 1)
+    relu = model.get_layer("relu1").output
+    halved = structure.Edit(relu, (relu,), L.Rescaling(0.5, name="half"))
+    edited = structure.rewire(model, [halved])
+    names = {layer.name for layer in edited.layers}
+    assert names == {layer.name for layer in model.layers} | {"half"}
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+    tail = keras.Model(relu, model.output)
+    head = keras.Model(model.input, relu)
+    np.testing.assert_allclose(edited(x), tail(0.5 * head(x)), atol=1e-6)
+
+
+def test_rewire_for_one_reader_and_from_several_tensors():
+    model = graphs.randomize(small_network(), 1)
+    relu = model.get_layer("relu1").output
+    branch = model.get_layer("branch2").output
+    add = model.get_layer("add")._inbound_nodes[0]
+    difference = structure.Edit(branch, (relu, branch), lambda a, b: a - b, add)
+    edited = structure.rewire(model, [difference])
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+    # relu + (relu - branch)
+    parts = keras.Model(model.input, [relu, branch])(x)
+    tail = keras.Model(model.get_layer("add").output, model.output)
+    np.testing.assert_allclose(edited(x), tail(2 * parts[0] - parts[1]), atol=1e-6)
+
+
+def test_rewire_drops_what_nothing_reads_any_more():
+    model, x, y = trained(keras.optimizers.SGD(0.1, 0.9))
+    relu, branch = (model.get_layer(n).output for n in ("relu1", "branch2"))
+    edited = structure.rewire(model, [structure.Edit(branch, (relu,), lambda t: t)])
+    assert not any("branch" in layer.name for layer in edited.layers)
+    again = structure.Edit(model.inputs[0], (model.inputs[0],), L.Rescaling(2.0))
+    doubled = structure.rewire(edited, [])
+    np.testing.assert_array_equal(doubled(x), edited(x))
+    doubled = structure.rewire(model, [again])
+    np.testing.assert_allclose(doubled(x), model(2 * x), rtol=1e-4, atol=1e-5)
+    assert int(edited.optimizer.iterations) == int(model.optimizer.iterations)
+    edited.fit(x, y, verbose=0)
+
+
+def test_rewire_inside_a_nested_sequential():
+    inner = keras.Sequential(
+        [keras.Input((4,)), L.Dense(3, name="one"), L.Dense(2, name="two")], name="in"
+    )
+    i = keras.Input((4,))
+    model = keras.Model(i, inner(inner(i)[:, :1] + i))
+    x = np.random.default_rng(0).normal(size=(2, 4))
+    one = inner.get_layer("one").output
+    assert structure.rewire(model, []).get_layer("in").__class__ is keras.Sequential
+    edited = structure.rewire(model, [structure.Edit(one, (one,), L.ReLU())])
+    nested = keras.Model(inner.inputs, inner.get_layer("two")(keras.ops.relu(one)))
+    expected = nested(np.asarray(nested(x))[:, :1] + x)
+    np.testing.assert_allclose(edited(x), expected, atol=1e-6)
+
+
+def test_rewire_refuses_what_is_not_of_the_model():
+    model, other = small_network(), small_network()
+    branch, foreign = (m.get_layer("branch2").output for m in (model, other))
+    edit = structure.Edit(branch, (branch,), L.ReLU())
+    with pytest.raises(ValueError, match=r"`edits`.*symbolic tensors of 'small'"):
+        structure.rewire(model, [structure.Edit(branch, (foreign,), L.ReLU())])
+    with pytest.raises(ValueError, match=r"`edits`.*one edit for each"):
+        structure.rewire(model, [edit, edit])
+
+
 def test_bypass_keeps_the_skip():
     model = graphs.randomize(resnet())
     shorter = structure.bypass(model, ["block1_conv"])
