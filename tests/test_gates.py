@@ -275,12 +275,12 @@ def test_finalised_models_load_without_the_library_and_convert(tmp_path):
 def by_sign(model, gate=0):
     """Makes one layer gate open where the sum of its features is positive."""
     gate = list(tfc.gates.gates_of(model).values())[gate]
-    for dense in (gate._dense_0, gate._logits):
+    for dense in (gate._dense[0], gate._logits):
         dense.kernel.assign(0.0 * dense.kernel)
         dense.bias.assign(0.0 * dense.bias)
-    first = np.zeros(gate._dense_0.kernel.shape)
+    first = np.zeros(gate._dense[0].kernel.shape)
     first[:, 0] = 1.0
-    gate._dense_0.kernel.assign(first)
+    gate._dense[0].kernel.assign(first)
     gate._logits.kernel.assign(np.eye(16, 1))
     return gate
 
@@ -294,7 +294,7 @@ def partly_open():
     x = samples(model, 8).astype("float32")
     probe = keras.Model(model.input, model.get_layer("add1_layer_gate").input[0])
     sums = probe.predict(x, verbose=0).mean((1, 2)).sum(1)
-    gate._dense_0.bias.assign(np.eye(16)[0] * -np.sort(sums)[2:4].mean())
+    gate._dense[0].bias.assign(np.eye(16)[0] * -np.sort(sums)[2:4].mean())
     return model, x
 
 

@@ -537,8 +537,8 @@ def _with_selections(
         source = call.inputs[-1]  # of a layer gate, the branch
         build: Callable[..., Any] = _same
         if not decisions[name].all():
-            build = _selection(call.operation, decisions[name])
-            selections.append(prefix + build.name)
+            build = select = _selection(call.operation, decisions[name])
+            selections.append(prefix + select.name)
         edits.append(structure.Edit(call.outputs[0], (source,), build))
     return structure.rewire(model, edits), selections
 

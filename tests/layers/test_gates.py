@@ -52,12 +52,12 @@ def test_a_layer_gate_is_the_module_of_table_1():
     branch = np.random.default_rng(1).normal(size=(9, 3, 2, 2)).astype("float32")
     gate.build([x.shape, branch.shape])
     random_biases(gate)
-    hidden = normalised(dense(x.mean((1, 2)), gate._dense_0), gate._norm_0)
+    hidden = normalised(dense(x.mean((1, 2)), gate._dense[0]), gate._norms[0])
     open_ = dense(np.maximum(hidden, 0), gate._logits) > 0
     assert 0 < open_.sum() < 9
     y = gate([x, branch], training=True)
     np.testing.assert_allclose(y, branch * open_[:, None, None], rtol=1e-6)
-    assert gate._dense_0.units == 16 and gate._logits.units == 1
+    assert gate._dense[0].units == 16 and gate._logits.units == 1
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -68,7 +68,7 @@ def test_a_channel_gate_is_the_module_of_table_1(depth):
     random_biases(gate)
     hidden = x.reshape(9, -1)
     for index in range(depth):
-        inner = getattr(gate, f"_dense_{index}"), getattr(gate, f"_norm_{index}")
+        inner = gate._dense[index], gate._norms[index]
         hidden = np.maximum(normalised(dense(hidden, inner[0]), inner[1]), 0)
     open_ = dense(hidden, gate._logits) > 0
     assert 0 < open_.sum() < open_.size and open_.shape == (9, 5)

@@ -107,36 +107,38 @@ class Gate(keras.Layer):
         self, input_shapes: Sequence[Shape], output_shapes: Sequence[Shape]
     ) -> int:
         """Multiply–accumulates of the gate itself, for one sample."""
-        return sum(math.prod(dense.kernel.shape) for dense in self._layers_of_module())
+        layers = [*self._dense, self._logits]
+        return sum(math.prod(layer.kernel.shape) for layer in layers)
 
     # Steps ------------------------------------------------------------------
 
     def _build_module(self, features: int, depth: int, outputs: int) -> None:
         """`depth` hidden layers and the one that gives the logits."""
-        self._hidden: list[tuple[keras.Layer, keras.Layer]] = []
+        policy = self.dtype_policy
+        self._dense = [
+            keras.layers.Dense(self.units, dtype=policy, name=f"dense_{index}")
+            for index in range(depth)
+        ]
+        self._norms = [
+            keras.layers.BatchNormalization(
+                momentum=_MOMENTUM, dtype=policy, name=f"norm_{index}"
+            )
+            for index in range(depth)
+        ]
         width = features
-        for index in range(depth):
-            dense = keras.layers.Dense(
-                self.units, dtype=self.dtype_policy, name=f"dense_{index}"
-            )
-            norm = keras.layers.BatchNormalization(
-                momentum=_MOMENTUM, dtype=self.dtype_policy, name=f"norm_{index}"
-            )
+        for dense, norm in zip(self._dense, self._norms, strict=True):
             dense.build((None, width))
             norm.build((None, self.units))
             width = self.units
-            setattr(self, f"_dense_{index}", dense)
-            setattr(self, f"_norm_{index}", norm)
-            self._hidden.append((dense, norm))
         self._logits = keras.layers.Dense(
             outputs,
             bias_initializer=keras.initializers.Constant(self.open_bias),
-            dtype=self.dtype_policy,
+            dtype=policy,
             name="logits",
         )
         self._logits.build((None, width))
-        for name in ("polarization", "activation"):
-            setattr(self, name, self._state(name, ()))
+        self.polarization = self._state("polarization", ())
+        self.activation = self._state("activation", ())
         self._opened = self._state("opened", (outputs,))
         self._samples = self._state("samples", ())
         self._polarity = self._state("polarity", ())
@@ -156,13 +158,10 @@ class Gate(keras.Layer):
             aggregation="mean",
         )
 
-    def _layers_of_module(self) -> list[Any]:
-        return [*(dense for dense, _ in self._hidden), self._logits]
-
     def _decide(self, features: Any, training: bool | None) -> Any:
         """Zeros and ones (batch, outputs) for features (batch, n)."""
         x = features
-        for dense, norm in self._hidden:
+        for dense, norm in zip(self._dense, self._norms, strict=True):
             x = ops.relu(norm(dense(x), training=training))
         gate = self._head(self._logits(x), training)
         self._account(gate, training)
