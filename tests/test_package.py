@@ -43,7 +43,7 @@ KNOWS = {
     "zoo": set(),
     "constraints": set(),
     "ops": set(),
-    "layers": {"ops", "structure"},
+    "layers": {"ops", "structure", "policy"},
     "gates": {"structure", "policy", "layers"},
     "criteria": {"structure"},
     "policy": {"structure"},
@@ -60,6 +60,7 @@ KNOWS = {
         "layers",
         "ops",
     },
+    "analysis": {"structure", "policy", "cost", "export", "report", "callbacks"},
     "interop": {"schedules"},
     "training": {
         "structure",

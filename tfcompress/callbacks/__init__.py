@@ -2,8 +2,16 @@
 
 from tfcompress.callbacks.admm import ADMM
 from tfcompress.callbacks.compression_metrics import CompressionMetrics
+from tfcompress.callbacks.dynamic_surgery import DynamicSurgery
 from tfcompress.callbacks.filter_pruning import FilterPruning
 from tfcompress.callbacks.gate_penalty import GatePenalty
 from tfcompress.callbacks.hold_weights import HoldWeights
 
-__all__ = ["ADMM", "CompressionMetrics", "FilterPruning", "GatePenalty", "HoldWeights"]
+__all__ = [
+    "ADMM",
+    "CompressionMetrics",
+    "DynamicSurgery",
+    "FilterPruning",
+    "GatePenalty",
+    "HoldWeights",
+]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import keras
 
 from tfcompress import policy
+from tfcompress.layers._kernel_wrapper import KernelWrapper
 
-__all__ = ["kernels", "select_kernels"]
+__all__ = ["find_wrapper", "kernels", "select_kernels"]
+
+W = TypeVar("W", bound=KernelWrapper)
 
 
 def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -49,3 +53,12 @@ def select_kernels(
 
 def _refuse(layer: keras.layers.Layer) -> str | None:
     return None if kernels(layer) else "has no trainable kernel"
+
+
+def find_wrapper(layer: keras.layers.Layer, kind: type[W]) -> W | None:
+    """The wrapper of some kind around a kernel: `layer` itself or one inside it."""
+    while isinstance(layer, KernelWrapper):
+        if isinstance(layer, kind):
+            return layer
+        layer = layer.layer
+    return None

@@ -13,7 +13,9 @@ from tfcompress.structure._graph import functional
 __all__ = [
     "Samples",
     "call_model",
+    "check_labelled",
     "checked_batches",
+    "class_indices",
     "input_specs",
     "input_structure",
     "random_samples",
@@ -153,6 +155,36 @@ def checked_batches(
                 [array[rows] for array in inputs],
                 None if labels is None else labels[rows],
             )
+
+
+def class_indices(labels: np.ndarray) -> np.ndarray:
+    """Class indices from class indices or one-hot rows."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.argmax(-1)
+    return labels.reshape(len(labels))
+
+
+def check_labelled(model: keras.Model, data: Any) -> None:
+    """Checks that `data` comes with one class label for each sample.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    _, labels = next(checked_batches(model, data, "data"))
+    if labels is None:
+        raise ValueError(
+            "Invalid value for argument `data`. Expected (inputs, labels), or a "
+            "tf.data.Dataset that yields such batches. Received: inputs without "
+            "labels"
+        )
+    columns = labels.reshape(len(labels), -1).shape[1]
+    classes = model.outputs[0].shape[-1]
+    if labels.dtype.kind not in "iufb" or columns not in (1, classes):
+        raise ValueError(
+            "Invalid value for argument `data`. Expected one class index for each "
+            f"sample, or {classes} one-hot columns. Received: labels of shape "
+            f"{labels.shape} and dtype {labels.dtype}"
+        )
 
 
 def _checked(

@@ -1,5 +1,7 @@
 """Layers that methods put into a model while it trains."""
 
 from tfcompress.layers._gates import ChannelGate, LayerGate
+from tfcompress.layers._masked_kernel import KernelMask, MaskedKernel
+from tfcompress.layers._wrap import wrap
 
-__all__ = ["ChannelGate", "LayerGate"]
+__all__ = ["ChannelGate", "KernelMask", "LayerGate", "MaskedKernel", "wrap"]

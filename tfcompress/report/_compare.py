@@ -21,7 +21,9 @@ from tfcompress.export import Artifact, to_tflite
 from tfcompress.export._runtime import benchmark_together, open_file
 from tfcompress.export._samples import (
     call_model,
+    check_labelled,
     checked_batches,
+    class_indices,
     input_specs,
     take_samples,
 )
@@ -109,7 +111,7 @@ def compare(
     profile = None if hardware is None else _profile(hardware)
     for model in models.values():
         if data is not None:
-            _check_labelled(model, data)
+            check_labelled(model, data)
         if calibration is not None:
             take_samples(model, calibration, limit=1)
 
@@ -163,33 +165,9 @@ def _accuracy(
             )
             return None, count
         assert labels is not None  # checked before any measurement
-        right += int((outputs[0].argmax(-1) == _classes(labels)).sum())
+        right += int((outputs[0].argmax(-1) == class_indices(labels)).sum())
         count += len(labels)
     return right / count, count
-
-
-def _classes(labels: np.ndarray) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return labels.argmax(-1)
-    return labels.reshape(len(labels))
-
-
-def _check_labelled(model: keras.Model, data: Any) -> None:
-    _, labels = next(checked_batches(model, data, "data"))
-    if labels is None:
-        raise ValueError(
-            "Invalid value for argument `data`. Expected (inputs, labels), or a "
-            "tf.data.Dataset that yields such batches. Received: inputs without "
-            "labels"
-        )
-    columns = labels.reshape(len(labels), -1).shape[1]
-    classes = model.outputs[0].shape[-1]
-    if labels.dtype.kind not in "iufb" or columns not in (1, classes):
-        raise ValueError(
-            "Invalid value for argument `data`. Expected one class index for each "
-            f"sample, or {classes} one-hot columns. Received: labels of shape "
-            f"{labels.shape} and dtype {labels.dtype}"
-        )
 
 
 # Files ----------------------------------------------------------------------
