@@ -231,16 +231,27 @@ def test_layer_and_channel_gates_work_together(float64):
     check_finalised(model, decisions)
 
 
-def test_the_papers_macs_of_resnet110_follow_from_its_opening_ratios():
-    # Table 2: 255.3 M; channels, 48.76 % open behind the second convolution of
-    # each block, which has half of the block's work: 189.9 M.
+def test_the_papers_counts_follow_from_its_opening_ratios():
+    # Table 2 on CIFAR-10, as "FLOPs" of convolutions and normalisations: 255.3 M.
     model = tfc.zoo.resnet110()
     assert len(dict(tfc.gates._branches(model))) == 54
-    closed = 1 - 0.4876
-    assert round(255.3 * (1 - closed / 2), 1) == 189.9
     rows = tfc.cost.count(model).rows
-    second = sum(row.macs for row in rows if re.fullmatch(r"conv\d_\d+_2", row.name))
-    assert abs(second / tfc.cost.count(model).macs - 0.5) < 0.01
+
+    def work(names):
+        return 1e-6 * sum(
+            row.macs + row.operations * (row.kind == "BatchNormalization")
+            for row in rows
+            if re.fullmatch(names, row.name)
+        )
+
+    # Layers, 53.70 % open: 29 of 54. One of the closed ones halves the image.
+    assert round(54 * 0.5370) == 29
+    closed = 24 * work(r"(conv|bn)2_2_[12]") + work(r"(conv|bn)2_1_[12]")
+    assert round(work(".*"), 1) == 255.3
+    assert abs(work(".*") - closed - 137.7) < 0.1
+    # Channels behind the second convolution, half of a block: 48.76 % open.
+    assert abs(work(r"conv\d_\d+_2") / work(".*") - 0.5) < 0.01
+    assert round(255.3 * (1 - (1 - 0.4876) / 2), 1) == 189.9
 
 
 def test_training_state_goes_along_and_the_model_stays_as_it_was():
@@ -405,12 +416,14 @@ def test_gates_find_the_blocks_of_real_networks(build, size, branches):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", *POSITIONS])
-def test_resnet50_of_keras_applications(float64, kind):
-    model = keras.applications.ResNet50(
+@pytest.mark.parametrize("name, size", [("ResNet50", 16), ("MobileNetV2", 10)])
+def test_networks_of_keras_applications(float64, name, size, kind):
+    build = getattr(keras.applications, name)
+    model = build(
         input_shape=(32, 32, 3), weights=None, classes=4, classifier_activation=None
     )
     model = gated(graphs.randomize(model, 3), kind)
-    assert len(tfc.gates.gates_of(model)) == 16
+    assert len(tfc.gates.gates_of(model)) == size
     rng = np.random.default_rng(0)
     check_finalised(model, [rng.random(n) < 0.6 for n in widths(model)])
 

@@ -35,7 +35,9 @@ class GatePenalty(keras.callbacks.Callback):
 
     The weights are variables of the gates, so that a new value needs no new
     tracing; they are in force from the first epoch (or step) and back at zero
-    when training ends. The validation loss contains the penalties as well.
+    when training ends (one that ends in an exception leaves them in force until
+    the next with this callback). The validation loss contains the penalties as
+    well.
 
     At the end of each epoch it logs, over the epoch's batches, `r_polar` (the
     mean of the first sum) and `r_act` (the mean fraction of open gates), and
@@ -85,6 +87,8 @@ class GatePenalty(keras.callbacks.Callback):
         self.unit = unit
         self.openings: dict[str, list[float]] = {}
         self._restored: dict[str, list[float]] = {}
+        self._present: list[Gate] = []
+        self._set: tuple[float, float] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that there are gates."""
@@ -103,7 +107,7 @@ class GatePenalty(keras.callbacks.Callback):
         """Sets the weights of this epoch and begins to count anew."""
         # Found anew: the model may have been replaced since the last epoch.
         self._present = list(self._gates().values())
-        self._set: tuple[float, float] | None = None
+        self._set = None
         for gate in self._present:
             gate.reset()
         if self.unit == "epoch":

@@ -71,13 +71,13 @@ class Gate(keras.Layer):
                 for which the gate is open; of its mean over the channels.
             activation: weight of ḡ, likewise.
         """
-        self.polarization.assign(polarization)
-        self.activation.assign(activation)
+        self._lambda_polar.assign(polarization)
+        self._lambda_act.assign(activation)
 
     @property
     def penalty(self) -> tuple[float, float]:
         """The weights that are in force, as `set_penalty` takes them."""
-        return _number(self.polarization), _number(self.activation)
+        return _number(self._lambda_polar), _number(self._lambda_act)
 
     @property
     def seen(self) -> int:
@@ -137,8 +137,8 @@ class Gate(keras.Layer):
             name="logits",
         )
         self._logits.build((None, width))
-        self.polarization = self._state("polarization", ())
-        self.activation = self._state("activation", ())
+        self._lambda_polar = self._state("lambda_polar", ())
+        self._lambda_act = self._state("lambda_act", ())
         self._opened = self._state("opened", (outputs,))
         self._samples = self._state("samples", ())
         self._polarity = self._state("polarity", ())
@@ -187,7 +187,8 @@ class Gate(keras.Layer):
         gate = ops.cast(gate, "float32")
         opening = ops.mean(gate, axis=0)
         polarity = ops.mean((1.0 - opening) * opening)
-        penalty = self.polarization * polarity + self.activation * ops.mean(opening)
+        penalty = self._lambda_polar * polarity
+        penalty += self._lambda_act * ops.mean(opening)
         self.add_loss(ops.cast(penalty, keras.config.floatx()))
         if training or self.measuring:
             samples = ops.cast(ops.shape(gate)[0], "float32")
