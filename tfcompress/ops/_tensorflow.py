@@ -1,0 +1,80 @@
+"""DRUM's truncation from TensorFlow's own operations.
+
+Made of operations that XLA compiles and that TFLite has built in; their results
+are those of the compiled operation, bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfcompress.ops._numbers import Format, number_format
+
+__all__ = ["drum_truncate"]
+
+
+def drum_truncate(x: tf.Tensor, bits: int, fraction_bits: int | None) -> tf.Tensor:
+    """The truncation, without a gradient, of checked arguments."""
+    kind = number_format(x.dtype.name)
+    if kind.is_float:
+        return _truncate_float(x, kind, bits, fraction_bits)
+    return _truncate_integer(x, kind, bits)
+
+
+def _truncate_float(
+    x: tf.Tensor, kind: Format, bits: int, fraction_bits: int | None
+) -> tf.Tensor:
+    whole = tf.as_dtype(f"int{kind.width}")
+    number = tf.bitcast(x, whole)
+    # Not `number & mask`, which TFLite does not have.
+    magnitude = tf.bitcast(tf.abs(x), whole)
+    drop = kind.mantissa + 1 - bits
+    if bits == 1:
+        truncated = _clear(number, drop)
+    else:
+        truncated = _clear(number, drop + 1) + _constant(1 << drop, number)
+    sign = _clear(number, kind.width - 1)
+    result = tf.where(magnitude < _constant(kind.smallest, number), sign, truncated)
+    passes = magnitude >= _constant(kind.infinity, number)
+    if fraction_bits is not None:
+        limit = kind.power_of_two(bits - fraction_bits)
+        passes = tf.logical_or(passes, magnitude < _constant(limit, number))
+    return tf.bitcast(tf.where(passes, number, result), x.dtype)
+
+
+def _truncate_integer(x: tf.Tensor, kind: Format, bits: int) -> tf.Tensor:
+    if bits >= kind.width - 1:
+        return x
+    # The magnitude of the lowest number does not exist; it passes.
+    lowest = x == x.dtype.min
+    magnitude = tf.where(lowest, tf.zeros_like(x), tf.abs(x))
+    ones = magnitude  # all bits from the leading one downwards
+    for step in (1, 2, 4, 8, 16, 32):
+        if step < kind.width:
+            ones = tf.bitwise.bitwise_or(ones, _shift(ones, step))
+    dropped = _shift(ones, bits)  # those behind the k leading ones
+    last = dropped + _constant(1, x)  # the weight of the last that is kept
+    kept = tf.bitwise.bitwise_or(magnitude, dropped) - dropped
+    kept = tf.bitwise.bitwise_or(kept, last)
+    truncated = tf.where(x < _constant(0, x), -kept, kept)
+    passes = tf.logical_or(lowest, dropped == _constant(0, x))
+    return tf.where(passes, x, truncated)
+
+
+def _shift(number: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.bitwise.right_shift(number, _constant(count, number))
+
+
+def _clear(number: tf.Tensor, count: int) -> tf.Tensor:
+    """`number` with its last `count` bits at zero."""
+    if count == 0:
+        return number
+    return _shift(number, count) * _constant(1 << count, number)
+
+
+def _constant(value: int, like: tf.Tensor) -> Any:
+    width = like.dtype.size * 8
+    value = (value + (1 << (width - 1))) % (1 << width) - (1 << (width - 1))
+    return tf.constant(value, like.dtype)
