@@ -6,6 +6,7 @@ bear it (`sensitivity`), and in which of them it pays (`layer_energy`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -334,10 +335,9 @@ def _set_threads(threads: int) -> None:
     """Leaves the other processes their cores, in a process that is still new."""
     import tensorflow as tf
 
-    try:
+    # It cannot where TensorFlow runs already, as in a worker that served before.
+    with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    except RuntimeError:
-        pass  # TensorFlow runs already: the worker served another study
 
 
 # Engines ---------------------------------------------------------------------

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcompress.export import Artifact, to_tflite
 from tfcompress.export._runtime import benchmark_together, open_file
