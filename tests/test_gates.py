@@ -217,6 +217,18 @@ def test_closed_layers_are_gone(float64):
     assert not {"conv2_1", "bn2_1", "relu2", "conv2_2", "bn2_2", "add2"} & left
 
 
+def test_a_gate_that_is_used_twice_and_one_in_a_sequential(float64):
+    gate = tfc.layers.ChannelGate(depth=0, name="gate")
+    i = keras.Input((5, 3))
+    x = gate(L.Dense(3)(gate(L.Dense(3, name="one")(i))))
+    shared = graphs.randomize(keras.Model(i, L.Dense(2)(x)), 3)
+    chain = [L.Dense(3, name="one"), tfc.layers.ChannelGate(name="gate"), L.Dense(2)]
+    chain = graphs.randomize(keras.Sequential([keras.Input((5, 3)), *chain]), 3)
+    for model in (shared, chain):
+        small = check_finalised(model, [[True, False, True]])
+    assert small.get_layer("one").units == 2
+
+
 def test_layer_and_channel_gates_work_together(float64):
     model = graphs.randomize(resnet(), 3)
     model = tfc.gates.add_channel_gates(model, "middle")

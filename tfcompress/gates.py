@@ -527,19 +527,19 @@ def _with_selections(
     The structure engine knows how channels go through a Dense layer, and hence
     which neighbours get narrower. All other gates are open, and vanish.
     """
-    gates = {id(gate): name for name, gate in gates_of(model).items()}
+    builds: dict[int, Callable[..., Any]] = {}
     selections: list[str] = []
-    edits = []
-    for prefix, call in _walk(model):
-        name = gates.get(id(call.operation))
-        if name is None:
-            continue
-        source = call.inputs[-1]  # of a layer gate, the branch
-        build: Callable[..., Any] = _same
+    for name, gate in gates_of(model).items():
+        builds[id(gate)] = _same
         if not decisions[name].all():
-            build = select = _selection(call.operation, decisions[name])
-            selections.append(prefix + select.name)
-        edits.append(structure.Edit(call.outputs[0], (source,), build))
+            builds[id(gate)] = _selection(gate, decisions[name])
+            selections.append(f"{name}_selection")
+    edits = [
+        # Of what a layer gate reads, the branch is the last.
+        structure.Edit(call.outputs[0], call.inputs[-1:], builds[id(call.operation)])
+        for _, call in _walk(model)
+        if id(call.operation) in builds
+    ]
     return structure.rewire(model, edits), selections
 
 
