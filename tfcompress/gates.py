@@ -302,9 +302,10 @@ def resolve(
     which its gates decide as `openings` says.
 
     A channel gate between two layers narrows both. One that reads or feeds a
-    tensor that others need at full width leaves a selection of channels there
-    (`keras.ops.take`, with zeros from `keras.ops.pad` where a branch has to
-    widen again), which moves data but multiplies nothing.
+    tensor that others need at full width leaves a selection of channels there: a
+    `Dense` layer, not trainable, whose kernel has a 1 for each open channel. (It
+    computes what `keras.ops.take` would, which is much slower in TFLite.) It is
+    named as the gate, with "_selection" in place of "_gate".
 
     Args:
         model: a built model with gates. It is not modified.
@@ -533,7 +534,7 @@ def _with_selections(
         builds[id(gate)] = _same
         if not decisions[name].all():
             builds[id(gate)] = _selection(gate, decisions[name])
-            selections.append(f"{name}_selection")
+            selections.append(_selection_name(name))
     edits = [
         # Of what a layer gate reads, the branch is the last.
         structure.Edit(call.outputs[0], call.inputs[-1:], builds[id(call.operation)])
@@ -549,11 +550,16 @@ def _selection(gate: Gate, keep: np.ndarray) -> keras.layers.Dense:
         use_bias=False,
         kernel_initializer="zeros",
         dtype=gate.dtype_policy,
-        name=f"{gate.name}_selection",
+        trainable=False,
+        name=_selection_name(gate.name),
     )
     select.build((None, keep.size))
     select.kernel.assign(np.diag(keep.astype("float32")))
     return select
+
+
+def _selection_name(name: str) -> str:
+    return f"{name.removesuffix('_gate')}_selection"
 
 
 def _close_upstream(model: keras.Model, selections: Sequence[str]) -> None:
@@ -579,30 +585,14 @@ def _close_upstream(model: keras.Model, selections: Sequence[str]) -> None:
 
 
 def _without_selections(model: keras.Model, selections: Sequence[str]) -> keras.Model:
-    """Replaces the Dense layers that select by operations that move data."""
+    """Drops the selections that select everything that is left."""
     edits = []
     for prefix, call in _walk(model):
-        if prefix + call.operation.name not in selections:
-            continue
-        kernel = ops.convert_to_numpy(call.operation.kernel)
-        build: Callable[..., Any] = _same
-        if not np.array_equal(kernel, np.eye(len(kernel))):
-            build = _taking(kernel)
-        edits.append(structure.Edit(call.outputs[0], call.inputs, build))
+        if prefix + call.operation.name in selections:
+            kernel = ops.convert_to_numpy(call.operation.kernel)
+            if np.array_equal(kernel, np.eye(len(kernel))):
+                edits.append(structure.Edit(call.outputs[0], call.inputs, _same))
     return structure.rewire(model, edits) if edits else model
-
-
-def _taking(kernel: np.ndarray) -> Callable[[Any], Any]:
-    """What a matrix (inputs, outputs) of columns with at most one 1 computes."""
-    zero = len(kernel)  # the position of a channel of zeros behind the others
-    index = [int(np.argmax(c)) if c.any() else zero for c in kernel.T]
-
-    def take(x: Any) -> Any:
-        if zero in index:
-            x = ops.pad(x, [(0, 0)] * (len(x.shape) - 1) + [(0, 1)])
-        return ops.take(x, index, axis=-1)
-
-    return take
 
 
 # Helpers ------------------------------------------------------------------------
