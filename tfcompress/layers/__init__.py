@@ -1,7 +1,17 @@
 """Layers that methods put into a model while it trains."""
 
+from tfcompress.layers._drum import DrumMultiply
 from tfcompress.layers._gates import ChannelGate, LayerGate
+from tfcompress.layers._kernel_wrapper import KernelWrapper
 from tfcompress.layers._masked_kernel import KernelMask, MaskedKernel
 from tfcompress.layers._wrap import wrap
 
-__all__ = ["ChannelGate", "KernelMask", "LayerGate", "MaskedKernel", "wrap"]
+__all__ = [
+    "ChannelGate",
+    "DrumMultiply",
+    "KernelMask",
+    "KernelWrapper",
+    "LayerGate",
+    "MaskedKernel",
+    "wrap",
+]

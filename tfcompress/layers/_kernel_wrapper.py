@@ -107,7 +107,14 @@ class KernelWrapper(keras.layers.Wrapper):
         Returns:
             What `operation` makes of the inputs and the effective kernel.
         """
-        value = self.effective_kernel(variable, value)
+        return self.inward(
+            operation, inputs, variable, self.effective_kernel(variable, value)
+        )
+
+    def inward(
+        self, operation: Operation, inputs: Any, variable: keras.Variable, value: Any
+    ) -> Any:
+        """The product as the inner layer makes it; arguments as for `product`."""
         if isinstance(self.layer, KernelWrapper):
             return self.layer.product(operation, inputs, variable, value)
         return operation(inputs, value)
@@ -130,7 +137,10 @@ class KernelWrapper(keras.layers.Wrapper):
         """What the computation uses in the place of a variable of `core`."""
         if not any(variable is kernel for kernel in self.kernels):
             return None
-        return self.product(lambda _, kernel: kernel, None, variable, variable.value)
+        value, layer = variable.value, self
+        while isinstance(layer, KernelWrapper):
+            value, layer = layer.effective_kernel(variable, value), layer.layer
+        return value
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the inner layer."""
