@@ -48,7 +48,7 @@ KNOWS = {
     "criteria": {"structure"},
     "policy": {"structure"},
     "cost": {"structure"},
-    "export": {"structure", "cost"},
+    "export": {"structure", "cost", "ops"},
     "report": {"structure", "cost", "export"},
     "callbacks": {
         "structure",

@@ -30,6 +30,7 @@ from tfcompress.export._samples import (
     random_samples,
     take_samples,
 )
+from tfcompress.ops import portable
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Artifact", "Quantization", "to_tflite"]
@@ -133,6 +134,7 @@ def to_tflite(
             "which quantization='int8' needs to find the range of every tensor. "
             "Received: calibration=None"
         )
+    _refuse_rounding(model, quantization)
     input_specs(model)
     target = check_writable(path, suffixes=(".tflite",))
     if calibration is None:
@@ -155,6 +157,7 @@ def _convert(model: keras.Model, quantization: str | None, samples: Samples) -> 
     with (
         tempfile.TemporaryDirectory() as folder,
         captured_output() as log,
+        portable(),
     ):
         path = Path(folder) / "model.tflite"
         try:
@@ -203,6 +206,20 @@ def _signature(model: keras.Model) -> list[Any]:
         )
     ]
     return [keras.tree.pack_sequence_as(input_structure(model), flat)]
+
+
+def _refuse_rounding(model: keras.Model, quantization: str | None) -> None:
+    """Raises where a layer says why its weights must stay what they are."""
+    if quantization is None:
+        return
+    for layer in model._flatten_layers():
+        reason = getattr(layer, "refuses_quantization", None)
+        if reason:
+            raise ValueError(
+                "Invalid value for argument `quantization`. Expected None for model "
+                f"{model.name!r}, because of layer {layer.name!r}: {reason}. "
+                f"Received: quantization={quantization!r}"
+            )
 
 
 def _refuse_loops(model: keras.Model) -> None:
