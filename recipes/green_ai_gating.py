@@ -195,13 +195,14 @@ class Job:
         """What the results call it."""
         if self.gates == "none":
             return "dense"
-        return f"{self.family}, λ_act {self.activation:g}"
+        return f"{self.family} λa={self.activation:g}"
 
     @property
     def family(self) -> str:
         """What all runs of a sweep over λ_act have in common."""
-        where = f" {self.position}, depth {self.depth}" if self.position else ""
-        return f"{self.gates} gates{where}, {self.estimator}, λ_polar {self.polar}"
+        # Short, for tables: λp is λ_polar, and λa is λ_act.
+        where = f" {self.position}{self.depth}" if self.position else ""
+        return f"{self.gates}{where} {self.estimator} λp={self.polar}"
 
     @property
     def key(self) -> str:
