@@ -425,7 +425,7 @@ def figure_4(records) -> str:
 def table_2(records) -> str:
     """Accuracy and modelled energy of every scheme."""
     lines = [
-        "| scheme | seeds | test accuracy, % | pruned weights, % | energy, mJ | seconds |",
+        "| scheme | seeds | test accuracy, % | pruned, % | energy, mJ | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(record["name"] for record in records):

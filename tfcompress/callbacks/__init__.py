@@ -6,6 +6,7 @@ from tfcompress.callbacks.dynamic_surgery import DynamicSurgery
 from tfcompress.callbacks.filter_pruning import FilterPruning
 from tfcompress.callbacks.gate_penalty import GatePenalty
 from tfcompress.callbacks.hold_weights import HoldWeights
+from tfcompress.callbacks.incremental_approximation import IncrementalApproximation
 
 __all__ = [
     "ADMM",
@@ -14,4 +15,5 @@ __all__ = [
     "FilterPruning",
     "GatePenalty",
     "HoldWeights",
+    "IncrementalApproximation",
 ]

@@ -95,7 +95,7 @@ class DynamicSurgery(keras.callbacks.Callback):
     left, they would grow and prune everything in the end. The layer keeps them
     among its weights. For normally distributed weights the factor c alone
     determines the fraction that is pruned at once: 68 % for 0.5, 75 % for 0.8,
-    84 % for 1.3.
+    85 % for 1.3.
 
     Before step k of the surgery, the masks of each layer are updated with
     probability (1 + gamma · k) ^ -power, drawn for each layer by itself, so that
@@ -191,7 +191,7 @@ class DynamicSurgery(keras.callbacks.Callback):
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Updates masks, with the probability of this step."""
-        step = int(self.model.optimizer.iterations)
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         if step < self.begin or (self.end is not None and step >= self.end):
             return
         draws = np.random.default_rng([self.seed, step]).random(len(self._targets))

@@ -1,0 +1,282 @@
+"""Incremental approximation: a network gets used to approximate multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress import policy
+from tfcompress.callbacks._kernels import find_wrapper, kernels
+from tfcompress.callbacks._masking import HeldVariables
+from tfcompress.layers import DrumMultiply, MaskedKernel
+from tfcompress.layers._drum import Partition
+from tfcompress.ops import drum_truncate
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["IncrementalApproximation", "grow"]
+
+
+def grow(
+    error: np.ndarray, free: np.ndarray, approximated: np.ndarray, count: int
+) -> np.ndarray:
+    """Moves the weights of smallest approximation error into the approximated group.
+
+    Args:
+        error: array of approximation errors.
+        free: bool array, the weights that are not pruned.
+        approximated: bool array, those that are approximated already.
+        count: how many are to be approximated afterwards.
+
+    Returns:
+        The bool array `approximated` with further entries, all of them free and
+        none that was approximated missing.
+    """
+    missing = count - int(np.count_nonzero(approximated & free))
+    grown = approximated & free
+    if missing > 0:
+        candidates = np.flatnonzero(free & ~approximated)
+        ranked = candidates[np.argsort(error.flat[candidates], kind="stable")]
+        grown.flat[ranked[:missing]] = True
+    return grown
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class IncrementalApproximation(keras.callbacks.Callback):
+    """Hands a network over to approximate multipliers step by step.
+
+    Algorithm 1 of the cross-stack paper, for layers that are wrapped in
+    `layers.DrumMultiply`. The epochs of `fit` are divided evenly among the
+    iterations. When iteration i of N begins, in every layer
+
+    1. the weights that are neither pruned nor approximated are ranked by their
+       absolute approximation error |T(w) - w|;
+    2. the η = 100 / (N - i + 1) % of them with the smallest error join the
+       approximated group, so that i / N of all unpruned weights are in it;
+    3. these and the pruned ones are frozen, and the others are trained to make
+       up for the approximation.
+
+    In the layer's forward pass, products of approximated weights are approximate
+    (weight and activation are truncated) and the others exact. In the last
+    iteration no weight of these layers is left to train: what learns then are
+    biases, normalisations and layers without approximate products. From there on
+    each layer is one convolution again.
+
+    Frozen weights do not move by one bit, whatever the optimizer: they are held
+    by the variable's constraint inside the compiled step, after the constraints
+    that the model has. Pruned are weights that a `layers.MaskedKernel` inside
+    `DrumMultiply` masks, or, without one, weights that are zero. Prune first: do
+    not use `DynamicSurgery` in the same `fit`.
+
+    What is approximated is a weight of the layer, and the iteration follows from
+    the epoch. A training that is interrupted and restored goes on where it was.
+    One that is stopped early leaves its layers partly approximated.
+
+    The fraction of the unpruned weights that is approximated is logged at the end
+    of each epoch as `approximated`.
+
+    Example:
+
+    ```python
+    model = tfc.layers.wrap(pruned, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=8, callbacks=[tfc.callbacks.IncrementalApproximation(4)])
+    ```
+
+    Args:
+        iterations: N, in how many parts the weights are approximated. Defaults to
+            `4`.
+        layers: names of the `DrumMultiply` layers concerned; `None` for all.
+            Defaults to `None`.
+        exclude: names of layers to leave as they are. Defaults to `()`.
+
+    Raises:
+        TypeError: if `layers` or `exclude` is not a list of strings.
+        ValueError: if `iterations` is not a positive int. When training begins,
+            before its first step: if the model is subclassed or not built, a name
+            is unknown or not that of a `DrumMultiply`, or there are fewer epochs
+            than iterations.
+    """
+
+    def __init__(
+        self,
+        iterations: int = 4,
+        *,
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        valid = isinstance(iterations, int) and not isinstance(iterations, bool)
+        if not valid or iterations < 1:
+            raise ValueError(
+                "Invalid value for argument `iterations`. Expected an int of at least "
+                f"1. Received: iterations={iterations!r}"
+            )
+        self.iterations = iterations
+        self.layers = None if layers is None else policy.check_list(layers, "layers")
+        self.exclude = policy.check_list(exclude, "exclude")
+        self._targets: list[DrumMultiply] = []
+        self._held: HeldVariables | None = None
+
+    # The life of a training ------------------------------------------------
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks layers and epochs, before anything trains."""
+        self._release()  # what a training that failed may have left
+        require_graph(self.model)
+        selection = policy.select_layers(
+            self.model, _refuse, layers=self.layers, exclude=self.exclude
+        )
+        found = map(_drum, selection.chosen.values())
+        self._targets = [drum for drum in found if drum is not None]
+        epochs = self.params["epochs"]
+        if epochs < self.iterations:
+            raise ValueError(
+                "Invalid value for argument `iterations`. Expected at most as many as "
+                f"there are epochs, {epochs}. Received: iterations={self.iterations}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Approximates the weights of the iteration that the epoch belongs to."""
+        iteration = self.iteration(epoch)
+        grown = [
+            group
+            for drum in self._targets
+            for group in _grow(drum, iteration, self.iterations)
+        ]
+        if self._held is None:
+            # Not in `on_train_begin`: a callback that restores an interrupted
+            # training may come after this one in the list.
+            self._held = HeldVariables(self.model, self.params)
+            self._held.attach(self._frozen())
+        elif any(grown):
+            self._held.update(self._frozen())
+        self._set_partition("all" if iteration == self.iterations else "mixed")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs how much is approximated."""
+        if logs is not None:
+            logs["approximated"] = self.approximated
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the kernels their own constraints back."""
+        if self._held is not None:
+            # Keras may just have replaced the weights by their moving average.
+            self._held.apply()
+        self._release()
+
+    def iteration(self, epoch: int) -> int:
+        """The iteration, from 1, that an epoch, from 0, belongs to."""
+        return min(
+            epoch * self.iterations // self.params["epochs"] + 1, self.iterations
+        )
+
+    @property
+    def approximated(self) -> float:
+        """Fraction of the unpruned weights that is approximated."""
+        groups = [group for drum in self._targets for group in _groups(drum)]
+        free = sum(int(np.count_nonzero(g.unpruned)) for g in groups)
+        done = sum(int(np.count_nonzero(g.done)) for g in groups)
+        return done / free if free else 1.0
+
+    # Steps -----------------------------------------------------------------
+
+    def _frozen(self) -> list[tuple[keras.Variable, np.ndarray]]:
+        """Approximated and pruned weights."""
+        groups = [group for drum in self._targets for group in _groups(drum)]
+        return [(g.kernel, g.done | ~g.unpruned) for g in groups]
+
+    def _set_partition(self, partition: Partition) -> None:
+        if all(drum.partition == partition for drum in self._targets):
+            return
+        for drum in self._targets:
+            drum.partition = partition
+        # Steps that were traced know the partition of the time of their tracing.
+        self.model.make_train_function(force=True)
+        self.model.make_test_function(force=True)
+        self.model.make_predict_function(force=True)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.detach()
+        self._held = None
+
+    # Configuration ---------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        return {
+            "iterations": self.iterations,
+            "layers": None if self.layers is None else list(self.layers),
+            "exclude": list(self.exclude),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a callback from what `get_config` returned."""
+        return cls(**config)
+
+
+# Groups of weights ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The groups that the weights of one kernel are divided into.
+
+    Attributes:
+        kernel: the variable.
+        approximated: the variable that tells which weights are approximated.
+        unpruned: bool array, the weights that are not pruned.
+        done: bool array, those of them that are approximated.
+    """
+
+    kernel: keras.Variable
+    approximated: keras.Variable
+    unpruned: np.ndarray
+    done: np.ndarray
+
+
+def _groups(drum: DrumMultiply) -> list[_Groups]:
+    masked = find_wrapper(drum, MaskedKernel)
+    masks = {id(own.kernel): own.mask for own in masked.masks} if masked else {}
+    result = []
+    for kernel, variable in zip(drum.kernels, drum.approximations, strict=True):
+        alive = masks.get(id(kernel), kernel)
+        unpruned = ops.convert_to_numpy(alive) != 0
+        done = ops.convert_to_numpy(variable) & unpruned
+        result.append(_Groups(kernel, variable, unpruned, done))
+    return result
+
+
+def _grow(drum: DrumMultiply, iteration: int, iterations: int) -> list[bool]:
+    """Approximates up to what an iteration asks for; whether each kernel changed."""
+    changed = []
+    for group in _groups(drum):
+        kernel = ops.convert_to_numpy(group.kernel)
+        truncated = drum_truncate(
+            group.kernel.value, drum.weight_bits, fraction_bits=drum.fraction_bits
+        )
+        error = np.abs(ops.convert_to_numpy(truncated) - kernel)
+        # Cumulative, so that an epoch that is begun again changes nothing.
+        count = int(np.count_nonzero(group.unpruned)) * iteration // iterations
+        grown = grow(error, group.unpruned, group.done, count)
+        changed.append(not np.array_equal(grown, group.done))
+        group.approximated.assign(grown)
+    return changed
+
+
+def _drum(layer: keras.layers.Layer) -> DrumMultiply | None:
+    return find_wrapper(layer, DrumMultiply)
+
+
+def _refuse(layer: keras.layers.Layer) -> str | None:
+    if _drum(layer) is None:
+        return "is not wrapped in tfcompress.layers.DrumMultiply"
+    if not kernels(layer):
+        return "has no trainable kernel"
+    return None
