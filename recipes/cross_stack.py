@@ -282,6 +282,7 @@ def train(job, settings, data, folder):
             keras.callbacks.BackupAndRestore(str(folder / f"{job.key}.backup")),
             *callbacks(job, settings, steps),
         ],
+        shuffle=False,  # the pipeline does
         verbose=1 if sys.stdout.isatty() else 2,
     )
     seconds = time.perf_counter() - start

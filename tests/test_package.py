@@ -25,6 +25,8 @@ NEVER_AT_IMPORT = {
     "tf_keras",
     "tensorflow_datasets",
     "sklearn",
+    "joblib",
+    "ray",
     "ai_edge_litert",
     "vl_convert",
     "matplotlib",

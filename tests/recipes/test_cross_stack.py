@@ -1,0 +1,93 @@
+import dataclasses
+import functools
+import json
+
+import pytest
+
+import tfcompress as tfc
+
+
+@pytest.fixture(scope="module")
+def recipe(load_recipe):
+    return load_recipe("cross_stack")
+
+
+@pytest.fixture
+def settings(recipe):
+    return dataclasses.replace(
+        recipe.PRESETS["quick"],
+        width=0.2,
+        dense_epochs=2,
+        surgery_epochs=2,
+        approximation_epochs=2,
+        iterations=2,
+    )
+
+
+def test_every_scheme_has_the_same_number_of_epochs(recipe):
+    jobs = recipe.plan(recipe.PRESETS["paper"], recipe.SCHEMES, recipe.MODES, 1)
+    epochs = {job.name: job.epochs for job in jobs}
+    both = epochs["pruned-aggressive"] + epochs["proposed-aggressive"]
+    for name in ("baseline-aggressive", "pruning", "incremental"):
+        assert epochs[name] == both
+    sources = {job.name: job.source for job in jobs}
+    assert sources["dense"] is None
+    assert sources["proposed-intermediate"] == "pruned-intermediate"
+    order = [job.name for job in jobs]
+    assert all(order.index(s) < order.index(n) for n, s in sources.items() if s)
+
+
+def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypatch):
+    trained = []
+    train = recipe.train
+
+    def logged(job, *rest):
+        trained.append(job.name)
+        train(job, *rest)
+
+    monkeypatch.setattr(recipe, "train", logged)
+    monkeypatch.setattr(recipe, "SENSITIVITY_IMAGES", 40)
+    # Other processes take long to start.
+    here = functools.partial(tfc.analysis.sensitivity, workers=1)
+    monkeypatch.setattr(tfc.analysis, "sensitivity", here)
+
+    def run(schemes, **kwargs):
+        return recipe.run(
+            settings, schemes=schemes, modes=["aggressive"], seeds=[0],
+            out=tmp_path, **kwargs,
+        )  # fmt: skip
+
+    assert run(["proposed"], with_report=False) is None
+    report = run(recipe.SCHEMES)
+    assert trained == [
+        "dense",
+        "pruned-aggressive",
+        "proposed-aggressive",
+        "baseline-aggressive",
+        "pruning",
+        "incremental",
+    ]
+    results = json.loads((tmp_path / "results.json").read_text())
+    joules = {r["name"]: r["joules"] for r in results}
+    macs = {r["name"]: r["macs"] for r in results}
+    effective = {r["name"]: r["effective_macs"] for r in results}
+    # 320 pJ a product at (1, 5) and 961 pJ at (5, 5), none where a weight is pruned.
+    for name in ("proposed-aggressive", "baseline-aggressive", "incremental"):
+        assert joules[name] == pytest.approx(320e-12 * effective[name], rel=1e-3)
+    for name in ("dense", "pruned-aggressive", "pruning"):
+        assert joules[name] == pytest.approx(961e-12 * effective[name], rel=1e-3)
+    assert effective["incremental"] > 0.99 * macs["incremental"]
+    assert effective["pruning"] < effective["pruned-aggressive"] < 0.5 * macs["dense"]
+    assert effective["proposed-aggressive"] == effective["pruned-aggressive"]
+    assert "| aggressive |" in recipe.figure_4(results)
+    assert "| incremental | 1 |" in recipe.table_2(results)
+    assert [h.title for h in report.heatmaps][-1] == "Energy of the layers"
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_folder_holds_one_comparison(recipe, settings, tmp_path):
+    recipe.open_folder(tmp_path, settings)
+    recipe.open_folder(tmp_path, settings)
+    other = dataclasses.replace(settings, width=0.5)
+    with pytest.raises(ValueError, match=r"argument `out`.*other settings"):
+        recipe.open_folder(tmp_path, other)
