@@ -147,6 +147,30 @@ def test_gradients(gradient):
     np.testing.assert_allclose(of_w, x.T @ upstream, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", ["exact", "approximate"])
+def test_gradients_of_mixed_products(gradient):
+    import tensorflow as tf
+
+    layer, x = make("no_bias")
+    drum = DrumMultiply(layer, 1, 3, gradient=gradient, partition="mixed")
+    drum.build(x.shape)
+    chosen = RNG.random(layer.kernel.shape) < 0.5
+    drum.approximated.assign(chosen)
+    inputs = tf.constant(x)
+    upstream = RNG.normal(size=(2, 5)).astype("float32")
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(drum(inputs) * upstream)
+    of_x, of_w = tape.gradient(loss, (inputs, layer.kernel.value))
+    w, seen = np.asarray(layer.kernel), x
+    if gradient == "approximate":
+        w = np.where(chosen, truncated(w, 1), w)
+        seen = truncated(x, 3)
+    np.testing.assert_allclose(of_x, upstream @ w.T, rtol=1e-4, atol=1e-5)
+    expected = np.where(chosen, seen.T @ upstream, x.T @ upstream)
+    np.testing.assert_allclose(of_w, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", [(DrumMultiply, MaskedKernel), None])
 def test_masks_compose_in_either_order(order):
     layer, x = make("conv2d")

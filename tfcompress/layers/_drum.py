@@ -161,14 +161,8 @@ class DrumMultiply(KernelWrapper):
         """The product of inputs and kernel as the partition says."""
         if self.partition == "none":
             return self.inward(operation, inputs, variable, value)
-        approximate = self._approximate(operation)
-        if self.partition == "all":
-            return self.inward(approximate, inputs, variable, value)
-        chosen, rest = self._split(variable, value)
-        return ops.add(
-            self.inward(operation, inputs, variable, rest),
-            self.inward(approximate, inputs, variable, chosen),
-        )
+        mask = None if self.partition == "all" else self._mask(variable)
+        return self.inward(self._approximate(operation, mask), inputs, variable, value)
 
     def effective_kernel(self, variable: keras.Variable, value: Any) -> Any:
         """The kernel of which the approximated weights are truncated."""
@@ -176,7 +170,7 @@ class DrumMultiply(KernelWrapper):
             return value
         if self.partition == "all":
             return self._truncate_kernel(value)
-        chosen, rest = self._split(variable, value)
+        chosen, rest = _split(self._mask(variable), value)
         return rest + self._truncate_kernel(chosen)
 
     def bake(self) -> keras.Layer:
@@ -217,12 +211,17 @@ class DrumMultiply(KernelWrapper):
 
     # Helpers ----------------------------------------------------------------
 
-    def _approximate(self, operation: Operation) -> Operation:
-        """`operation` of truncated operands."""
+    def _approximate(self, operation: Operation, mask: Any) -> Operation:
+        """`operation` of truncated operands; of exact ones where not `mask`."""
 
         def approximate(inputs: Any, kernel: Any) -> Any:
             truncated = drum_truncate(inputs, self.activation_bits, self.fraction_bits)
-            return operation(truncated, self._truncate_kernel(kernel))
+            if mask is None:
+                return operation(truncated, self._truncate_kernel(kernel))
+            chosen, rest = _split(mask, kernel)
+            return operation(inputs, rest) + operation(
+                truncated, self._truncate_kernel(chosen)
+            )
 
         if self.gradient == "approximate":
             return approximate
@@ -232,7 +231,8 @@ class DrumMultiply(KernelWrapper):
             def gradient(upstream: Any) -> Any:
                 with tf.GradientTape() as tape:
                     tape.watch((inputs, kernel))
-                    # Nothing reads its value: a graph does not compute it.
+                    # Nothing reads its value: a graph does not compute it. One
+                    # product, also where the forward pass takes two.
                     exact = operation(inputs, kernel)
                 return tape.gradient(exact, (inputs, kernel), upstream)
 
@@ -248,9 +248,13 @@ class DrumMultiply(KernelWrapper):
         truncated = drum_truncate(operand, self.weight_bits, self.fraction_bits)
         return ops.cast(truncated, value.dtype)
 
-    def _split(self, variable: keras.Variable, value: Any) -> tuple[Any, Any]:
-        """The approximated part of a kernel and the exact one, zeros elsewhere."""
+    def _mask(self, variable: keras.Variable) -> Any:
+        """Where a kernel is multiplied approximately in the mixed partition."""
         position = [kernel is variable for kernel in self.kernels].index(True)
-        mask = self.approximations[position]
-        zeros = ops.zeros_like(value)
-        return ops.where(mask, value, zeros), ops.where(mask, zeros, value)
+        return ops.convert_to_tensor(self.approximations[position])
+
+
+def _split(mask: Any, value: Any) -> tuple[Any, Any]:
+    """What `mask` selects of a kernel and what it does not, zeros elsewhere."""
+    zeros = ops.zeros_like(value)
+    return ops.where(mask, value, zeros), ops.where(mask, zeros, value)
