@@ -124,6 +124,12 @@ flags.DEFINE_integer("epochs", None, "Overrides the preset.", lower_bound=2)
 flags.DEFINE_float("ramp", None, "Overrides the preset.", 0.0, 1.0)
 flags.DEFINE_integer("shrink_every", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
+flags.DEFINE_bool(
+    "jit_compile",
+    None,
+    "Whether XLA compiles the training step; Keras decides by default, and does. On a "
+    "CPU --nojit_compile may be faster: its convolutions are.",
+)
 flags.DEFINE_string("out", "out/prune_while_training", "Folder for the results.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
 
@@ -141,11 +147,12 @@ def main(_):
         seeds=[int(seed) for seed in FLAGS.seeds],
         out=FLAGS.out,
         data_dir=FLAGS.data_dir,
+        jit_compile="auto" if FLAGS.jit_compile is None else FLAGS.jit_compile,
     )
     print(f"\n{report}\n\nResults are in {Path(FLAGS.out).resolve()}")
 
 
-def run(settings, *, variants, rates, seeds, out, data_dir=None):
+def run(settings, *, variants, rates, seeds, out, data_dir=None, jit_compile="auto"):
     """Trains what is not trained yet, and reports on all that is."""
     folder = open_folder(out, settings)
     jobs = [job for seed in seeds for job in plan(settings, variants, rates, seed)]
@@ -157,7 +164,7 @@ def run(settings, *, variants, rates, seeds, out, data_dir=None):
         if (folder / f"{job.key}.json").exists():
             print("is there already")
         else:
-            train(job, settings, data, folder)
+            train(job, settings, data, folder, jit_compile)
     return write_report(settings, data, folder)
 
 
@@ -227,7 +234,7 @@ class Progress(keras.callbacks.Callback):
         logs["training_macs"] = cost.training_macs
 
 
-def train(job, settings, data, folder):
+def train(job, settings, data, folder, jit_compile="auto"):
     """Trains one variant and writes its model and its record."""
     keras.utils.set_random_seed(job.seed)
     model = getattr(tfc.zoo, settings.model)(
@@ -246,6 +253,7 @@ def train(job, settings, data, folder):
         keras.optimizers.Adam(decay),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
+        jit_compile=jit_compile,
     )
     callbacks = [Progress()]
     if job.schedule is not None:
