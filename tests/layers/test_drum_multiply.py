@@ -7,6 +7,7 @@ from keras import layers as L
 
 import tfcompress as tfc
 from tfcompress.layers import DrumMultiply, KernelWrapper, MaskedKernel
+from tfcompress.ops import _reference
 
 RNG = np.random.default_rng(0)
 
@@ -258,6 +259,25 @@ def test_tflite_files_are_approximate_too(tmp_path):
         ]
     )
     np.testing.assert_allclose(received, np.asarray(model(x))[:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fraction_bits", [None, 6])
+@pytest.mark.parametrize("bits", [1, 5])
+def test_tflite_files_truncate_with_the_same_bits(bits, fraction_bits, tmp_path):
+    """One product a number, with a weight of 2, so that nothing else is rounded."""
+    dense = L.Dense(1, use_bias=False)
+    drum = DrumMultiply(dense, 1, bits, fraction_bits=fraction_bits)
+    model = keras.Sequential([keras.Input((4096, 1)), drum])
+    dense.kernel.assign([[2.0]])
+    sizes = np.ldexp(RNG.uniform(1, 2, 4096), RNG.integers(-120, 120, 4096))
+    sizes[:3] = 0.0, 2**-6, 2**-1
+    x = RNG.choice([-1, 1], 4096) * sizes
+    x = x.reshape(1, 4096, 1).astype("float32")
+    path = tmp_path / "model.tflite"
+    tfc.export.to_tflite(model, path, calibration=x)
+    received = np.asarray(tfc.export.run(path, x)).reshape(x.shape)
+    expected = 2 * _reference.drum_truncate(x, bits, fraction_bits)
+    np.testing.assert_array_equal(received.view("uint32"), expected.view("uint32"))
 
 
 @pytest.mark.parametrize("quantization", ["float16", "dynamic", "int8"])

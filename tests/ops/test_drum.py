@@ -1,9 +1,11 @@
 """DRUM's operands: against hand-made integers, each other, and the published errors."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -127,6 +129,29 @@ def test_all_forms_agree_on_random_float32(bits):
     numbers = numbers.astype("uint32").view("float32")
     assert_forms_agree(numbers, bits)
     assert_forms_agree(numbers[:100_000], bits, fraction_bits=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [1, 5])
+def test_all_forms_agree_on_ten_million_float32(bits):
+    for _ in range(10):
+        words = RNG.integers(0, 2**32, 1_000_000, dtype="uint64").astype("uint32")
+        assert_forms_agree(words.view("float32"), bits)
+        assert_forms_agree(words.view("float32"), bits, fraction_bits=8)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_xla_agrees_on_every_number_of_two_bytes(kind, bits):
+    numbers = np.arange(65536, dtype="uint16").view(kind)
+    for fraction_bits in (None, 3):
+        compiled = tf.function(
+            lambda x, f=fraction_bits: tfc.ops.drum_truncate(x, bits, f),
+            jit_compile=True,
+        )
+        expected = _reference.drum_truncate(numbers, bits, fraction_bits)
+        received = compiled(tf.constant(numbers)).numpy()
+        np.testing.assert_array_equal(pairs_of_bits(received), pairs_of_bits(expected))
 
 
 @pytest.mark.parametrize("bits", [1, 4, 7, 15, 31, 40])
@@ -279,6 +304,20 @@ def test_a_failing_compiler_leaves_nothing_behind(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
         _build.build(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_installation_without_a_compiler_succeeds(tmp_path):
+    root = Path(tfc.__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path)],
+        cwd=root, capture_output=True, text=True,
+        env={**os.environ, "CXX": "no-such-compiler"},
+    )  # fmt: skip
+    assert run.returncode == 0
+    assert "no C++ compiler" in run.stderr
+    assert "works without the compiled DRUM operation" in run.stdout
+    assert not list(tmp_path.rglob("*.so"))
 
 
 @needs_native
