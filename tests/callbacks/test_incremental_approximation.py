@@ -11,6 +11,7 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.callbacks import IncrementalApproximation
+from tfcompress.callbacks._kernels import find_wrapper
 from tfcompress.callbacks.incremental_approximation import grow
 from tfcompress.layers import DrumMultiply, MaskedKernel
 
@@ -18,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.tanh(X[:, :3] - X[:, 3:])
 
 
-def network(optimizer="sgd", *, masked=True, seed=0, **kwargs):
+def network(optimizer="sgd", *, masked="inside", seed=0, **kwargs):
     """hidden (half of it pruned), normalisation and logits, on DRUM multipliers."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
@@ -31,12 +32,15 @@ def network(optimizer="sgd", *, masked=True, seed=0, **kwargs):
     )
     kernel = model.get_layer("hidden").kernel
     keep = np.random.default_rng(1).random(kernel.shape) < 0.5
-    if masked:
-        model = tfc.layers.wrap(model, MaskedKernel, layers=["hidden"])
-        model.get_layer("hidden").masks[0].mask.assign(keep)
-    else:
+    if not masked:
         kernel.assign(kernel * keep)
+    if masked == "inside":
+        model = tfc.layers.wrap(model, MaskedKernel, layers=["hidden"])
     model = tfc.layers.wrap(model, lambda layer: DrumMultiply(layer, 1, 5))
+    if masked == "outside":
+        model = tfc.layers.wrap(model, MaskedKernel, layers=["hidden"])
+    if masked:
+        find_wrapper(model.get_layer("hidden"), MaskedKernel).masks[0].mask.assign(keep)
     model.compile(optimizer, "mse", **kwargs)
     return model
 
@@ -48,10 +52,13 @@ def fit(model, *callbacks, epochs=4, **kwargs):
     ).history  # fmt: skip
 
 
-def pruned(drum):
-    if isinstance(drum.layer, MaskedKernel):
-        return ~drum.layer.masks[0].mask.numpy()
-    return drum.kernels[0].numpy() == 0
+def pruned(layer):
+    masked = find_wrapper(layer, MaskedKernel)
+    return ~masked.masks[0].mask.numpy() if masked else layer.kernels[0].numpy() == 0
+
+
+def drum(model, name):
+    return find_wrapper(model.get_layer(name), DrumMultiply)
 
 
 class Watch(keras.callbacks.Callback):
@@ -64,13 +71,12 @@ class Watch(keras.callbacks.Callback):
     def look(self):
         return {
             name: {
-                "approximated": drum.approximated.numpy(),
-                "pruned": pruned(drum),
-                "kernel": drum.kernels[0].numpy(),
-                "partition": drum.partition,
+                "approximated": drum(self.model, name).approximated.numpy(),
+                "pruned": pruned(self.model.get_layer(name)),
+                "kernel": drum(self.model, name).kernels[0].numpy(),
+                "partition": drum(self.model, name).partition,
             }
             for name in ("hidden", "logits")
-            for drum in [self.model.get_layer(name)]
         }
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -123,7 +129,7 @@ def test_each_iteration_takes_its_share_of_what_remains():
     assert sizes == pytest.approx([1 / (4 - i + 1) for i in range(1, 5)])
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("masked", ["inside", "outside", None])
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -147,10 +153,10 @@ def test_frozen_weights_do_not_move_by_one_bit(optimizer, masked):
             assert not np.any(old["approximated"] & old["pruned"])
     last = watch.ends[-1]
     for name in ("hidden", "logits"):
-        drum = model.get_layer(name)
-        assert last[name]["kernel"].tobytes() == drum.kernels[0].numpy().tobytes()
+        (kernel,) = model.get_layer(name).kernels
+        assert last[name]["kernel"].tobytes() == kernel.numpy().tobytes()
         np.testing.assert_array_equal(last[name]["approximated"], ~last[name]["pruned"])
-        assert drum.kernels[0].constraint is None
+        assert kernel.constraint is None
     assert np.all(np.diff(history["approximated"]) > 0)
     assert history["approximated"][-1] == 1.0
 
@@ -225,12 +231,12 @@ def test_a_training_that_failed_lets_go_of_its_weights():
     model, callback = network("adam"), IncrementalApproximation(2)
     with pytest.raises(InterruptedError):
         fit(model, callback, Crash(1))
-    drum = model.get_layer("logits")
-    assert drum.kernels[0].constraint is not None
-    before, frozen = drum.kernels[0].numpy(), drum.approximated.numpy()
+    layer = model.get_layer("logits")
+    assert layer.kernels[0].constraint is not None
+    before, frozen = layer.kernels[0].numpy(), layer.approximated.numpy()
     fit(model, callback)
-    after = drum.kernels[0].numpy()
-    assert drum.kernels[0].constraint is None
+    after = layer.kernels[0].numpy()
+    assert layer.kernels[0].constraint is None
     assert before[frozen].tobytes() == after[frozen].tobytes()
     assert np.all(before[~frozen] != after[~frozen])
 

@@ -68,9 +68,9 @@ class IncrementalApproximation(keras.callbacks.Callback):
 
     Frozen weights do not move by one bit, whatever the optimizer: they are held
     by the variable's constraint inside the compiled step, after the constraints
-    that the model has. Pruned are weights that a `layers.MaskedKernel` inside
-    `DrumMultiply` masks, or, without one, weights that are zero. Prune first: do
-    not use `DynamicSurgery` in the same `fit`.
+    that the model has. Pruned are weights that a `layers.MaskedKernel` inside or
+    around `DrumMultiply` masks, or, without one, weights that are zero. Prune
+    first: do not use `DynamicSurgery` in the same `fit`.
 
     What is approximated is a weight of the layer, and the iteration follows from
     the epoch. A training that is interrupted and restored goes on where it was.
@@ -119,7 +119,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
         self.iterations = iterations
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
-        self._targets: list[DrumMultiply] = []
+        self._targets: list[_Target] = []
         self._held: HeldVariables | None = None
 
     # The life of a training ------------------------------------------------
@@ -131,8 +131,11 @@ class IncrementalApproximation(keras.callbacks.Callback):
         selection = policy.select_layers(
             self.model, _refuse, layers=self.layers, exclude=self.exclude
         )
-        found = map(_drum, selection.chosen.values())
-        self._targets = [drum for drum in found if drum is not None]
+        self._targets = [
+            _Target(drum, find_wrapper(layer, MaskedKernel))
+            for layer in selection.chosen.values()
+            if (drum := find_wrapper(layer, DrumMultiply)) is not None
+        ]
         epochs = self.params["epochs"]
         if epochs < self.iterations:
             raise ValueError(
@@ -145,8 +148,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
         iteration = self.iteration(epoch)
         grown = [
             group
-            for drum in self._targets
-            for group in _grow(drum, iteration, self.iterations)
+            for target in self._targets
+            for group in _grow(target, iteration, self.iterations)
         ]
         if self._held is None:
             # Not in `on_train_begin`: a callback that restores an interrupted
@@ -178,7 +181,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
     @property
     def approximated(self) -> float:
         """Fraction of the unpruned weights that is approximated."""
-        groups = [group for drum in self._targets for group in _groups(drum)]
+        groups = [group for target in self._targets for group in _groups(target)]
         free = sum(int(np.count_nonzero(g.unpruned)) for g in groups)
         done = sum(int(np.count_nonzero(g.done)) for g in groups)
         return done / free if free else 1.0
@@ -187,14 +190,14 @@ class IncrementalApproximation(keras.callbacks.Callback):
 
     def _frozen(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """Approximated and pruned weights."""
-        groups = [group for drum in self._targets for group in _groups(drum)]
+        groups = [group for target in self._targets for group in _groups(target)]
         return [(g.kernel, g.done | ~g.unpruned) for g in groups]
 
     def _set_partition(self, partition: Partition) -> None:
-        if all(drum.partition == partition for drum in self._targets):
+        if all(target.drum.partition == partition for target in self._targets):
             return
-        for drum in self._targets:
-            drum.partition = partition
+        for target in self._targets:
+            target.drum.partition = partition
         # Steps that were traced know the partition of the time of their tracing.
         self.model.make_train_function(force=True)
         self.model.make_test_function(force=True)
@@ -225,6 +228,14 @@ class IncrementalApproximation(keras.callbacks.Callback):
 
 
 @dataclass(frozen=True)
+class _Target:
+    """A layer on approximate multipliers, and its masks, inside or outside."""
+
+    drum: DrumMultiply
+    masked: MaskedKernel | None
+
+
+@dataclass(frozen=True)
 class _Groups:
     """The groups that the weights of one kernel are divided into.
 
@@ -241,8 +252,8 @@ class _Groups:
     done: np.ndarray
 
 
-def _groups(drum: DrumMultiply) -> list[_Groups]:
-    masked = find_wrapper(drum, MaskedKernel)
+def _groups(target: _Target) -> list[_Groups]:
+    drum, masked = target.drum, target.masked
     masks = {id(own.kernel): own.mask for own in masked.masks} if masked else {}
     result = []
     for kernel, variable in zip(drum.kernels, drum.approximations, strict=True):
@@ -253,10 +264,10 @@ def _groups(drum: DrumMultiply) -> list[_Groups]:
     return result
 
 
-def _grow(drum: DrumMultiply, iteration: int, iterations: int) -> list[bool]:
+def _grow(target: _Target, iteration: int, iterations: int) -> list[bool]:
     """Approximates up to what an iteration asks for; whether each kernel changed."""
-    changed = []
-    for group in _groups(drum):
+    drum, changed = target.drum, []
+    for group in _groups(target):
         kernel = ops.convert_to_numpy(group.kernel)
         truncated = drum_truncate(
             group.kernel.value, drum.weight_bits, fraction_bits=drum.fraction_bits
@@ -270,12 +281,8 @@ def _grow(drum: DrumMultiply, iteration: int, iterations: int) -> list[bool]:
     return changed
 
 
-def _drum(layer: keras.layers.Layer) -> DrumMultiply | None:
-    return find_wrapper(layer, DrumMultiply)
-
-
 def _refuse(layer: keras.layers.Layer) -> str | None:
-    if _drum(layer) is None:
+    if find_wrapper(layer, DrumMultiply) is None:
         return "is not wrapped in tfcompress.layers.DrumMultiply"
     if not kernels(layer):
         return "has no trainable kernel"
