@@ -252,10 +252,41 @@ def test_named_layers_only():
         fit(model, IncrementalApproximation(2, exclude=["hiden"]))
 
 
-def test_there_must_be_an_epoch_for_each_iteration():
+@pytest.mark.parametrize("jit", [True, False])
+def test_more_iterations_than_epochs_begin_within_them(jit):
+    model, watch, seen = network("adam", jit_compile=jit), Watch(), []
+
+    class Each(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.before = watch.look()["logits"]
+
+        def on_train_batch_end(self, batch, logs=None):
+            after, frozen = watch.look()["logits"], self.before["approximated"]
+            moved = self.before["kernel"] != after["kernel"]
+            np.testing.assert_array_equal(moved, ~frozen)
+            seen.append((np.count_nonzero(frozen), after["partition"]))
+
+    # 3 epochs of 4 batches: an iteration for every two of them.
+    fit(model, IncrementalApproximation(6), watch, Each(), epochs=3)
+    expected = [60 * i // 6 for i in range(1, 7) for _ in range(2)]
+    assert [count for count, _ in seen] == expected
+    assert [kind for _, kind in seen] == ["mixed"] * 10 + ["all"] * 2
+
+
+def test_there_must_be_a_batch_for_each_iteration():
+    import tensorflow as tf
+
     model = network()
+    with pytest.raises(ValueError, match=r"batches, 12\. Received: iterations=13"):
+        fit(model, IncrementalApproximation(13), epochs=3)
+    unknown = tf.data.Dataset.from_generator(
+        lambda: iter([(X, Y)]),
+        output_signature=(tf.TensorSpec((32, 6)), tf.TensorSpec((32, 3))),
+    )
     with pytest.raises(ValueError, match=r"epochs, 3\. Received: iterations=4"):
-        fit(model, IncrementalApproximation(), epochs=3)
+        model.fit(
+            unknown, epochs=3, callbacks=[IncrementalApproximation(4)], shuffle=False
+        )
 
 
 @pytest.mark.parametrize("iterations", [0, -1, 2.0, True, "4"])

@@ -51,7 +51,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
 
     Algorithm 1 of the cross-stack paper, for layers that are wrapped in
     `layers.DrumMultiply`. The epochs of `fit` are divided evenly among the
-    iterations. When iteration i of N begins, in every layer
+    iterations; if there are more iterations than epochs, the batches are. When
+    iteration i of N begins, in every layer
 
     1. the weights that are neither pruned nor approximated are ranked by their
        absolute approximation error |T(w) - w|;
@@ -72,9 +73,12 @@ class IncrementalApproximation(keras.callbacks.Callback):
     around `DrumMultiply` masks, or, without one, weights that are zero. Prune
     first: do not use `DynamicSurgery` in the same `fit`.
 
+    The weights that come last have the largest errors, and nothing makes up for
+    them: the more iterations, the fewer they are.
+
     What is approximated is a weight of the layer, and the iteration follows from
-    the epoch. A training that is interrupted and restored goes on where it was.
-    One that is stopped early leaves its layers partly approximated.
+    epoch and batch. A training that is interrupted and restored goes on where it
+    was. One that is stopped early leaves its layers partly approximated.
 
     The fraction of the unpruned weights that is approximated is logged at the end
     of each epoch as `approximated`.
@@ -98,8 +102,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
         TypeError: if `layers` or `exclude` is not a list of strings.
         ValueError: if `iterations` is not a positive int. When training begins,
             before its first step: if the model is subclassed or not built, a name
-            is unknown or not that of a `DrumMultiply`, or there are fewer epochs
-            than iterations.
+            is unknown or not that of a `DrumMultiply`, or there are fewer batches
+            than iterations, or an unknown number.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
         self.exclude = policy.check_list(exclude, "exclude")
         self._targets: list[_Target] = []
         self._held: HeldVariables | None = None
+        self._epoch = self._iteration = 0
 
     # The life of a training ------------------------------------------------
 
@@ -136,29 +141,26 @@ class IncrementalApproximation(keras.callbacks.Callback):
             for layer in selection.chosen.values()
             if (drum := find_wrapper(layer, DrumMultiply)) is not None
         ]
-        epochs = self.params["epochs"]
-        if epochs < self.iterations:
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        if self.iterations > epochs * (steps or 1):
+            known = f"batches, {epochs * steps}" if steps else f"epochs, {epochs}"
             raise ValueError(
                 "Invalid value for argument `iterations`. Expected at most as many as "
-                f"there are epochs, {epochs}. Received: iterations={self.iterations}"
+                f"there are {known}. Received: iterations={self.iterations}"
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Approximates the weights of the iteration that the epoch belongs to."""
-        iteration = self.iteration(epoch)
-        grown = [
-            group
-            for target in self._targets
-            for group in _grow(target, iteration, self.iterations)
-        ]
-        if self._held is None:
-            # Not in `on_train_begin`: a callback that restores an interrupted
-            # training may come after this one in the list.
-            self._held = HeldVariables(self.model, self.params)
-            self._held.attach(self._frozen())
-        elif any(grown):
-            self._held.update(self._frozen())
-        self._set_partition("all" if iteration == self.iterations else "mixed")
+        """Approximates the weights of the iteration that the epoch begins in."""
+        self._epoch = epoch
+        self._begin(self.iteration(epoch))
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Approximates more weights, if an iteration begins within an epoch."""
+        iteration = self.iteration(self._epoch, batch)
+        if iteration > self._iteration:
+            self._begin(iteration)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs how much is approximated."""
@@ -172,11 +174,13 @@ class IncrementalApproximation(keras.callbacks.Callback):
             self._held.apply()
         self._release()
 
-    def iteration(self, epoch: int) -> int:
-        """The iteration, from 1, that an epoch, from 0, belongs to."""
-        return min(
-            epoch * self.iterations // self.params["epochs"] + 1, self.iterations
-        )
+    def iteration(self, epoch: int, batch: int = 0) -> int:
+        """The iteration, from 1, that a batch of an epoch, from 0, belongs to."""
+        position, length = epoch, self.params["epochs"]
+        if self.iterations > length:
+            position = epoch * self.params["steps"] + batch
+            length *= self.params["steps"]
+        return min(position * self.iterations // length + 1, self.iterations)
 
     @property
     def approximated(self) -> float:
@@ -187,6 +191,22 @@ class IncrementalApproximation(keras.callbacks.Callback):
         return done / free if free else 1.0
 
     # Steps -----------------------------------------------------------------
+
+    def _begin(self, iteration: int) -> None:
+        self._iteration = iteration
+        grown = [
+            group
+            for target in self._targets
+            for group in _grow(target, iteration, self.iterations)
+        ]
+        if self._held is None:
+            # Not in `on_train_begin`: a callback that restores an interrupted
+            # training may come after this one in the list.
+            self._held = HeldVariables(self.model, self.params)
+            self._held.attach(self._frozen())
+        elif any(grown):
+            self._held.update(self._frozen())
+        self._set_partition("all" if iteration == self.iterations else "mixed")
 
     def _frozen(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """Approximated and pruned weights."""
