@@ -1,17 +1,27 @@
-"""Means of what layers hand on, measured while a model runs."""
+"""What layers hand on, measured while a model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.structure._graph import Call, calls, is_nested_model
+from tfcompress.structure._graph import (
+    Call,
+    calls,
+    functional,
+    inner_inputs,
+    is_editable,
+    is_nested_model,
+)
+from tfcompress.structure._trace import Trace, trace
 
-__all__ = ["ActivationMeter"]
+__all__ = ["ActivationMeter", "DensityMeter", "Tap", "activation_taps", "batches"]
 
 # Operations that may stand between a filter and its activation function.
 _TRANSPARENT = (
@@ -32,13 +42,80 @@ _ACTIVATIONS = (
 )
 
 
-class ActivationMeter:
-    """Accumulates the mean absolute activation of each output channel of layers.
+class _Meter(ABC):
+    """Looks at the outputs of operations.
 
     Between `attach` and `detach` every run of the model, eager or inside a
-    compiled step, adds to the sums. A layer's activation is read where the
-    next layer reads it: after the normalisation and the activation function, as
-    far as each is the only reader of what comes before it.
+    compiled step, is measured while `active`; inside compiled steps that is
+    decided when the step is traced.
+    """
+
+    def __init__(self) -> None:
+        self.active = True
+        self._watched: list[Any] = []
+
+    def attach(self) -> None:
+        """Begins to measure."""
+        for operation, measure in self._measures():
+            _observers(operation).append(self._observer(measure))
+            self._watched.append(operation)
+
+    def detach(self) -> None:
+        """Stops to measure and leaves the operations as they were."""
+        for operation in self._watched:
+            observers = _observers(operation)
+            observers[:] = [o for o in observers if o.meter is not self]
+            if not observers:
+                # The method of the class shows again.
+                object.__delattr__(operation, "call")
+        self._watched.clear()
+
+    def reset(self) -> None:
+        """Forgets what was measured."""
+        for variable in self._variables():
+            variable.assign(ops.zeros_like(variable))
+
+    @abstractmethod
+    def _measures(self) -> Iterable[tuple[Any, Callable[[Any], None]]]:
+        """Operations, and what is to be done with the outputs of each."""
+
+    @abstractmethod
+    def _variables(self) -> Iterable[keras.Variable]:
+        """What is measured."""
+
+    def _observer(self, measure: Callable[[Any], None]) -> Callable[[Any], None]:
+        def observe(output: Any) -> None:
+            if self.active and not isinstance(output, keras.KerasTensor):
+                measure(output)
+
+        observe.meter = self  # type: ignore[attr-defined]
+        return observe
+
+
+def _observers(operation: Any) -> list[Any]:
+    """Who looks at the outputs of an operation; several meters may."""
+    observers = getattr(operation.call, "observers", None)
+    if observers is None:
+        call = operation.call
+        observers = []
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            output = call(*args, **kwargs)
+            for observe in observers:
+                observe(output)
+            return output
+
+        observed.observers = observers  # type: ignore[attr-defined]
+        operation.call = observed
+    return observers
+
+
+class ActivationMeter(_Meter):
+    """Accumulates the mean absolute activation of each output channel of layers.
+
+    A layer's activation is read where the next layer reads it: after the
+    normalisation and the activation function, as far as each is the only reader
+    of what comes before it.
 
     Args:
         model: a `keras.Model`.
@@ -50,6 +127,7 @@ class ActivationMeter:
     """
 
     def __init__(self, model: keras.Model, members: Sequence[Any]) -> None:
+        super().__init__()
         watched = {member.layer_name: member for member in members}
         self._taps: dict[str, tuple[Any, int]] = {}
         for name, call, readers in _calls_by_name(model):
@@ -66,30 +144,11 @@ class ActivationMeter:
             name: keras.Variable(0.0, trainable=False, dtype="float32")
             for name in self._taps
         }
-        self._originals: list[Any] = []
 
     @property
     def count(self) -> int:
         """Number of batches seen by the layer that has seen the fewest."""
         return int(min(float(ops.convert_to_numpy(c)) for c in self._counts.values()))
-
-    def attach(self) -> None:
-        """Begins to measure."""
-        for name, (operation, axis) in self._taps.items():
-            self._originals.append(operation)
-            operation.call = self._observed(name, operation.call, axis)
-
-    def detach(self) -> None:
-        """Stops to measure and leaves the layers as they were."""
-        for operation in self._originals:
-            # The method of the class shows again.
-            object.__delattr__(operation, "call")
-        self._originals.clear()
-
-    def reset(self) -> None:
-        """Forgets what was measured."""
-        for variable in (*self._sums.values(), *self._counts.values()):
-            variable.assign(ops.zeros_like(variable))
 
     def result(self) -> dict[str, np.ndarray]:
         """Mean absolute activation of each output channel, by layer name."""
@@ -99,17 +158,35 @@ class ActivationMeter:
             for name, total in self._sums.items()
         }
 
-    def _observed(self, name: str, call: Any, axis: int) -> Any:
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            output = call(*args, **kwargs)
-            if not isinstance(output, keras.KerasTensor):
-                others = [i for i in range(len(output.shape)) if i != axis]
-                magnitude = ops.abs(ops.cast(output, "float32"))
-                self._sums[name].assign_add(ops.mean(magnitude, axis=others))
-                self._counts[name].assign_add(1.0)
-            return output
+    def _measures(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+        for name, (operation, axis) in self._taps.items():
+            yield operation, self._adder(name, axis)
 
-        return observed
+    def _variables(self) -> Iterator[keras.Variable]:
+        yield from self._sums.values()
+        yield from self._counts.values()
+
+    def _adder(self, name: str, axis: int) -> Callable[[Any], None]:
+        def add(output: Any) -> None:
+            others = [i for i in range(len(output.shape)) if i != axis]
+            magnitude = ops.abs(ops.cast(output, "float32"))
+            self._sums[name].assign_add(ops.mean(magnitude, axis=others))
+            self._counts[name].assign_add(1.0)
+
+        return add
+
+
+def batches(data: Any, size: int = 128) -> Iterator[Any]:
+    """Batches of inputs from an array or from an iterable of batches."""
+    if hasattr(data, "shape"):
+        for start in range(0, len(data), size):
+            yield data[start : start + size]
+    else:
+        for batch in data:
+            yield batch[0] if isinstance(batch, tuple | list) else batch
+
+
+# Where the filters of a layer are, for ActivationMeter ---------------------------
 
 
 def _calls_by_name(
@@ -162,3 +239,261 @@ def _is_activated(operation: Any) -> bool:
         return True
     activation = getattr(operation, "activation", None)
     return activation is not None and activation is not keras.activations.linear
+
+
+# Density of non-zero activations -------------------------------------------------
+
+# Layers whose activations are counted.
+_KERNEL_LAYERS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Activation functions among the operations of `keras.ops`, by class name.
+_ACTIVATION_OPS = frozenset(
+    {
+        *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Silu"),
+        *("HardSilu", "Sigmoid", "HardSigmoid", "Tanh", "HardTanh", "Softplus"),
+        *("Softsign", "SoftShrink", "HardShrink", "TanhShrink", "Threshold"),
+        *("SparsePlus", "Squareplus", "LogSigmoid", "Softmax", "LogSoftmax"),
+    }
+)
+# An eighth of each training batch is counted: enough samples, at an eighth of the
+# price.
+_SHARE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """Where the activations of a layer's channels are.
+
+    Attributes:
+        operation: the operation that applies the activation function.
+        positions: bool array that broadcasts against its output: what belongs to
+            the layer; `None` for everything.
+        sparse: whether the activation function makes exact zeros.
+    """
+
+    operation: Any
+    positions: np.ndarray | None
+    sparse: bool
+
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """Equal for layers that share their activations, as after an addition."""
+        return (
+            id(self.operation),
+            b"" if self.positions is None else self.positions.tobytes(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A leaf call of a possibly nested graph, or a border of a nested model."""
+
+    key: str
+    operation: Any | None
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def activation_taps(model: keras.Model) -> tuple[dict[str, Tap], dict[str, str]]:
+    """Finds the activation that follows each convolution and dense layer.
+
+    It may be part of the layer or come later: behind normalisation, pooling or
+    concatenation, or behind a residual addition. The structure engine's channel
+    labels tell which channels of it are the layer's.
+
+    Args:
+        model: a built Functional or Sequential model.
+
+    Returns:
+        Two dicts by layer name: a `Tap`, or the reason why there is none.
+    """
+    analysis = trace(model)
+    steps = list(_steps(model, ""))
+    uses: dict[int, set[tuple[int, ...]]] = {}
+    for step in steps:
+        uses.setdefault(id(step.operation), set()).add(step.outputs)
+    taps: dict[str, Tap] = {}
+    reasons: dict[str, str] = {}
+    for index, step in enumerate(steps):
+        if not _has_kernel(step.operation) or step.key in taps or step.key in reasons:
+            continue
+        found = _follow(analysis, steps, index)
+        if isinstance(found, str):
+            reasons[step.key] = found
+        elif _is_shared(found, step, uses):
+            reasons[step.key] = (
+                f"its activation {found.operation.name!r} is used in several places; "
+                "give each layer an activation of its own"
+            )
+        else:
+            taps[step.key] = found
+    return taps, reasons
+
+
+def _is_shared(tap: Tap, step: _Step, uses: Mapping[int, set[Any]]) -> bool:
+    """Whether other layers' activations would be counted as well."""
+    return tap.operation is not step.operation and len(uses[id(tap.operation)]) > 1
+
+
+class DensityMeter(_Meter):
+    """Counts activations that are not zero.
+
+    Args:
+        taps: layer name -> `Tap`.
+        threshold: an activation counts if its magnitude is larger than this.
+        share: one of how many samples of each batch is looked at, from its
+            beginning. Defaults to `1`, all.
+    """
+
+    def __init__(
+        self, taps: Mapping[str, Tap], threshold: float = 0.0, share: int = 1
+    ) -> None:
+        super().__init__()
+        self.taps = dict(taps)
+        self.threshold = threshold
+        self.share = share
+        self._counts: dict[tuple[int, bytes], tuple[Tap, keras.Variable]] = {}
+        for tap in self.taps.values():
+            if tap.key not in self._counts:
+                # Activations that are not zero, and all.
+                counts = keras.Variable(np.zeros(2), trainable=False, dtype="float64")
+                self._counts[tap.key] = (tap, counts)
+
+    @classmethod
+    def for_training(cls, taps: Mapping[str, Tap], threshold: float) -> DensityMeter:
+        """One that is cheap enough to run in every training step."""
+        return cls(taps, threshold, _SHARE)
+
+    def layers(self) -> dict[str, float]:
+        """Density of each layer's activations; NaN where nothing was seen."""
+        return {name: self._density([tap.key]) for name, tap in self.taps.items()}
+
+    def total(self) -> float:
+        """Density of all activations; those that layers share count once."""
+        return self._density(list(self._counts))
+
+    def _density(self, keys: Sequence[tuple[int, bytes]]) -> float:
+        counts = [ops.convert_to_numpy(self._counts[key][1]) for key in keys]
+        nonzero, everything = np.sum(counts, axis=0)
+        return float(nonzero / everything) if everything else float("nan")
+
+    def _measures(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+        for tap, counts in self._counts.values():
+            yield tap.operation, self._counter(tap, counts)
+
+    def _variables(self) -> Iterator[keras.Variable]:
+        for _, counts in self._counts.values():
+            yield counts
+
+    def _counter(self, tap: Tap, counts: keras.Variable) -> Callable[[Any], None]:
+        def count(output: Any) -> None:
+            size = ops.shape(output)[0]
+            output = output[: (size + self.share - 1) // self.share]
+            if self.threshold:
+                live = ops.greater(ops.abs(output), self.threshold)
+            else:
+                live = ops.not_equal(output, 0)
+            everything = ops.cast(ops.size(output), "float64")
+            if tap.positions is not None:
+                live = ops.logical_and(live, tap.positions)
+                everything = everything * float(np.mean(tap.positions))
+            # Whole numbers: a float32 sum would lose ones beyond 2^24.
+            nonzero = ops.cast(ops.sum(ops.cast(live, "int32")), "float64")
+            counts.assign_add(ops.stack([nonzero, everything]))
+
+        return count
+
+
+def _steps(model: keras.Model, prefix: str) -> Iterator[_Step]:
+    for call in calls(model):
+        key = prefix + call.operation.name
+        ids = tuple(map(id, call.inputs)), tuple(map(id, call.outputs))
+        if not is_editable(call):
+            yield _Step(key, call.operation, *ids)
+            continue
+        graph = functional(call.operation)
+        given = tuple(map(id, inner_inputs(call) or ()))
+        yield _Step(key, None, given, tuple(map(id, graph.inputs)))
+        yield from _steps(call.operation, f"{key}/")
+        yield _Step(key, None, tuple(map(id, graph.outputs)), ids[1])
+
+
+def _has_kernel(operation: Any) -> bool:
+    while isinstance(operation, keras.layers.Wrapper):
+        operation = operation.layer
+    return isinstance(operation, _KERNEL_LAYERS)
+
+
+def _follow(analysis: Trace, steps: Sequence[_Step], index: int) -> Tap | str:
+    """The first activation that the channels of a layer reach, or why none."""
+    start = steps[index]
+    own = _function(start.operation)
+    if own is not None:
+        return _tap(start, own, None)
+    root = analysis.solution.root
+    classes = np.unique(root[analysis.tensors[start.outputs[0]].labels])
+    classes = classes[classes != root[0]]
+    if not classes.size:
+        return "its channels cannot be followed to an activation"
+    reached = set(start.outputs)
+    for step in steps[index + 1 :]:
+        if reached.isdisjoint(step.inputs):
+            continue
+        if step.operation is None:
+            pairs = zip(step.inputs, step.outputs, strict=True)
+            reached.update(out for given, out in pairs if given in reached)
+            continue
+        if _has_kernel(step.operation):
+            continue
+        for output in step.outputs:
+            mine = np.isin(root[analysis.tensors[output].labels], classes)
+            if not mine.any():
+                continue
+            function = _function(step.operation)
+            if function is not None:
+                return _tap(step, function, None if mine.all() else mine)
+            reached.add(output)
+    return "no activation function follows"
+
+
+def _tap(step: _Step, function: Any, positions: np.ndarray | None) -> Tap | str:
+    operation: Any = step.operation
+    if isinstance(function, keras.layers.PReLU):
+        return Tap(operation, positions, sparse=False)
+    zero, *below = np.ravel(
+        ops.convert_to_numpy(function(ops.convert_to_tensor(_PROBE, "float32")))
+    )
+    if abs(zero) > 1e-6:
+        return f"its activation {operation.name!r} is no rectifier: f(0) = {zero:.3g}"
+    return Tap(operation, positions, sparse=0.0 in below)
+
+
+# Zero, and values at which GELU and swish are still far from underflow.
+_PROBE = np.concatenate([[0.0], np.linspace(-4.0, -0.05, 80)]).reshape(1, -1)
+
+
+def _function(operation: Any) -> Any | None:
+    """The activation function that an operation applies, if it applies one."""
+    while isinstance(operation, keras.layers.Wrapper):
+        operation = operation.layer
+    if isinstance(operation, keras.layers.PReLU):
+        return operation
+    if isinstance(operation, (*_ACTIVATIONS, keras.layers.Softmax)):
+        return type(operation).call.__get__(operation)
+    if not isinstance(operation, keras.Layer):
+        named = type(operation).__name__ in _ACTIVATION_OPS
+        return type(operation).call.__get__(operation) if named else None
+    activation = getattr(operation, "activation", None)
+    return None if activation is keras.activations.linear else activation

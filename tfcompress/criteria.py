@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
 import keras
 import numpy as np
 
-from tfcompress._activations import ActivationMeter
+from tfcompress._activations import ActivationMeter, batches
 
 __all__ = [
     "Criterion",
@@ -301,7 +301,7 @@ class MeanActivation(Criterion):
         meter = ActivationMeter(model, _kernels(groups))
         meter.attach()
         try:
-            for batch in _batches(self.data):
+            for batch in batches(self.data):
                 model(batch, training=False)
         finally:
             meter.detach()
@@ -438,13 +438,3 @@ def _dead_inputs(
 
 def _kernels(groups: Sequence[Any]) -> list[Any]:
     return [m for group in groups for m in group.members if m.role == "kernel"]
-
-
-def _batches(data: Any, size: int = 128) -> Iterator[Any]:
-    """Batches of inputs from an array or from an iterable of batches."""
-    if hasattr(data, "shape"):
-        for start in range(0, len(data), size):
-            yield data[start : start + size]
-    else:
-        for batch in data:
-            yield batch[0] if isinstance(batch, tuple | list) else batch

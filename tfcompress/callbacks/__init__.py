@@ -1,5 +1,6 @@
 """Callbacks: one method a file."""
 
+from tfcompress.callbacks.activation_density import ActivationDensity
 from tfcompress.callbacks.admm import ADMM
 from tfcompress.callbacks.compression_metrics import CompressionMetrics
 from tfcompress.callbacks.dynamic_surgery import DynamicSurgery
@@ -10,6 +11,7 @@ from tfcompress.callbacks.incremental_approximation import IncrementalApproximat
 
 __all__ = [
     "ADMM",
+    "ActivationDensity",
     "CompressionMetrics",
     "DynamicSurgery",
     "FilterPruning",

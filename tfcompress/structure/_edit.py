@@ -177,6 +177,7 @@ def resize(
     weights: str = "inherit",
     seed: int | None = None,
     verify: bool = True,
+    carry_optimizer: bool = True,
 ) -> keras.Model:
     """A copy of `model` with other layer widths.
 
@@ -185,10 +186,12 @@ def resize(
         widths: layer or group name -> number of channels, from 1 to the present
             number.
         weights: "inherit" keeps the channels with the largest L1 norm of their
-            filters, with their weights and optimizer slots; "random" initialises
-            the whole model anew. Defaults to "inherit".
+            filters, with their weights; "random" initialises the whole model
+            anew. Defaults to "inherit".
         seed: makes "random" reproducible. Defaults to None.
         verify: as in `remove_channels`, for "inherit". Defaults to True.
+        carry_optimizer: whether "inherit" carries the optimizer's slots over, so
+            that training goes on; otherwise it starts anew. Defaults to True.
 
     Returns:
         A new model.
@@ -205,7 +208,7 @@ def resize(
     groups = channel_groups(model)
     removed = _narrow(groups, widths)
     if weights == "inherit":
-        return _cut(model, groups, removed, removed, verify, True)
+        return _cut(model, groups, removed, removed, verify, carry_optimizer)
     state = random.getstate()
     try:
         # Keras draws the seeds of unseeded initializers from this generator.

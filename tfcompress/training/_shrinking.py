@@ -122,6 +122,7 @@ def fit_shrinking(
     if saved:
         history.epoch, history.history = state["epochs"], state["history"]
     epoch = initial_epoch
+    model.stop_training = False  # as `fit` does
     while epoch < epochs and not model.stop_training:
         until = min(epoch + shrink_every, epochs)
         model.fit(

@@ -1,0 +1,334 @@
+"""Density of non-zero activations, and when it has settled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import keras
+import numpy as np
+
+from tfcompress._activations import DensityMeter, Tap, activation_taps, batches
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["ActivationDensity", "is_saturated", "trend"]
+
+Trend = Literal["convex", "flat", "concave"]
+
+
+def is_saturated(
+    curve: Sequence[float], patience: int = 2, min_delta: float = 1e-3
+) -> bool:
+    """Whether a density has settled: the criterion ρ.
+
+    Section III-A of "Activation Density driven Efficient Pruning in Training"
+    (Foldy-Porto et al., 2020).
+
+    Args:
+        curve: the density of each epoch.
+        patience: how many epochs in a row must differ from the one before by
+            less than `min_delta`. Defaults to `2`.
+        min_delta: the difference from which on a change counts. Defaults to
+            `1e-3`.
+
+    Returns:
+        A bool.
+    """
+    changes = np.abs(np.diff(curve))[-patience:]
+    return len(changes) == patience and bool((changes < min_delta).all())
+
+
+def trend(curve: Sequence[float], tolerance: float = 0.01) -> Trend:
+    """Where a density goes while a network trains: the criterion δ.
+
+    The words are those of "Activation Density driven Efficient Pruning in
+    Training", section III-A: a network whose density falls ("convex") has
+    learned to ignore redundant connections; one whose density rises ("concave")
+    has learned to use more of them, and should not be made smaller.
+
+    The slope is the Theil–Sen estimate, the median of the slopes of all pairs of
+    epochs, which single outliers do not move.
+
+    Args:
+        curve: the density of each epoch.
+        tolerance: the trend is "flat" if the line of that slope rises or falls
+            by less than this over the whole curve, or if the slope's 95 %
+            confidence interval contains zero. Defaults to `0.01`.
+
+    Returns:
+        "convex" (falling), "flat" or "concave" (rising).
+    """
+    if len(curve) < 2:
+        return "flat"
+    from scipy.stats import theilslopes
+
+    slope, _, low, high = theilslopes(np.asarray(curve, "float64"))
+    certain = low > 0 or high < 0 or len(curve) == 2
+    if not certain or abs(slope) * (len(curve) - 1) < tolerance:
+        return "flat"
+    return "concave" if slope > 0 else "convex"
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class ActivationDensity(keras.callbacks.Callback):
+    r"""Measures how many activations are not zero, and stops when that settles.
+
+    "Activation Density driven Efficient Pruning in Training" (Foldy-Porto,
+    Venkatesha and Panda, 2020), equation 1, for every layer and in total:
+
+    $$AE = \frac{\#\text{nonzero activations}}{\#\text{total activations}}$$
+
+    A convolution's or dense layer's activations are read behind the activation
+    function that follows it, wherever that is: in the layer, behind its
+    normalisation, or behind a residual addition, where the layers that are added
+    share them. They count once in the total. Layers that no activation function
+    with f(0) = 0 follows, such as the classifier and linear bottlenecks, are
+    left out; `skipped` says why.
+
+    At the end of each epoch it logs `density` and, for each layer,
+    `density/NAME`. When `density` has changed by less than `min_delta` for
+    `patience` epochs in a row (the paper's criterion ρ), the training has
+    saturated; with `stop=True` it ends there. `training.resize_by_density` then
+    makes every layer as wide as its density says.
+
+    With `data`, densities are those of a sample at the end of each epoch, with
+    the model in inference mode. Without, they are counted inside the training
+    step, in training mode, on the first eighth of the samples of each batch: data
+    should be shuffled. Either way the model's results stay as they are.
+
+    GELU, swish and the like are never exactly zero. For these a `threshold` is
+    needed, and a warning says so where there is none.
+
+    Example:
+
+    ```python
+    density = tfc.callbacks.ActivationDensity(min_delta=1e-3)
+    model.fit(x, y, epochs=100, callbacks=[density])
+    print(density.saturation, density.trend)
+    density.layers["conv1"]  # one number for each epoch
+    ```
+
+    Args:
+        data: inputs of the model to measure on: an array, or an iterable of
+            batches such as a `tf.data.Dataset`, each one array of inputs or a
+            tuple whose first element it is. `None` counts while training.
+            Defaults to `None`.
+        patience: number of epochs in a row without a change after which the
+            density has saturated. Defaults to `2`.
+        min_delta: the difference from which on a change counts. Defaults to
+            `1e-3`.
+        stop: whether training stops when the density has saturated. Defaults to
+            `True`.
+        threshold: an activation counts as non-zero if its magnitude is larger
+            than this. Defaults to `0.0`.
+
+    Attributes:
+        curve: density of all activations, for each epoch of the last training.
+        layers: layer name -> its density, for each epoch.
+        saturation: number of epochs after which the density had saturated, or
+            `None`.
+        skipped: layer name -> why its density is not measured.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if a number is out of range. When training begins, before its
+            first step: if the model is subclassed or not built, or no layer can
+            be measured.
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        patience: int = 2,
+        min_delta: float = 1e-3,
+        stop: bool = True,
+        *,
+        threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ValueError(
+                "Invalid value for argument `patience`. Expected an int of at least 1. "
+                f"Received: patience={patience!r}"
+            )
+        self.data = data
+        self.patience = patience
+        self.min_delta = _number("min_delta", min_delta)
+        self.stop = bool(stop)
+        self.threshold = _number("threshold", threshold)
+        self.curve: list[float] = []
+        self.layers: dict[str, list[float]] = {}
+        self.saturation: int | None = None
+        self.skipped: dict[str, str] = {}
+        self._restored: Mapping[str, Any] = {}
+        self._meter: DensityMeter | None = None
+        self._measured: keras.Model | None = None
+
+    @property
+    def trend(self) -> Trend:
+        """Whether the density falls ("convex"), stays or rises ("concave")."""
+        return trend(self.curve)
+
+    # The life of a training ------------------------------------------------
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Finds the activations, before anything trains."""
+        self._release()  # what a training that failed may have left
+        self.curve = list(self._restored.get("curve", []))
+        self.layers = {n: list(v) for n, v in self._restored.get("layers", {}).items()}
+        self.saturation = self._restored.get("saturation")
+        self._restored = {}
+        self._prepare()
+        assert self._meter is not None
+        _warn_of_dense(self._meter.taps, self.threshold)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begins to count anew."""
+        if self._measured is not self.model:
+            self._release()
+            self._prepare()  # the model was replaced by a smaller one
+        assert self._meter is not None
+        self._meter.reset()
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Counts what follows: a training step."""
+        if self.data is None and self._meter is not None:
+            self._meter.active = True
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Does not count what follows: perhaps a validation."""
+        if self.data is None and self._meter is not None:
+            self._meter.active = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs the densities of the epoch, and stops if they have settled."""
+        assert self._meter is not None
+        if self.data is not None:
+            self._measure(self._meter)
+        self.curve.append(self._meter.total())
+        for name, value in self._meter.layers().items():
+            self.layers.setdefault(name, []).append(value)
+        if logs is not None:
+            logs["density"] = self.curve[-1]
+            logs |= {f"density/{name}": v[-1] for name, v in self.layers.items()}
+        settled = is_saturated(self.curve, self.patience, self.min_delta)
+        if self.saturation is None and settled:
+            self.saturation = len(self.curve)
+        if self.stop and self.saturation is not None:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops to count."""
+        self._release()
+
+    # What `training.fit_shrinking` needs to resume ----------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the densities so far, JSON-compatible."""
+        return {
+            "curve": self.curve,
+            "layers": self.layers,
+            "saturation": self.saturation,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+        self._restored = state
+
+    # Steps -----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        require_graph(self.model)
+        taps, self.skipped = activation_taps(self.model)
+        if not taps:
+            raise ValueError(
+                "Invalid value for argument `model`. Expected a model with a "
+                "convolution or dense layer that an activation function follows. "
+                f"Received: {self.model.name!r} without one: {self.skipped}"
+            )
+        if self.data is None:
+            self._meter = DensityMeter.for_training(taps, self.threshold)
+            self._meter.active = False
+            self._meter.attach()
+            # A step that was traced before does not count.
+            self.model.make_train_function(force=True)
+        else:
+            self._meter = DensityMeter(taps, self.threshold)
+        self._measured = self.model
+
+    def _measure(self, meter: DensityMeter) -> None:
+        meter.reset()
+        meter.attach()
+        try:
+            for batch in batches(self.data):
+                self.model(batch, training=False)
+        finally:
+            meter.detach()
+
+    def _release(self) -> None:
+        if self._meter is not None and self.data is None:
+            self._meter.detach()
+            assert self._measured is not None
+            self._measured.make_train_function(force=True)
+        self._meter = self._measured = None
+
+    # Configuration ---------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values.
+
+        Raises:
+            ValueError: if the callback holds data, which is no configuration.
+        """
+        if self.data is not None:
+            raise ValueError(
+                "ActivationDensity with `data` has no configuration: data is not "
+                "stored in one. Create it anew with the data."
+            )
+        return {
+            "patience": self.patience,
+            "min_delta": self.min_delta,
+            "stop": self.stop,
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a callback from what `get_config` returned."""
+        return cls(**config)
+
+
+def _warn_of_dense(taps: Mapping[str, Tap], threshold: float) -> None:
+    dense = [name for name, tap in taps.items() if not tap.sparse]
+    if dense and not threshold:
+        shown = ", ".join(dense[:5]) + (", …" if len(dense) > 5 else "")
+        warnings.warn(
+            f"The activation functions behind {len(dense)} layers ({shown}) are never "
+            "exactly zero, so that their density is about 1 whatever the network "
+            "learns. Pass ActivationDensity(threshold=…), below which an activation "
+            "counts as zero.",
+            stacklevel=2,
+        )
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"Invalid value for argument `{name}`. Expected a number. "
+            f"Received: {name}={value!r}"
+        )
+    if not 0 <= value < float("inf"):
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a number of at least 0. "
+            f"Received: {name}={value!r}"
+        )
+    return float(value)
