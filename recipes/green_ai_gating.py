@@ -133,12 +133,6 @@ flags.DEFINE_integer("limit", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_list("decay_at", None, "Overrides the preset.")
-flags.DEFINE_bool(
-    "jit_compile",
-    None,
-    "Whether XLA compiles the training step; Keras decides by default, and does. On a "
-    "CPU --nojit_compile may be faster: its convolutions are.",
-)
 flags.DEFINE_string("out", "out/green_ai_gating", "Folder for the results.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
 
@@ -167,12 +161,11 @@ def main(_):
         jobs,
         out=FLAGS.out,
         data_dir=FLAGS.data_dir,
-        jit_compile="auto" if FLAGS.jit_compile is None else FLAGS.jit_compile,
     )
     print(f"\n{report}\n\nResults are in {Path(FLAGS.out).resolve()}")
 
 
-def run(settings, jobs, *, out, data_dir=None, jit_compile="auto"):
+def run(settings, jobs, *, out, data_dir=None):
     """Trains what is not trained yet, and reports on all that is."""
     folder = open_folder(out, settings)
     data = tfc.data.load(
@@ -183,7 +176,7 @@ def run(settings, jobs, *, out, data_dir=None, jit_compile="auto"):
         if (folder / f"{job.key}.json").exists():
             print("is there already")
         else:
-            train(job, settings, data, folder, jit_compile)
+            train(job, settings, data, folder)
     return write_report(settings, data, folder)
 
 
@@ -283,7 +276,7 @@ def gated(job, model):
     )
 
 
-def train(job, settings, data, folder, jit_compile="auto"):
+def train(job, settings, data, folder):
     """Trains one network, finalises it, and writes both and the record."""
     keras.utils.set_random_seed(job.seed)
     model = getattr(tfc.zoo, settings.model)(
@@ -305,7 +298,6 @@ def train(job, settings, data, folder, jit_compile="auto"):
         optimizer(settings, len(batches)),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=jit_compile,
     )
     start = time.perf_counter()
     # Nothing is removed while gates are there; this is for the backups.

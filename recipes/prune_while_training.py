@@ -13,21 +13,31 @@ for efficiently optimizing deep learning networks" (2020), compare:
     python recipes/prune_while_training.py
     python recipes/prune_while_training.py --preset=paper --width=0.25 --limit=20000
 
+    python recipes/prune_while_training.py --rates=conv4:0.8+conv5:0.8
+    python recipes/prune_while_training.py --rates=0.6 --ranking=global
+
+A rate is a number, for every layer as in the paper, or targets of single layers:
+"conv4:0.8+conv5:0.8" prunes 80 % of the layers whose names begin with conv4 or
+conv5 and leaves the others alone. With --ranking=global a number is the share of
+all filters, wherever the lowest scores are.
+
 Pruned networks get really smaller while they train, so that their epochs get
 cheaper. A run that is interrupted goes on where it was when the same command is
-given again; further --seeds, --rates and --variants add to what is there.
+given again; further --seeds, --rates, --variants and --ranking add to what is
+there.
 
 Results in --out: report.html and report.json with the curves of the paper's
 Figures 1 to 5, results.json with every run, and the trained models.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +124,18 @@ PRT_FRACTION = 55 / 80
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("preset", "quick", sorted(PRESETS), "Where the settings come from.")
 flags.DEFINE_multi_enum("variants", VARIANTS, VARIANTS, "What to train.")
-flags.DEFINE_list("rates", ["0.8"], "Pruning rates; the first is for all variants.")
+flags.DEFINE_list(
+    "rates",
+    ["0.8"],
+    "Pruning rates; the first is for all variants. NAME:RATE+NAME:RATE+… for rates of "
+    "the layers whose names begin so.",
+)
+flags.DEFINE_enum(
+    "ranking",
+    "layer",
+    ["layer", "global"],
+    "Whether every layer is pruned at the rate, or the layers' filters compete.",
+)
 flags.DEFINE_list("seeds", ["0"], "One training of each variant for each seed.")
 flags.DEFINE_string("dataset", None, "Overrides the preset.")
 flags.DEFINE_enum("model", None, ["lenet5", "vgg16", "vgg19"], "Overrides the preset.")
@@ -124,12 +145,6 @@ flags.DEFINE_integer("epochs", None, "Overrides the preset.", lower_bound=2)
 flags.DEFINE_float("ramp", None, "Overrides the preset.", 0.0, 1.0)
 flags.DEFINE_integer("shrink_every", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_bool(
-    "jit_compile",
-    None,
-    "Whether XLA compiles the training step; Keras decides by default, and does. On a "
-    "CPU --nojit_compile may be faster: its convolutions are.",
-)
 flags.DEFINE_string("out", "out/prune_while_training", "Folder for the results.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
 
@@ -143,28 +158,42 @@ def main(_):
     report = run(
         dataclasses.replace(PRESETS[FLAGS.preset], **overrides),
         variants=FLAGS.variants,
-        rates=[float(rate) for rate in FLAGS.rates],
+        rates=FLAGS.rates,
         seeds=[int(seed) for seed in FLAGS.seeds],
         out=FLAGS.out,
+        ranking=FLAGS.ranking,
         data_dir=FLAGS.data_dir,
-        jit_compile="auto" if FLAGS.jit_compile is None else FLAGS.jit_compile,
     )
     print(f"\n{report}\n\nResults are in {Path(FLAGS.out).resolve()}")
 
 
-def run(settings, *, variants, rates, seeds, out, data_dir=None, jit_compile="auto"):
+def run(
+    settings,
+    *,
+    variants,
+    rates,
+    seeds,
+    out,
+    ranking="layer",
+    data_dir=None,
+):
     """Trains what is not trained yet, and reports on all that is."""
+    jobs = [
+        job for seed in seeds for job in plan(settings, variants, rates, seed, ranking)
+    ]
     folder = open_folder(out, settings)
-    jobs = [job for seed in seeds for job in plan(settings, variants, rates, seed)]
     data = tfc.data.load(
         settings.dataset, data_dir=data_dir, seed=0, limit=settings.limit
     )
+    model = network(settings, data)
+    for job in jobs:
+        pruning(job, settings, model)  # refuses unknown layers before anything trains
     for number, job in enumerate(jobs, start=1):
         print(f"\n[{number}/{len(jobs)}] {job.name}, seed {job.seed}", flush=True)
         if (folder / f"{job.key}.json").exists():
             print("is there already")
         else:
-            train(job, settings, data, folder, jit_compile)
+            train(job, settings, data, folder)
     return write_report(settings, data, folder)
 
 
@@ -173,50 +202,95 @@ def run(settings, *, variants, rates, seeds, out, data_dir=None, jit_compile="au
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One training: a variant at a rate (0 for dense) with a seed."""
+    """One training: a variant at a rate (0 for dense) with a seed.
+
+    Attributes:
+        variant: one of `VARIANTS`.
+        rate: the rate of every layer (or of all filters), or rates by the
+            beginnings of layers' names.
+        seed: of weights, data and the random criterion.
+        schedule: how a rate is reached, from the rate.
+        criterion: as for `FilterPruning`.
+        ranking: as for `FilterPruning`.
+    """
 
     variant: str
-    rate: float
+    rate: float | dict[str, float]
     seed: int
-    schedule: tfc.schedules.Schedule | None = None
+    schedule: Callable[[float], tfc.schedules.Schedule] | None = None
     criterion: Any = "l1"
+    ranking: str = "layer"
 
     @property
     def name(self) -> str:
         """What the results call it."""
-        return self.variant if not self.rate else f"{self.variant} {self.rate:.0%}"
+        if not self.rate:
+            return self.variant
+        rates = self.rate
+        if isinstance(rates, dict):
+            rates = " ".join(f"{name} {rate:.0%}" for name, rate in rates.items())
+        else:
+            rates = f"{rates:.0%}"
+        return f"{self.variant} {rates}{' global' * (self.ranking == 'global')}"
 
     @property
     def key(self) -> str:
         """What its files are called."""
-        return f"{self.variant}-{self.rate:g}-seed{self.seed}"
+        rates = self.rate
+        if isinstance(rates, dict):
+            rates = "_".join(f"{name}at{rate:g}" for name, rate in rates.items())
+        else:
+            rates = f"{rates:g}"
+        where = "-global" * (self.ranking == "global")
+        return f"{self.variant}-{rates}{where}-seed{self.seed}"
 
 
-def plan(settings, variants, rates, seed) -> Iterator[Job]:
+def plan(settings, variants, rates, seed, ranking="layer") -> Iterator[Job]:
     """The trainings of one seed: all variants at the first rate, PWT-L1 at all."""
     # The last of `ramp` epochs trains at the full rate.
     end = max(1, round(settings.ramp * settings.epochs) - 1)
-    retrain_after = round(PRT_FRACTION * settings.epochs)
-    for index, rate in enumerate(rates):
-        growing = tfc.schedules.Linear(0.0, rate, begin=0, end=end)
-        jobs = {
-            "dense": Job("dense", 0.0, seed),
-            "pwt-l1": Job("pwt-l1", rate, seed, growing),
-            "prt": Job(
-                "prt", rate, seed, tfc.schedules.OneShot(rate, at=retrain_after)
-            ),
-            "pwt-mean-activation": Job(
-                "pwt-mean-activation", rate, seed, growing, "mean_activation"
-            ),
-            "pwt-random": Job(
-                "pwt-random", rate, seed, growing, tfc.criteria.Random(seed)
-            ),
-            "pwt-l1-mod2": Job(
-                "pwt-l1-mod2", rate, seed, dataclasses.replace(growing, every=2)
-            ),
-        }
-        chosen = variants if index == 0 else [v for v in variants if v == "pwt-l1"]
-        yield from (jobs[variant] for variant in chosen)
+    growing = functools.partial(tfc.schedules.Linear, 0.0, begin=0, end=end)
+    every_second = functools.partial(growing, every=2)
+    abrupt = functools.partial(
+        tfc.schedules.OneShot, at=round(PRT_FRACTION * settings.epochs)
+    )
+    recipes = {
+        "pwt-l1": (growing, "l1"),
+        "prt": (abrupt, "l1"),
+        "pwt-mean-activation": (growing, "mean_activation"),
+        "pwt-random": (growing, tfc.criteria.Random(seed)),
+        "pwt-l1-mod2": (every_second, "l1"),
+    }
+    for index, text in enumerate(rates):
+        rate = parsed(text)
+        if ranking == "global" and isinstance(rate, dict):
+            raise ValueError(
+                "Invalid value for argument `rates`. Expected numbers for the global "
+                f"ranking, which finds the layers' rates itself. Received: {text!r}"
+            )
+        for variant in variants if index == 0 else {"pwt-l1"}.intersection(variants):
+            if variant == "dense":
+                yield Job("dense", 0.0, seed)
+            else:
+                yield Job(variant, rate, seed, *recipes[variant], ranking)
+
+
+def parsed(text) -> float | dict[str, float]:
+    """The rate that a number or NAME:RATE+NAME:RATE+… stands for."""
+    try:
+        if ":" not in str(text):
+            rates = {"": float(text)}
+        else:
+            pairs = (piece.split(":") for piece in text.split("+"))
+            rates = {name: float(rate) for name, rate in pairs}
+    except ValueError:
+        rates = {}
+    if not rates or not all(0 < rate < 1 for rate in rates.values()):
+        raise ValueError(
+            "Invalid value for argument `rates`. Expected numbers between 0 and 1, or "
+            f"NAME:RATE+NAME:RATE+… Received: {text!r}"
+        )
+    return rates.get("", rates)
 
 
 class Progress(keras.callbacks.Callback):
@@ -234,12 +308,11 @@ class Progress(keras.callbacks.Callback):
         logs["training_macs"] = cost.training_macs
 
 
-def train(job, settings, data, folder, jit_compile="auto"):
+def train(job, settings, data, folder):
     """Trains one variant and writes its model and its record."""
     keras.utils.set_random_seed(job.seed)
-    model = getattr(tfc.zoo, settings.model)(
-        width=settings.width, input_shape=data.input_shape, classes=data.classes
-    )
+    model = network(settings, data)
+    filters = count_filters(model)
     batches = data.pipeline(
         "train",
         batch_size=settings.batch_size,
@@ -253,11 +326,8 @@ def train(job, settings, data, folder, jit_compile="auto"):
         keras.optimizers.Adam(decay),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=jit_compile,
     )
-    callbacks = [Progress()]
-    if job.schedule is not None:
-        callbacks.append(pruning(job, settings, model))
+    callbacks = [Progress(), *pruning(job, settings, model)]
     start = time.perf_counter()
     model = tfc.training.fit_shrinking(
         model,
@@ -277,7 +347,10 @@ def train(job, settings, data, folder, jit_compile="auto"):
     record = {
         "variant": job.variant,
         "name": job.name,
+        "key": job.key,
         "rate": job.rate,
+        "ranking": job.ranking,
+        "pruned": 1.0 - count_filters(model) / filters,
         "seed": job.seed,
         "test_accuracy": accuracy,
         "parameters": model.count_params(),
@@ -291,15 +364,57 @@ def train(job, settings, data, folder, jit_compile="auto"):
     print(f"test accuracy {accuracy:.2%}, {record['parameters']:,} parameters")
 
 
-def pruning(job, settings, model):
-    layers = None
-    if settings.convolutions_only:
-        layers = [
-            layer.name
-            for layer in model.layers
-            if isinstance(layer, keras.layers.Conv2D)
-        ]
-    return tfc.callbacks.FilterPruning(job.schedule, job.criterion, layers=layers)
+def network(settings, data):
+    return getattr(tfc.zoo, settings.model)(
+        width=settings.width, input_shape=data.input_shape, classes=data.classes
+    )
+
+
+def pruning(job, settings, model) -> list[keras.callbacks.Callback]:
+    """What prunes in a job: one callback, or none."""
+    if job.schedule is None:
+        return []
+    kinds = (keras.layers.Conv2D,)
+    if not settings.convolutions_only:
+        kinds += (keras.layers.Dense,)
+    names = [layer.name for layer in model.layers if isinstance(layer, kinds)]
+    if isinstance(job.rate, dict):
+        rates = rates_by_layer(job.rate, names)
+        targets = {name: job.schedule(rate) for name, rate in rates.items()}
+        return [tfc.callbacks.FilterPruning(targets, job.criterion)]
+    return [
+        tfc.callbacks.FilterPruning(
+            job.schedule(job.rate),
+            job.criterion,
+            layers=names if settings.convolutions_only else None,
+            ranking=job.ranking,
+        )
+    ]
+
+
+def rates_by_layer(rates, names) -> dict[str, float]:
+    """The rate of each layer that one of the beginnings stands for, the longest."""
+    for beginning in rates:
+        if not any(name.startswith(beginning) for name in names):
+            raise ValueError(
+                "Invalid value for argument `rates`. Expected beginnings of the names "
+                f"{', '.join(names)}. Received: {beginning!r}"
+            )
+    result = {}
+    for name in names:
+        mine = [beginning for beginning in rates if name.startswith(beginning)]
+        if mine:
+            result[name] = rates[max(mine, key=len)]
+    return result
+
+
+def count_filters(model) -> int:
+    """Number of filters of all convolutions."""
+    return sum(
+        layer.filters
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    )
 
 
 # Results -----------------------------------------------------------------------
@@ -329,15 +444,15 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 def write_report(settings, data, folder) -> tfc.report.Report:
     records = [json.loads(path.read_text()) for path in folder.glob("*-seed*.json")]
-    records.sort(key=lambda r: (VARIANTS.index(r["variant"]), -r["rate"], r["seed"]))
+    records.sort(
+        key=lambda r: (VARIANTS.index(r["variant"]), -r["pruned"], r["name"], r["seed"])
+    )
     write_atomic(folder / "results.json", json.dumps(records, indent=1))
     print(f"\n{table(records)}")
     seed = records[0]["seed"]
     first = {r["name"]: r for r in records if r["seed"] == seed}
     models = {
-        name: keras.saving.load_model(
-            folder / f"{r['variant']}-{r['rate']:g}-seed{seed}.keras"
-        )
+        name: keras.saving.load_model(folder / f"{r['key']}.keras")
         for name, r in first.items()
     }
     report = tfc.report.compare(
@@ -357,8 +472,9 @@ def table(records) -> str:
     """Mean and spread over the seeds of each variant."""
     names = list(dict.fromkeys(r["name"] for r in records))
     lines = [
-        "| variant | seeds | test accuracy, % | parameters | training MACs | seconds |",
-        "|---|---|---|---|---|---|",
+        "| variant | seeds | test accuracy, % | filters pruned | parameters | MACs "
+        "| training MACs | seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
         runs = [r for r in records if r["name"] == name]
@@ -367,7 +483,8 @@ def table(records) -> str:
         if len(runs) > 1:
             mean += f" ± {statistics.stdev(accuracy):.2f}"
         lines.append(
-            f"| {name} | {len(runs)} | {mean} | {runs[0]['parameters']:,} "
+            f"| {name} | {len(runs)} | {mean} | {runs[0]['pruned']:.1%} "
+            f"| {runs[0]['parameters']:,} | {runs[0]['macs']:,} "
             f"| {runs[0]['training_macs']:.3g} "
             f"| {statistics.mean(sum(r['history']['seconds']) for r in runs):.0f} |"
         )
@@ -390,14 +507,16 @@ def figures(records) -> list[tfc.report.Curves]:
         ),
     ]
     # All variants are there at this rate; PWT-L1 possibly at others too.
-    rate = statistics.mode([r["rate"] for r in records.values() if r["rate"]] or [0.0])
+    pruned = [(r["rate"], r["ranking"]) for r in records.values() if r["rate"]]
+    shown_at = max(pruned, key=pruned.count, default=None)
     curves = []
     for title, variants, quantity, number in shown:
         all_rates = number == 3
         series = {
             name: list(enumerate(r["history"][quantity], start=1))
             for name, r in records.items()
-            if r["variant"] in variants and (all_rates or r["rate"] in (0.0, rate))
+            if r["variant"] in variants
+            and (all_rates or not r["rate"] or (r["rate"], r["ranking"]) == shown_at)
         }
         if len(series) > 1:
             curves.append(
