@@ -50,9 +50,9 @@ class IncrementalApproximation(keras.callbacks.Callback):
     """Hands a network over to approximate multipliers step by step.
 
     Algorithm 1 of the cross-stack paper, for layers that are wrapped in
-    `layers.DrumMultiply`. The epochs of `fit` are divided evenly among the
-    iterations; if there are more iterations than epochs, the batches are. When
-    iteration i of N begins, in every layer
+    `layers.DrumMultiply`. The epochs of `fit` (or the first `epochs` of them) are
+    divided evenly among the iterations; if there are more iterations than epochs,
+    the batches are. When iteration i of N begins, in every layer
 
     1. the weights that are neither pruned nor approximated are ranked by their
        absolute approximation error |T(w) - w|;
@@ -74,7 +74,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
     first: do not use `DynamicSurgery` in the same `fit`.
 
     The weights that come last have the largest errors, and nothing makes up for
-    them: the more iterations, the fewer they are.
+    them: the more iterations, the fewer they are. Moving averages of normalisations
+    need time to follow, so leave some epochs after the last of many iterations.
 
     What is approximated is a weight of the layer, and the iteration follows from
     epoch and batch. A training that is interrupted and restored goes on where it
@@ -94,33 +95,33 @@ class IncrementalApproximation(keras.callbacks.Callback):
     Args:
         iterations: N, in how many parts the weights are approximated. Defaults to
             `4`.
+        epochs: how many epochs are divided among the iterations; what follows
+            belongs to the last one. `None` for all epochs of `fit`. Defaults to
+            `None`.
         layers: names of the `DrumMultiply` layers concerned; `None` for all.
             Defaults to `None`.
         exclude: names of layers to leave as they are. Defaults to `()`.
 
     Raises:
         TypeError: if `layers` or `exclude` is not a list of strings.
-        ValueError: if `iterations` is not a positive int. When training begins,
-            before its first step: if the model is subclassed or not built, a name
-            is unknown or not that of a `DrumMultiply`, or there are fewer batches
-            than iterations, or an unknown number.
+        ValueError: if `iterations` or `epochs` is not a positive int. When training
+            begins, before its first step: if the model is subclassed or not built,
+            a name is unknown or not that of a `DrumMultiply`, there are fewer
+            epochs than `epochs`, or fewer batches in them than iterations, or an
+            unknown number.
     """
 
     def __init__(
         self,
         iterations: int = 4,
         *,
+        epochs: int | None = None,
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        valid = isinstance(iterations, int) and not isinstance(iterations, bool)
-        if not valid or iterations < 1:
-            raise ValueError(
-                "Invalid value for argument `iterations`. Expected an int of at least "
-                f"1. Received: iterations={iterations!r}"
-            )
-        self.iterations = iterations
+        self.iterations = _positive("iterations", iterations)
+        self.epochs = None if epochs is None else _positive("epochs", epochs)
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         self._targets: list[_Target] = []
@@ -141,7 +142,12 @@ class IncrementalApproximation(keras.callbacks.Callback):
             for layer in selection.chosen.values()
             if (drum := find_wrapper(layer, DrumMultiply)) is not None
         ]
-        epochs, steps = self.params["epochs"], self.params["steps"]
+        if self._length > self.params["epochs"]:
+            raise ValueError(
+                "Invalid value for argument `epochs`. Expected at most as many as `fit` "
+                f"has, {self.params['epochs']}. Received: epochs={self.epochs}"
+            )
+        epochs, steps = self._length, self.params["steps"]
         if self.iterations > epochs * (steps or 1):
             known = f"batches, {epochs * steps}" if steps else f"epochs, {epochs}"
             raise ValueError(
@@ -176,7 +182,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
 
     def iteration(self, epoch: int, batch: int = 0) -> int:
         """The iteration, from 1, that a batch of an epoch, from 0, belongs to."""
-        position, length = epoch, self.params["epochs"]
+        position, length = epoch, self._length
         if self.iterations > length:
             position = epoch * self.params["steps"] + batch
             length *= self.params["steps"]
@@ -191,6 +197,11 @@ class IncrementalApproximation(keras.callbacks.Callback):
         return done / free if free else 1.0
 
     # Steps -----------------------------------------------------------------
+
+    @property
+    def _length(self) -> int:
+        """Number of epochs that are divided among the iterations."""
+        return int(self.epochs or self.params["epochs"])
 
     def _begin(self, iteration: int) -> None:
         self._iteration = iteration
@@ -234,6 +245,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
         """Returns the constructor arguments as plain Python values."""
         return {
             "iterations": self.iterations,
+            "epochs": self.epochs,
             "layers": None if self.layers is None else list(self.layers),
             "exclude": list(self.exclude),
         }
@@ -307,3 +319,12 @@ def _refuse(layer: keras.layers.Layer) -> str | None:
     if not kernels(layer):
         return "has no trainable kernel"
     return None
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
+            f"Received: {name}={value!r}"
+        )
+    return value
