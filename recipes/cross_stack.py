@@ -56,10 +56,14 @@ class Settings:
             schemes have both in one.
         surgery_fraction: fraction of the steps after which masks stay as they are.
         iterations: of the incremental approximation.
+        gradient: of approximate products, as for `tfcompress.layers.DrumMultiply`.
         bits: significant bits of weights and activations.
         batch_size: images in a batch.
         learning_rate: initial rate of Adam, which decays along a cosine to 0.
         fine_tuning_rate: the same for all but the dense network.
+        settling_epochs: epochs at the end of an incremental approximation in which
+            all weights are approximated. The rate decays in them only, because
+            until then the weights that are left have to make up for the others.
         augment: as for `tfcompress.data.Dataset.pipeline`.
         hardware: profile of the modelled energy.
     """
@@ -76,7 +80,9 @@ class Settings:
     fine_tuning_rate: float
     augment: str | None
     surgery_fraction: float = 0.7
-    iterations: int = 4
+    settling_epochs: int = 1
+    iterations: int = 50
+    gradient: str = "exact"
     bits: tuple[int, int] = (1, 5)
     hardware: str = "cross_stack_65nm"
 
@@ -131,6 +137,9 @@ flags.DEFINE_integer("surgery_epochs", None, "Overrides the preset.", lower_boun
 flags.DEFINE_integer(
     "approximation_epochs", None, "Overrides the preset.", lower_bound=1
 )
+flags.DEFINE_integer("iterations", None, "Overrides the preset.", lower_bound=1)
+flags.DEFINE_enum("gradient", None, ["exact", "approximate"], "Overrides the preset.")
+flags.DEFINE_integer("settling_epochs", None, "Overrides the preset.", lower_bound=0)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_float("fine_tuning_rate", None, "Overrides the preset.", lower_bound=0.0)
 flags.DEFINE_string("hardware", None, "Overrides the preset.")
@@ -265,10 +274,8 @@ def train(job, settings, data, folder):
         seed=job.seed,
     )
     steps = job.epochs * len(batches)
-    rate = settings.fine_tuning_rate if job.source else settings.learning_rate
-    decay = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(
-        keras.optimizers.Adam(decay),
+        keras.optimizers.Adam(rate(job, settings, steps)),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
@@ -288,7 +295,7 @@ def train(job, settings, data, folder):
     seconds = time.perf_counter() - start
     save_model(model, folder / f"{job.key}.keras")
     if job.bits and not job.approximation:
-        model = tfc.layers.wrap(model, approximate(job.bits))
+        model = tfc.layers.wrap(model, approximate(job.bits, settings))
     test = data.pipeline("test", batch_size=512)
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     cost = tfc.cost.count(model)
@@ -318,7 +325,7 @@ def prepare(job, settings, data, folder) -> keras.Model:
     if job.surgery:
         model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
     if job.approximation:
-        model = tfc.layers.wrap(model, approximate(job.bits))
+        model = tfc.layers.wrap(model, approximate(job.bits, settings))
     return model
 
 
@@ -330,9 +337,23 @@ def network(settings, data) -> keras.Model:
     return tfc.zoo.cross_stack(settings.dataset, settings.network, width=settings.width)
 
 
-def approximate(bits):
+def approximate(bits, settings):
     return functools.partial(
-        tfc.layers.DrumMultiply, weight_bits=bits[0], activation_bits=bits[1]
+        tfc.layers.DrumMultiply,
+        weight_bits=bits[0],
+        activation_bits=bits[1],
+        gradient=settings.gradient,
+    )
+
+
+def rate(job, settings, steps) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Along a cosine, after a steady part while weights are handed over."""
+    initial = settings.fine_tuning_rate if job.source else settings.learning_rate
+    steady = 0
+    if job.approximation == "incremental" and settings.settling_epochs:
+        steady = steps - steps * settings.settling_epochs // job.epochs
+    return keras.optimizers.schedules.CosineDecay(
+        initial, steps - steady, warmup_target=initial, warmup_steps=steady
     )
 
 
@@ -342,7 +363,11 @@ def callbacks(job, settings, steps):
         end = max(1, round(settings.surgery_fraction * steps))
         chosen.append(tfc.callbacks.DynamicSurgery(job.surgery, end=end, seed=job.seed))
     if job.approximation == "incremental":
-        chosen.append(tfc.callbacks.IncrementalApproximation(settings.iterations))
+        chosen.append(
+            tfc.callbacks.IncrementalApproximation(
+                settings.iterations, epochs=job.epochs - settings.settling_epochs
+            )
+        )
     return chosen
 
 

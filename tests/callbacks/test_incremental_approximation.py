@@ -273,6 +273,18 @@ def test_more_iterations_than_epochs_begin_within_them(jit):
     assert [kind for _, kind in seen] == ["mixed"] * 10 + ["all"] * 2
 
 
+def test_epochs_may_follow_the_last_iteration():
+    model, watch = network("adam"), Watch()
+    history = fit(model, IncrementalApproximation(4, epochs=2), watch, epochs=5)
+    # The second half of the weights joins in the middle of an epoch.
+    np.testing.assert_allclose(history["approximated"], [0.5, 1, 1, 1, 1], atol=0.02)
+    assert [b["logits"]["partition"] for b in watch.begins] == ["mixed"] * 2 + [
+        "all"
+    ] * 3
+    with pytest.raises(ValueError, match=r"`fit` has, 1\. Received: epochs=2"):
+        fit(model, IncrementalApproximation(2, epochs=2), epochs=1)
+
+
 def test_there_must_be_a_batch_for_each_iteration():
     import tensorflow as tf
 
@@ -293,10 +305,12 @@ def test_there_must_be_a_batch_for_each_iteration():
 def test_bad_iterations_are_refused(iterations):
     with pytest.raises(ValueError, match="iterations"):
         IncrementalApproximation(iterations)
+    with pytest.raises(ValueError, match="epochs"):
+        IncrementalApproximation(epochs=iterations)
 
 
 def test_configuration_survives_json():
-    callback = IncrementalApproximation(3, layers=["a"], exclude=["b"])
+    callback = IncrementalApproximation(3, epochs=5, layers=["a"], exclude=["b"])
     stored = json.loads(json.dumps(callback.get_config()))
     assert IncrementalApproximation.from_config(stored).get_config() == stored
 

@@ -37,6 +37,28 @@ def test_every_scheme_has_the_same_number_of_epochs(recipe):
     assert all(order.index(s) < order.index(n) for n, s in sources.items() if s)
 
 
+def test_the_rate_is_steady_until_a_network_is_handed_over(recipe):
+    settings = dataclasses.replace(
+        recipe.PRESETS["quick"],
+        surgery_epochs=4,
+        approximation_epochs=4,
+        settling_epochs=1,
+    )
+    for job in recipe.plan(settings, recipe.SCHEMES, ["aggressive"], 0):
+        steps = 100 * job.epochs
+        rate = recipe.rate(job, settings, steps)
+        initial = settings.fine_tuning_rate if job.source else settings.learning_rate
+        incremental = job.name in ("proposed-aggressive", "incremental")
+        steady = steps - 100 if incremental else 0
+        assert float(rate(0)) == pytest.approx(initial)
+        assert float(rate(steady)) == pytest.approx(initial)
+        assert float(rate((steady + steps) // 2)) == pytest.approx(initial / 2)
+        assert float(rate(steps)) == pytest.approx(0, abs=1e-9)
+        for callback in recipe.callbacks(job, settings, steps):
+            if isinstance(callback, tfc.callbacks.IncrementalApproximation):
+                assert callback.epochs == job.epochs - 1
+
+
 def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypatch):
     trained = []
     train = recipe.train

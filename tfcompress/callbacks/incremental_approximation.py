@@ -144,8 +144,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
         ]
         if self._length > self.params["epochs"]:
             raise ValueError(
-                "Invalid value for argument `epochs`. Expected at most as many as `fit` "
-                f"has, {self.params['epochs']}. Received: epochs={self.epochs}"
+                "Invalid value for argument `epochs`. Expected at most as many as "
+                f"`fit` has, {self.params['epochs']}. Received: epochs={self.epochs}"
             )
         epochs, steps = self._length, self.params["steps"]
         if self.iterations > epochs * (steps or 1):
