@@ -72,6 +72,7 @@ KNOWS = {
         "callbacks",
         "cost",
         "layers",
+        "report",
     },
     "_finalize": {"structure", "policy", "layers", "gates"},
     "cli": {"structure", "cost", "export", "report", "data", "_finalize"},

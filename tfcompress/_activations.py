@@ -21,7 +21,14 @@ from tfcompress.structure._graph import (
 )
 from tfcompress.structure._trace import Trace, trace
 
-__all__ = ["ActivationMeter", "DensityMeter", "Tap", "activation_taps", "batches"]
+__all__ = [
+    "ActivationMeter",
+    "DensityMeter",
+    "Tap",
+    "activation_taps",
+    "batches",
+    "watch",
+]
 
 # Operations that may stand between a filter and its activation function.
 _TRANSPARENT = (
@@ -414,6 +421,39 @@ class DensityMeter(_Meter):
             counts.assign_add(ops.stack([nonzero, everything]))
 
         return count
+
+
+class _Recorder(_Meter):
+    """Keeps the last outputs of operations."""
+
+    def __init__(self, taps: Sequence[Tap]) -> None:
+        super().__init__()
+        self.taps = taps
+        self.outputs: dict[int, np.ndarray] = {}
+
+    def _measures(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+        for tap in self.taps:
+            yield tap.operation, self._keeper(tap)
+
+    def _variables(self) -> Iterator[keras.Variable]:
+        yield from ()
+
+    def _keeper(self, tap: Tap) -> Callable[[Any], None]:
+        def keep(output: Any) -> None:
+            self.outputs[id(tap)] = ops.convert_to_numpy(output)
+
+        return keep
+
+
+def watch(model: keras.Model, taps: Sequence[Tap], inputs: Any) -> list[np.ndarray]:
+    """Runs a model in inference mode and returns the activations at `taps`."""
+    recorder = _Recorder(taps)
+    recorder.attach()
+    try:
+        model(inputs, training=False)
+    finally:
+        recorder.detach()
+    return [recorder.outputs[id(tap)] for tap in taps]
 
 
 def _steps(model: keras.Model, prefix: str) -> Iterator[_Step]:

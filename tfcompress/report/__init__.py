@@ -11,6 +11,7 @@ from tfcompress.report._figures import (
     Report,
     load,
 )
+from tfcompress.report._maps import activation_map
 
 __all__ = [
     "Curves",
@@ -20,6 +21,7 @@ __all__ = [
     "LayerFigures",
     "ModelFigures",
     "Report",
+    "activation_map",
     "compare",
     "load",
 ]

@@ -390,7 +390,13 @@ def _training_chart(report: Report, metric: str) -> Chart | None:
 def _lines(report: Report, curves: Curves) -> Chart | None:
     names = short_names(list(curves.series), _NAME)
     values: list[dict[str, Any]] = [
-        {"line": names[name], "x": x, "y": y, "text": f"{y:.4g}"}
+        {
+            "line": names[name],
+            "x": x,
+            "y": y,
+            "text": f"{y:.4g}",
+            "single": len(points) == 1,
+        }
         for name, points in curves.series.items()
         for x, y in points
         if y is not None
@@ -435,7 +441,7 @@ def _grid(heatmap: Heatmap) -> Chart | None:
         f"{heatmap.x_label}: {heatmap.title}.",
         spec=vega.spec(
             values,
-            height=max(22 * len(rows), 80),
+            height=min(max(22 * len(rows), 80), 440),
             mark={"type": "rect"},
             encoding={
                 "y": vega.names("row", rows, heatmap.y_label),

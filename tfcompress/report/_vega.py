@@ -67,6 +67,8 @@ def lines(
 ) -> _Part:
     """A line chart of `values` with the fields `line`, `x`, `y`, `text`.
 
+    Those whose field `single` is true are shown as points.
+
     Args:
         values: the data.
         x_title: title of the horizontal axis.
@@ -98,6 +100,12 @@ def lines(
         layer=[
             {
                 "mark": {"type": "line", "strokeWidth": 2, "point": len(xs) == 1},
+                "encoding": {"opacity": faded("line")},
+            },
+            {
+                # A line of one point would not be seen.
+                "transform": [{"filter": "datum.single"}],
+                "mark": {"type": "point", "filled": True, "size": 60},
                 "encoding": {"opacity": faded("line")},
             },
             {

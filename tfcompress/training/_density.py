@@ -20,6 +20,7 @@ from tfcompress import cost, policy, structure
 from tfcompress._activations import activation_taps
 from tfcompress._files import check_writable, write_atomic
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
+from tfcompress.report import Curves, Heatmap
 from tfcompress.structure._graph import require_graph
 from tfcompress.training._shrinking import fit_shrinking
 
@@ -113,6 +114,38 @@ class DensityResult:
         return cost.training_memory_complexity(
             self.parameter_reductions, [net.epochs for net in self.nets]
         )
+
+    def curves(self) -> Curves:
+        """Density over epochs for a report, as Figure 1, with ρ as points."""
+        series: dict[str, list[tuple[float, float | None]]] = {}
+        for index, net in enumerate(self.nets):
+            series[f"net {index}"] = [*enumerate(net.curve, start=1)]
+            if net.saturation is not None:
+                point = (net.saturation, net.curve[net.saturation - 1])
+                series[f"net {index} saturated"] = [point]
+        return Curves(
+            title="Activation density",
+            x_label="epoch",
+            y_label="fraction of activations that are not zero",
+            series=series,
+            description="Each network narrower than the one before. Points: where the "
+            "density had settled.",
+        )
+
+    def heatmaps(self) -> list[Heatmap]:
+        """Density of each layer over epochs for a report, as Figures 2 and 3."""
+        return [
+            Heatmap(
+                title=f"Activation density of the layers: net {index}",
+                x_label="epoch",
+                y_label="layer",
+                value_label="fraction of activations that are not zero",
+                columns=[str(epoch) for epoch in range(1, net.epochs + 1)],
+                rows=list(net.densities),
+                values=[list(values) for values in net.densities.values()],
+            )
+            for index, net in enumerate(self.nets)
+        ]
 
     def __str__(self) -> str:
         rows = [
