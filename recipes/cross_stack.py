@@ -56,6 +56,8 @@ class Settings:
             schemes have both in one.
         surgery_fraction: fraction of the steps after which masks stay as they are.
         iterations: of the incremental approximation.
+        dense_seed: seed of the dense network that all seeds start from; `None` for
+            each to train its own.
         gradient: of approximate products, as for `tfcompress.layers.DrumMultiply`.
         bits: significant bits of weights and activations.
         batch_size: images in a batch.
@@ -82,6 +84,7 @@ class Settings:
     surgery_fraction: float = 0.7
     settling_epochs: int = 1
     iterations: int = 50
+    dense_seed: int | None = None
     gradient: str = "exact"
     bits: tuple[int, int] = (1, 5)
     hardware: str = "cross_stack_65nm"
@@ -171,7 +174,8 @@ def main(_):
 def run(settings, *, schemes, modes, seeds, out, data_dir=None, with_report=True):
     """Trains what is not trained yet, and reports on all that is."""
     folder = open_folder(out, settings)
-    jobs = [job for seed in seeds for job in plan(settings, schemes, modes, seed)]
+    planned = [job for seed in seeds for job in plan(settings, schemes, modes, seed)]
+    jobs = list(dict.fromkeys(planned))
     data = tfc.data.load(
         settings.dataset, data_dir=data_dir, seed=0, limit=settings.limit
     )
@@ -198,7 +202,7 @@ class Job:
         name: the scheme, with its mode.
         seed: of weights, batches and surgery.
         epochs: number of epochs.
-        source: name of the job whose model it starts from; `None` for a new one.
+        source: key of the job whose model it starts from; `None` for a new one.
         surgery: pruning mode; `None` leaves the masks as they are.
         approximation: how multiplications become approximate: "incremental",
             "at once" or `None`.
@@ -208,7 +212,7 @@ class Job:
     name: str
     seed: int
     epochs: int
-    source: str | None = "dense"
+    source: str | None = None
     surgery: str | None = None
     approximation: str | None = None
     bits: tuple[int, int] | None = None
@@ -222,17 +226,21 @@ class Job:
 def plan(settings, schemes, modes, seed) -> list[Job]:
     """The trainings of one seed, each after the one it starts from."""
     both = settings.surgery_epochs + settings.approximation_epochs
-    jobs = [Job("dense", seed, settings.dense_epochs, source=None)]
+    dense_seed = seed if settings.dense_seed is None else settings.dense_seed
+    dense = Job("dense", dense_seed, settings.dense_epochs)
+    jobs, source = [dense], dense.key
     for mode in modes:
         if "proposed" in schemes:
-            pruned = f"pruned-{mode}"
+            pruned = Job(
+                f"pruned-{mode}", seed, settings.surgery_epochs, source, surgery=mode
+            )
             jobs += [
-                Job(pruned, seed, settings.surgery_epochs, surgery=mode),
+                pruned,
                 Job(
                     f"proposed-{mode}",
                     seed,
                     settings.approximation_epochs,
-                    source=pruned,
+                    pruned.key,
                     approximation="incremental",
                     bits=settings.bits,
                 ),
@@ -243,19 +251,23 @@ def plan(settings, schemes, modes, seed) -> list[Job]:
                     f"baseline-{mode}",
                     seed,
                     both,
+                    source,
                     surgery=mode,
                     approximation="at once",
                     bits=settings.bits,
                 )
             )
     if "pruning" in schemes:
-        jobs.append(Job("pruning", seed, both, surgery="pruning_only", bits=ACCURATE))
+        jobs.append(
+            Job("pruning", seed, both, source, surgery="pruning_only", bits=ACCURATE)
+        )
     if "incremental" in schemes:
         jobs.append(
             Job(
                 "incremental",
                 seed,
                 both,
+                source,
                 approximation="incremental",
                 bits=settings.bits,
             )
@@ -319,9 +331,7 @@ def prepare(job, settings, data, folder) -> keras.Model:
     """The model that a job starts with."""
     if job.source is None:
         return network(settings, data)
-    model = keras.saving.load_model(
-        folder / f"{job.source}-seed{job.seed}.keras", compile=False
-    )
+    model = keras.saving.load_model(folder / f"{job.source}.keras", compile=False)
     if job.surgery:
         model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
     if job.approximation:
@@ -465,12 +475,12 @@ def table_2(records) -> str:
 
 
 def write_report(records, settings, data, folder) -> tfc.report.Report:
-    seed = min(record["seed"] for record in records)
-    first = [record for record in records if record["seed"] == seed]
+    # Of each scheme the run with the smallest seed.
+    first = list({r["name"]: r for r in reversed(records)}.values())[::-1]
     models = {
         r["name"]: tfc.finalize(
             keras.saving.load_model(
-                folder / f"{r['name']}-seed{seed}.keras", compile=False
+                folder / f"{r['name']}-seed{r['seed']}.keras", compile=False
             )
         )
         for r in first
@@ -488,7 +498,10 @@ def write_report(records, settings, data, folder) -> tfc.report.Report:
         curves=[found.curves(), *figures(first)],
         heatmaps=[found.heatmap(), energies(models, settings)],
         title=f"{settings.network} on {settings.dataset}: pruning and approximation",
-        provenance={**dataclasses.asdict(settings), "seed": seed},
+        provenance={
+            **dataclasses.asdict(settings),
+            "seeds": {r["name"]: r["seed"] for r in first},
+        },
     )
     report.save(folder / "report.json")
     report.save(folder / "report.html")

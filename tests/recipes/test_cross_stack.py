@@ -30,11 +30,22 @@ def test_every_scheme_has_the_same_number_of_epochs(recipe):
     both = epochs["pruned-aggressive"] + epochs["proposed-aggressive"]
     for name in ("baseline-aggressive", "pruning", "incremental"):
         assert epochs[name] == both
-    sources = {job.name: job.source for job in jobs}
-    assert sources["dense"] is None
-    assert sources["proposed-intermediate"] == "pruned-intermediate"
-    order = [job.name for job in jobs]
+    sources = {job.key: job.source for job in jobs}
+    assert sources["dense-seed1"] is None
+    assert sources["proposed-intermediate-seed1"] == "pruned-intermediate-seed1"
+    order = [job.key for job in jobs]
     assert all(order.index(s) < order.index(n) for n, s in sources.items() if s)
+
+
+def test_all_seeds_may_start_from_one_dense_network(recipe):
+    settings = dataclasses.replace(recipe.PRESETS["paper"], dense_seed=0)
+    dense, *others = recipe.plan(settings, recipe.SCHEMES, ["aggressive"], 2)
+    assert dense == recipe.plan(settings, [], [], 1)[0]
+    assert dense.key == "dense-seed0"
+    sources = {job.name: job.source for job in others}
+    assert sources.pop("proposed-aggressive") == "pruned-aggressive-seed2"
+    assert set(sources.values()) == {"dense-seed0"}
+    assert {job.seed for job in others} == {2}
 
 
 def test_the_rate_is_steady_until_a_network_is_handed_over(recipe):
