@@ -141,6 +141,7 @@ flags.DEFINE_integer(
     "approximation_epochs", None, "Overrides the preset.", lower_bound=1
 )
 flags.DEFINE_integer("iterations", None, "Overrides the preset.", lower_bound=1)
+flags.DEFINE_integer("dense_seed", None, "Start all seeds from this dense network.")
 flags.DEFINE_enum("gradient", None, ["exact", "approximate"], "Overrides the preset.")
 flags.DEFINE_integer("settling_epochs", None, "Overrides the preset.", lower_bound=0)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
