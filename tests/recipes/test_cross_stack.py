@@ -24,6 +24,12 @@ def settings(recipe):
     )
 
 
+def test_settings_can_be_given_as_flags(recipe):
+    fixed = {"learning_rate", "augment", "surgery_fraction", "bits"}
+    names = {field.name for field in dataclasses.fields(recipe.Settings)}
+    assert {name for name in names if name not in recipe.FLAGS} == fixed
+
+
 def test_every_scheme_has_the_same_number_of_epochs(recipe):
     jobs = recipe.plan(recipe.PRESETS["paper"], recipe.SCHEMES, recipe.MODES, 1)
     epochs = {job.name: job.epochs for job in jobs}
