@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -25,9 +27,12 @@ def settings(recipe):
 
 
 def test_settings_can_be_given_as_flags(recipe):
+    run = subprocess.run(
+        [sys.executable, recipe.__file__, "--help"], capture_output=True, text=True
+    )
     fixed = {"learning_rate", "augment", "surgery_fraction", "bits"}
-    names = {field.name for field in dataclasses.fields(recipe.Settings)}
-    assert {name for name in names if name not in recipe.FLAGS} == fixed
+    for field in dataclasses.fields(recipe.Settings):
+        assert (f"--{field.name}:" in run.stdout) == (field.name not in fixed)
 
 
 def test_every_scheme_has_the_same_number_of_epochs(recipe):
