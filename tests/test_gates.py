@@ -188,6 +188,41 @@ def test_all_gates_open_and_all_gates_closed(float64, name, kind, open_):
         assert tfc.cost.count(small).macs < macs
 
 
+@pytest.mark.parametrize("kind", ["layer", *POSITIONS])
+def test_all_gates_of_a_stage_closed(float64, kind):
+    # The second stage of four blocks: one that halves the image, and two more.
+    model = gated(graphs.randomize(resnet(blocks=4), 3), kind)
+    decisions = [np.full(n, n_th == 0) for n_th, n in enumerate(widths(model))]
+    small = check_finalised(model, decisions)
+    left = {layer.name for layer in small.layers}
+    assert {"conv1_1", "conv1_2", "add1", "shortcut2"} <= left
+    if kind in ("layer", "after"):
+        assert not any(re.match(r"(conv|bn|add)[234]", name) for name in left)
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "bernoulli"])
+@pytest.mark.parametrize("add", ["add_layer_gates", "add_channel_gates"])
+def test_gates_with_other_heads_are_finalised(float64, estimator, add):
+    plain = graphs.randomize(resnet(), 3)
+    model = getattr(tfc.gates, add)(plain, estimator=estimator)
+    check_finalised(model, [np.arange(n) % 2 == 1 for n in widths(model)])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", ["layer", *POSITIONS])
+def test_finalised_equals_gated_in_mixed_precision(policy, kind):
+    keras.config.set_dtype_policy(policy)
+    model = gated(graphs.randomize(resnet(), 3), kind)
+    decide(model, [np.arange(n) % 2 == 1 for n in widths(model)])
+    x = samples(model).astype("float32")
+    small = tfc.finalize(model, x)
+    assert {layer.dtype_policy.name for layer in small.layers} == {policy}
+    one, two = (np.asarray(m(x), "float32") for m in (small, model))
+    # Five sums of a few dozen terms, of which each has half an ulp.
+    ulp = 2.0**-10 if policy == "mixed_float16" else 2.0**-7
+    np.testing.assert_allclose(one, two, atol=5 * ulp * np.abs(two).max())
+
+
 def conv_macs(size, inputs, outputs, kernel=3):
     return size * size * kernel * kernel * inputs * outputs
 

@@ -119,6 +119,27 @@ def test_every_epoch_runs_at_its_final_width(data):
     assert widths == [10 - round(RISING(t) * 10) for t in range(5)]
 
 
+def test_a_second_training_counts_on_from_the_original_size(data):
+    pruning = FilterPruning(RISING)
+    small = fit_shrinking(compiled("adam"), *data, epochs=3, callbacks=[pruning], **FIT)
+    assert small.get_layer("hidden").units == 10 - round(RISING(2) * 10)
+    small = fit_shrinking(small, *data, epochs=2, callbacks=[pruning], **FIT)
+    assert small.get_layer("hidden").units == 10 - round(RISING(4) * 10)
+    small = fit_shrinking(small, *data, epochs=2, callbacks=[pruning], **FIT)
+    assert small.get_layer("hidden").units == 10 - round(RISING(6) * 10)
+    gone = sum(round(0.6 * size) for size in (8, 6, 10))
+    assert small.history.history["pruning_rate"] == pytest.approx([gone / 24] * 2)
+
+
+def test_the_rates_of_another_model_are_of_its_own_size(data):
+    pruning = FilterPruning(0.5, layers=["hidden"])
+    small = fit_shrinking(compiled("adam"), *data, epochs=1, callbacks=[pruning], **FIT)
+    again = keras.models.clone_model(small)
+    again.compile("adam", small.loss, run_eagerly=True)
+    again = fit_shrinking(again, *data, epochs=1, callbacks=[pruning], **FIT)
+    assert (small.get_layer("hidden").units, again.get_layer("hidden").units) == (5, 3)
+
+
 def test_callbacks_see_one_training(data):
     class Log(keras.callbacks.Callback):
         def __init__(self):
@@ -210,11 +231,18 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_an_interruption_loses_nothing(data, tmp_path, float64):
+# In the midst of a segment, and between two.
+@pytest.mark.parametrize("epoch", [3, 4])
+@pytest.mark.parametrize(
+    ("criterion", "optimizer"), [("l1", "adam"), ("mean_activation", "momentum")]
+)
+def test_an_interruption_loses_nothing(
+    epoch, criterion, optimizer, data, tmp_path, float64
+):
     def run(interruption, folder):
-        callbacks = [FilterPruning(RISING, "l1"), Interrupt(interruption)]
+        callbacks = [FilterPruning(RISING, criterion), Interrupt(interruption)]
         return fit_shrinking(
-            compiled("adam"),
+            compiled(OPTIMIZERS[optimizer]()),
             *data,
             epochs=6,
             callbacks=callbacks,
@@ -224,7 +252,7 @@ def test_an_interruption_loses_nothing(data, tmp_path, float64):
         )
 
     with pytest.raises(KeyboardInterrupt):
-        run(3, tmp_path / "a")
+        run(epoch, tmp_path / "a")
     resumed = run(-1, tmp_path / "a")
     whole = run(-1, tmp_path / "b")
     np.testing.assert_allclose(resumed(data[0]), whole(data[0]), atol=1e-12)

@@ -43,8 +43,11 @@ class FilterPruning(keras.callbacks.Callback):
     it exceeds the present rate. With `unit="epoch"`, t is the epoch's number
     from 0, so `Linear(0.0, 0.8, begin=0, end=79)` reaches its target in the
     last of 80 epochs. A second `fit` with the same callback and model goes on
-    counting. With `unit="step"`, t is the optimizer's count of updates, which
-    includes earlier trainings with that optimizer.
+    counting; so does a second `fit_shrinking` with the model that the first one
+    returned. Otherwise rates are of the channels that the model has when its
+    training begins, whatever was removed before. With `unit="step"`, t is the
+    optimizer's count of updates, which includes earlier trainings with that
+    optimizer.
 
     A pruned filter is zero together with its bias and its normalisation
     parameters, so that `finalize` can remove it without changing the model's
@@ -139,6 +142,7 @@ class FilterPruning(keras.callbacks.Callback):
         """Called by Keras with the model that will be trained."""
         if model is not self._model:
             self._next_epoch = 0
+            self._sizes = {}
             self._detach()
         super().set_model(model)
 
@@ -148,7 +152,7 @@ class FilterPruning(keras.callbacks.Callback):
         self._prepare()
         self._offset = None
         present = {name: g.size for name, g in self.selection.chosen.items()}
-        self._sizes = self._restored_sizes or present
+        self._sizes = self._restored_sizes or self._sizes or present
         self._restored_sizes = None
         if self.ranking == "global":
             self._check_floor()
@@ -207,6 +211,16 @@ class FilterPruning(keras.callbacks.Callback):
         if self.unit == "epoch":
             assert self._offset is not None
             self._prune(epoch + self._offset)
+
+    def replace_model(self, model: keras.Model) -> None:
+        """Goes on with a smaller version of the model: what was counted stays.
+
+        Args:
+            model: the smaller model.
+        """
+        if model is not self._model:
+            self._detach()
+            super().set_model(model)
 
     def get_state(self) -> dict[str, Any]:
         """Returns what cannot be read back from a model that was made smaller.

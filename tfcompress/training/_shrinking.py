@@ -43,7 +43,8 @@ def fit_shrinking(
     the present model. A callback that has a method `before_shrink(epoch)` is
     called with the number of the next epoch before channels are removed;
     `FilterPruning` then prunes for that epoch already, so that it runs at its
-    final size.
+    final size. One that has a method `replace_model(model)` is told in this way
+    that the smaller model is the same training's, before `set_model` is called.
 
     The result equals masked training, `fit` and then `finalize`, up to the
     rounding of floating-point sums, as long as the data come in the same order.
@@ -142,6 +143,9 @@ def fit_shrinking(
                     callback.before_shrink(epoch)
         model = _shrunk(model, multiple_of)
         model.stop_training = stopped
+        for callback in callbacks:
+            if hasattr(callback, "replace_model"):
+                callback.replace_model(model)
         run.set_model(model)
         if backup and epoch < epochs and not stopped:
             backup.save(
