@@ -1,5 +1,8 @@
 """Layers on approximate multipliers, and the base of such wrappers."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -288,6 +291,21 @@ def test_quantisation_on_top_is_refused(tmp_path, quantization):
     with pytest.raises(ValueError, match=r"'conv'.*approximate multiplier"):
         tfc.export.to_tflite(model, path, quantization=quantization, calibration=x)
     assert not path.exists()
+
+
+def test_a_portable_export_needs_no_library(tmp_path):
+    model, x = on_drum(network()), RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    with tfc.ops.portable():
+        model.export(tmp_path / "exported", verbose=False)
+    code = f"""
+import numpy as np, sys, tensorflow as tf
+loaded = tf.saved_model.load({str(tmp_path / "exported")!r})
+np.save({str(tmp_path / "y.npy")!r}, loaded.serve(np.load({str(tmp_path / "x.npy")!r})))
+assert "tfcompress" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
