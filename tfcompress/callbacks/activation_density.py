@@ -39,7 +39,7 @@ def is_saturated(
     return len(changes) == patience and bool((changes < min_delta).all())
 
 
-def trend(curve: Sequence[float], tolerance: float = 0.01) -> Trend:
+def trend(curve: Sequence[float], tolerance: float = 0.02) -> Trend:
     """Where a density goes while a network trains: the criterion δ.
 
     The words are those of "Activation Density driven Efficient Pruning in
@@ -53,8 +53,7 @@ def trend(curve: Sequence[float], tolerance: float = 0.01) -> Trend:
     Args:
         curve: the density of each epoch.
         tolerance: the trend is "flat" if the line of that slope rises or falls
-            by less than this over the whole curve, or if the slope's 95 %
-            confidence interval contains zero. Defaults to `0.01`.
+            by less than this over the whole curve. Defaults to `0.02`.
 
     Returns:
         "convex" (falling), "flat" or "concave" (rising).
@@ -63,9 +62,8 @@ def trend(curve: Sequence[float], tolerance: float = 0.01) -> Trend:
         return "flat"
     from scipy.stats import theilslopes
 
-    slope, _, low, high = theilslopes(np.asarray(curve, "float64"))
-    certain = low > 0 or high < 0 or len(curve) == 2
-    if not certain or abs(slope) * (len(curve) - 1) < tolerance:
+    slope = theilslopes(np.asarray(curve, "float64")).slope
+    if abs(slope) * (len(curve) - 1) < tolerance:
         return "flat"
     return "concave" if slope > 0 else "convex"
 
