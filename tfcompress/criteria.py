@@ -76,6 +76,13 @@ class Criterion(ABC):
             groups: the `ChannelGroup`s that will be scored.
         """
 
+    def watch(self, active: bool) -> None:  # noqa: B027
+        """Called around each training step; what runs outside of one is no training.
+
+        Args:
+            active: whether a step begins; otherwise it has ended.
+        """
+
     def detach(self) -> None:  # noqa: B027
         """Called when the training has ended."""
 
@@ -277,6 +284,12 @@ class MeanActivation(Criterion):
         if self.data is None:
             self._meter = ActivationMeter(model, _kernels(groups))
             self._meter.attach()
+            self._meter.active = False
+
+    def watch(self, active: bool) -> None:
+        """Called around each training step: validations do not count."""
+        if self._meter is not None:
+            self._meter.active = active
 
     def detach(self) -> None:
         """Called when the training has ended."""

@@ -414,6 +414,31 @@ def test_mean_activation_prunes_what_is_least_active(data, jit_compile, batch):
     assert zero_filters(model, "conv2") == set(np.argsort(bias)[:3].tolist())
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_mean_activation_does_not_count_validations(eager):
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            layers.Dense(2, activation="relu", name="hidden"),
+            layers.Dense(CLASSES),
+        ]
+    )
+    model.get_layer("hidden").kernel.assign([[1.0, 0.0], [0.0, 1.0]])
+    compiled(model, keras.optimizers.SGD(0.0), run_eagerly=eager)
+    labels = np.zeros(32, int)
+    pruning = FilterPruning(OneShot(0.5, at=1), "mean_activation")
+    model.fit(
+        np.tile([2.0, 1.0], (32, 1)),
+        labels,
+        # Would make the first unit the less active one, if it counted.
+        validation_data=(np.tile([0.0, 99.0], (32, 1)), labels),
+        epochs=2,
+        callbacks=[pruning],
+        verbose=0,
+    )
+    assert zero_filters(model, "hidden") == {1}
+
+
 def test_mean_activation_leaves_the_layers_as_they_were(batch):
     model = compiled(small_cnn(), "adam")
     fit(model, batch, FilterPruning(OneShot(0.25, at=1), "mean_activation"), epochs=2)

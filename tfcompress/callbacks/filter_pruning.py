@@ -178,6 +178,13 @@ class FilterPruning(keras.callbacks.Callback):
         """Prunes to the rate of this step."""
         if self.unit == "step":
             self._prune(int(self.model.optimizer.iterations))
+        self.criterion.watch(True)
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Tells the criterion that what follows may be no training."""
+        self.criterion.watch(False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the fraction of channels that are zero."""
