@@ -496,26 +496,28 @@ def summary(records) -> str:
 
 def figures(records, first) -> list[tfc.report.Curves]:
     """Figures 1 and 4 of the paper."""
-    densities: dict[str, list] = {}
+    curves = []
     for record in first:
+        if not record["variant"].startswith("density"):
+            continue
+        series: dict[str, list] = {}
         for index, net in enumerate(record["nets"]):
-            name = label(record, index)
-            densities[name] = list(enumerate(net["density"], start=1))
-            if net.get("saturation"):
-                saturation = net["saturation"]
+            series[f"net {index}"] = list(enumerate(net["density"], start=1))
+            saturation = net["saturation"]
+            if saturation:
                 point = (saturation, net["density"][saturation - 1])
-                densities[f"{name} saturated"] = [point]
-    dense = [r for r in records if r["variant"] == "dense"]
-    curves = [
-        tfc.report.Curves(
-            title="Activation density",
-            x_label="epoch",
-            y_label="fraction of activations that are not zero",
-            series=densities,
-            description="As Figure 1 of the paper. Points: where the density had "
-            "settled.",
+                series[f"net {index} settled"] = [point]
+        curves.append(
+            tfc.report.Curves(
+                title=f"Activation density: {record['variant']}",
+                x_label="epoch",
+                y_label="density",
+                series=series,
+                description="Fraction of activations that are not zero. Points: where "
+                "it had settled. As Figure 1 of the paper.",
+            )
         )
-    ]
+    dense = [r for r in records if r["variant"] == "dense"]
     if dense:
         operations = dense[0]["nets"][0]["ops"]
         frontier: dict[str, list] = {}

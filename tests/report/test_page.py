@@ -68,6 +68,40 @@ class TestDocument:
         single = dataclasses.replace(report, models=report.models[:1])
         assert 'class="factor' not in single.to_html()
 
+    def test_lines_beside_those_of_models_have_colours_of_their_own(self, report):
+        # In the order in which they are given, models or not.
+        series = {name: [(0.0, 1.0)] for name in ("random", "small", "other", "dense")}
+        curves = tfc.report.Curves("Frontier", "MACs", "accuracy", series)
+        (chart,) = (
+            chart
+            for chart in charts(dataclasses.replace(report, curves=(curves,)))
+            if chart.title == "Frontier"
+        )
+        assert len(set(chart.legend.values())) == len(chart.legend) == 4
+
+    def test_lines_of_one_point_are_marked(self, report):
+        chart = next(c for c in charts(report) if c.title == "Sensitivity")
+        single = {v["line"] for v in chart.spec["data"]["values"] if v["single"]}
+        assert single == {"conv2"}
+        marks = [
+            layer
+            for layer in chart.spec["layer"]
+            if layer.get("transform") == [{"filter": "datum.single"}]
+        ]
+        assert [layer["mark"]["type"] for layer in marks] == ["point"]
+
+    def test_rows_and_columns_without_numbers_keep_their_place(self, report):
+        values = [[0.1, None, 0.2], [None, None, None], [0.3, None, 0.4]]
+        names = ["a", "b", "c"]
+        grid = tfc.report.Heatmap("Tiles", "x", "y", "value", names, names, values)
+        chart = next(
+            chart
+            for chart in charts(dataclasses.replace(report, heatmaps=(grid,)))
+            if chart.title == "Tiles"
+        )
+        for axis in ("x", "y"):
+            assert chart.spec["encoding"][axis]["scale"]["domain"] == names
+
     def test_large_models_show_their_largest_layers(self, report):
         layers = tuple(
             tfc.report.LayerFigures(f"layer{i}", "Conv2D", 1000 + i, 10)

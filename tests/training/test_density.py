@@ -339,8 +339,8 @@ def test_results_have_figures_for_a_report(tmp_path):
     result = DensityResult(tuple(nets), "max_rounds")
     curves = result.curves()
     assert curves.series["net 0"] == [(1, 0.5), (2, 0.4)]
-    assert curves.series["net 0 saturated"] == [(2, 0.4)]
-    assert "net 1 saturated" not in curves.series
+    assert curves.series["net 0 settled"] == [(2, 0.4)]
+    assert "net 1 settled" not in curves.series
     assert [grid.values for grid in result.heatmaps()] == [[[0.5, 0.4], [0.3, 0.2]]] * 2
 
 

@@ -444,9 +444,14 @@ def _grid(heatmap: Heatmap) -> Chart | None:
             height=min(max(22 * len(rows), 80), 440),
             mark={"type": "rect"},
             encoding={
-                "y": vega.names("row", rows, heatmap.y_label),
+                "y": {
+                    **vega.names("row", rows, heatmap.y_label),
+                    "scale": {"domain": rows},  # those without numbers, too
+                    "axis": {"labelOverlap": True},
+                },
                 "x": {
                     **vega.names("column", columns, heatmap.x_label),
+                    "scale": {"domain": columns},
                     "axis": {"labelOverlap": True, "labelAngle": 0, "labelLimit": 60},
                 },
                 "color": {
@@ -512,7 +517,10 @@ def _series_palette(report: Report, names: Mapping[str, str]) -> dict[str, str]:
     models = dict(
         zip((model.name for model in report.models), model_colors(report), strict=True)
     )
-    others = (f"--model-{1 + i % (_MODEL_COLORS - 1)}" for i in itertools.count())
+    # First the colours that no line with a model's name has.
+    taken = {models[name] for name in names if name in models}
+    colors = [f"--model-{i}" for i in range(1, _MODEL_COLORS)]
+    others = itertools.cycle(sorted(colors, key=lambda color: color in taken))
     return {
         short: models[name] if name in models else next(others)
         for name, short in names.items()

@@ -93,6 +93,15 @@ def lines(
     if dashes:
         scale = {"domain": list(dashes), "range": list(dashes.values())}
         encoding["strokeDash"] = {"field": "phase", "scale": scale, "legend": None}
+    points: list[_Part] = []
+    if any(value.get("single") for value in values):  # would not be seen as a line
+        points.append(
+            {
+                "transform": [{"filter": "datum.single"}],
+                "mark": {"type": "point", "filled": True, "size": 60},
+                "encoding": {"opacity": faded("line")},
+            }
+        )
     return spec(
         values,
         height=230,
@@ -102,12 +111,7 @@ def lines(
                 "mark": {"type": "line", "strokeWidth": 2, "point": len(xs) == 1},
                 "encoding": {"opacity": faded("line")},
             },
-            {
-                # A line of one point would not be seen.
-                "transform": [{"filter": "datum.single"}],
-                "mark": {"type": "point", "filled": True, "size": 60},
-                "encoding": {"opacity": faded("line")},
-            },
+            *points,
             {
                 # Generous invisible targets make the lines easy to hover.
                 "mark": {"type": "circle", "size": 160, "opacity": 0},

@@ -122,14 +122,14 @@ class DensityResult:
             series[f"net {index}"] = [*enumerate(net.curve, start=1)]
             if net.saturation is not None:
                 point = (net.saturation, net.curve[net.saturation - 1])
-                series[f"net {index} saturated"] = [point]
+                series[f"net {index} settled"] = [point]
         return Curves(
             title="Activation density",
             x_label="epoch",
-            y_label="fraction of activations that are not zero",
+            y_label="density",
             series=series,
-            description="Each network narrower than the one before. Points: where the "
-            "density had settled.",
+            description="Fraction of activations that are not zero. Points: where it "
+            "had settled.",
         )
 
     def heatmaps(self) -> list[Heatmap]:
