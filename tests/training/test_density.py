@@ -206,6 +206,20 @@ def test_the_first_network_whose_density_rises_is_the_final_one(data, monkeypatc
     assert int(final.model.optimizer.iterations) == 4 * 2
 
 
+def test_a_callback_may_end_the_final_training(data, falling):
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=2)
+    result = resize_by_density(
+        compiled(),
+        *data,
+        epochs=9,
+        round_epochs=1,
+        max_rounds=1,
+        callbacks=[stop],
+        **FIT,
+    )
+    assert [net.epochs for net in result.nets] == [1, 3]
+
+
 def test_dense_activations_leave_the_network_as_it_is(data, falling, monkeypatch):
     monkeypatch.setattr(
         "tfcompress._activations.DensityMeter.layers",

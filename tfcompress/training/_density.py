@@ -357,7 +357,7 @@ def resize_by_density(
                 model = sizing.resized(net, changes, index + 1)
             else:
                 stop = "unchanged"
-        if stop and net.epochs < epochs:
+        if stop and not last and net.epochs < epochs:
             net = train(index, net.model, epochs, stop=False, before=net)
         nets.append(net)
     if backup:
