@@ -25,6 +25,7 @@ the trained models. Prints the columns of the paper's Figure 4 and Table II.
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import statistics
@@ -332,7 +333,7 @@ def prepare(job, settings, data, folder) -> keras.Model:
     """The model that a job starts with."""
     if job.source is None:
         return network(settings, data)
-    model = keras.saving.load_model(folder / f"{job.source}.keras", compile=False)
+    model = load_model(folder / f"{job.source}.keras")
     if job.surgery:
         model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
     if job.approximation:
@@ -412,6 +413,12 @@ def save_model(model: keras.Model, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def load_model(path: Path) -> keras.Model:
+    # Keras finds the layers of a file by name once their module is imported.
+    importlib.import_module("tfcompress.layers")
+    return keras.saving.load_model(path, compile=False)
+
+
 def read_records(folder) -> list[dict]:
     records = [json.loads(path.read_text()) for path in folder.glob("*-seed*.json")]
     return sorted(records, key=lambda r: (_order(r["name"]), r["seed"]))
@@ -480,9 +487,7 @@ def write_report(records, settings, data, folder) -> tfc.report.Report:
     first = list({r["name"]: r for r in reversed(records)}.values())[::-1]
     models = {
         r["name"]: tfc.finalize(
-            keras.saving.load_model(
-                folder / f"{r['name']}-seed{r['seed']}.keras", compile=False
-            )
+            load_model(folder / f"{r['name']}-seed{r['seed']}.keras")
         )
         for r in first
     }

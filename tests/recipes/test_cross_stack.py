@@ -129,6 +129,20 @@ def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypat
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_new_process_goes_on_from_a_pruned_network(recipe, tmp_path):
+    model = tfc.layers.wrap(tfc.zoo.lenet5(width=0.2), tfc.layers.MaskedKernel)
+    model.save(tmp_path / "pruned-aggressive-seed0.keras")
+    code = f"""
+import importlib.util
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("recipe", {recipe.__file__!r})
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+recipe.load_model(Path({str(tmp_path)!r}) / "pruned-aggressive-seed0.keras")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_a_folder_holds_one_comparison(recipe, settings, tmp_path):
     recipe.open_folder(tmp_path, settings)
     recipe.open_folder(tmp_path, settings)
