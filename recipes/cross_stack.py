@@ -64,6 +64,8 @@ class Settings:
         batch_size: images in a batch.
         learning_rate: initial rate of Adam, which decays along a cosine to 0.
         fine_tuning_rate: the same for all but the dense network.
+        approximation_rate: the same while a network is handed over to approximate
+            multipliers; high, because few weights have to make up for many.
         settling_epochs: epochs at the end of an incremental approximation in which
             all weights are approximated. The rate decays in them only, because
             until then the weights that are left have to make up for the others.
@@ -83,6 +85,7 @@ class Settings:
     fine_tuning_rate: float
     augment: str | None
     surgery_fraction: float = 0.7
+    approximation_rate: float = 1e-3
     settling_epochs: int = 1
     iterations: int = 50
     dense_seed: int | None = None
@@ -147,6 +150,7 @@ flags.DEFINE_enum("gradient", None, ["exact", "approximate"], "Overrides the pre
 flags.DEFINE_integer("settling_epochs", None, "Overrides the preset.", lower_bound=0)
 flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
 flags.DEFINE_float("fine_tuning_rate", None, "Overrides the preset.", lower_bound=0.0)
+flags.DEFINE_float("approximation_rate", None, "Overrides the preset.", lower_bound=0.0)
 flags.DEFINE_string("hardware", None, "Overrides the preset.")
 flags.DEFINE_bool("report", True, "Whether to write the report, once all is trained.")
 flags.DEFINE_string("out", "out/cross_stack", "Folder for the results.")
@@ -362,8 +366,10 @@ def rate(job, settings, steps) -> keras.optimizers.schedules.LearningRateSchedul
     """Along a cosine, after a steady part while weights are handed over."""
     initial = settings.fine_tuning_rate if job.source else settings.learning_rate
     steady = 0
-    if job.approximation == "incremental" and settings.settling_epochs:
-        steady = steps - steps * settings.settling_epochs // job.epochs
+    if job.approximation == "incremental":
+        initial = settings.approximation_rate
+        if settings.settling_epochs:
+            steady = steps - steps * settings.settling_epochs // job.epochs
     return keras.optimizers.schedules.CosineDecay(
         initial, steps - steady, warmup_target=initial, warmup_steps=steady
     )

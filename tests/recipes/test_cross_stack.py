@@ -65,6 +65,7 @@ def test_the_rate_is_steady_until_a_network_is_handed_over(recipe):
         surgery_epochs=4,
         approximation_epochs=4,
         settling_epochs=1,
+        approximation_rate=5e-3,
     )
     for job in recipe.plan(settings, recipe.SCHEMES, ["aggressive"], 0):
         steps = 100 * job.epochs
@@ -72,6 +73,7 @@ def test_the_rate_is_steady_until_a_network_is_handed_over(recipe):
         initial = settings.fine_tuning_rate if job.source else settings.learning_rate
         incremental = job.name in ("proposed-aggressive", "incremental")
         steady = steps - 100 if incremental else 0
+        initial = 5e-3 if incremental else initial
         assert float(rate(0)) == pytest.approx(initial)
         assert float(rate(steady)) == pytest.approx(initial)
         assert float(rate((steady + steps) // 2)) == pytest.approx(initial / 2)
