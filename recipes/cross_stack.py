@@ -85,7 +85,7 @@ class Settings:
     fine_tuning_rate: float
     augment: str | None
     surgery_fraction: float = 0.7
-    approximation_rate: float = 1e-3
+    approximation_rate: float = 3e-3
     settling_epochs: int = 1
     iterations: int = 50
     dense_seed: int | None = None
