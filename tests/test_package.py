@@ -33,11 +33,12 @@ NEVER_AT_IMPORT = {
     "pandas",
 }
 
-# Who may import whom, by the first part of the module name. `_files` and
-# `_activations` are small helpers below everything.
-HELPERS = {"_files", "_activations"}
+# Who may import whom, by the first part of the module name. `_checks`, `_files`
+# and `_activations` are small helpers below everything.
+HELPERS = {"_checks", "_files", "_activations"}
 KNOWS = {
     "structure": set(),
+    "_checks": set(),
     "_files": set(),
     "_activations": {"structure"},
     "schedules": set(),

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress._activations import DensityMeter, Tap, activation_taps, batches
+from tfcompress._checks import number, whole
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
@@ -145,16 +146,11 @@ class ActivationDensity(keras.callbacks.Callback):
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(
-                "Invalid value for argument `patience`. Expected an int of at least 1. "
-                f"Received: patience={patience!r}"
-            )
         self.data = data
-        self.patience = patience
-        self.min_delta = _number("min_delta", min_delta)
+        self.patience = whole("patience", patience)
+        self.min_delta = number("min_delta", min_delta)
         self.stop = bool(stop)
-        self.threshold = _number("threshold", threshold)
+        self.threshold = number("threshold", threshold)
         self.curve: list[float] = []
         self.layers: dict[str, list[float]] = {}
         self.saturation: int | None = None
@@ -316,17 +312,3 @@ def _warn_of_dense(taps: Mapping[str, Tap], threshold: float) -> None:
             "counts as zero.",
             stacklevel=2,
         )
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(
-            f"Invalid value for argument `{name}`. Expected a number. "
-            f"Received: {name}={value!r}"
-        )
-    if not 0 <= value < float("inf"):
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a number of at least 0. "
-            f"Received: {name}={value!r}"
-        )
-    return float(value)

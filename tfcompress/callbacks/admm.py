@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy, schedules
+from tfcompress._checks import whole
 from tfcompress._files import check_writable
 from tfcompress.callbacks._kernels import select_kernels
 from tfcompress.constraints import Constraint
@@ -110,7 +111,7 @@ class ADMM(keras.callbacks.Callback):
             raise RuntimeError("ADMM needs the TensorFlow (or torch) backend of Keras.")
         self.constraints = _constraints(constraints)
         self.rho = _rho(rho)
-        self.update_every = _positive_int("update_every", update_every)
+        self.update_every = whole("update_every", update_every)
         if unit not in ("epoch", "step"):
             raise ValueError(
                 "Invalid value for argument `unit`. Expected 'epoch' or 'step'. "
@@ -522,12 +523,3 @@ def _rho(value: Any) -> schedules.Schedule:
             f"every update. Received: rho={value!r}"
         )
     return result
-
-
-def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
-            f"Received: {name}={value!r}"
-        )
-    return value

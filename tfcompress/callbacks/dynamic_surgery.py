@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy
+from tfcompress._checks import number, whole
 from tfcompress.callbacks._kernels import find_wrapper, kernels
 from tfcompress.layers import MaskedKernel
 from tfcompress.structure._graph import require_graph
@@ -154,11 +155,11 @@ class DynamicSurgery(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.factors = _factors(factors)
-        self.gamma = _at_least_zero("gamma", gamma)
-        self.power = _at_least_zero("power", power)
-        self.begin = _step("begin", begin)
-        self.end = None if end is None else _step("end", end)
-        self.seed = _step("seed", seed)
+        self.gamma = number("gamma", gamma)
+        self.power = number("power", power)
+        self.begin = whole("begin", begin, 0)
+        self.end = None if end is None else whole("end", end, 0)
+        self.seed = whole("seed", seed, 0)
         if self.end is not None and self.end <= self.begin:
             raise ValueError(
                 "Invalid value for argument `end`. Expected a step after "
@@ -323,26 +324,3 @@ def _factor(value: Any) -> float:
             f"Received: {value!r}"
         )
     return float(value)
-
-
-def _at_least_zero(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(
-            f"Invalid value for argument `{name}`. Expected a number. "
-            f"Received: {name}={value!r}"
-        )
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a number of at least 0. "
-            f"Received: {name}={value!r}"
-        )
-    return float(value)
-
-
-def _step(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an int of at least 0. "
-            f"Received: {name}={value!r}"
-        )
-    return value

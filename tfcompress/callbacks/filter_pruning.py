@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress import criteria, policy, schedules, structure
+from tfcompress._checks import whole
 from tfcompress.callbacks._masking import MaskedVariables
 from tfcompress.structure._graph import require_graph
 
@@ -124,7 +125,7 @@ class FilterPruning(keras.callbacks.Callback):
         self.unit = _one_of("unit", unit, ("epoch", "step"))
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
-        self.multiple_of = _positive_int("multiple_of", multiple_of)
+        self.multiple_of = whole("multiple_of", multiple_of)
         self.ranking = _one_of("ranking", ranking, ("layer", "global"))
         self.floor = _fraction("floor", floor)
         if isinstance(self.schedule, dict):
@@ -449,15 +450,6 @@ def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected one of "
             f"{', '.join(map(repr, allowed))}. Received: {name}={value!r}"
-        )
-    return value
-
-
-def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
-            f"Received: {name}={value!r}"
         )
     return value
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy
+from tfcompress._checks import whole
 from tfcompress.callbacks._kernels import find_wrapper, kernels
 from tfcompress.callbacks._masking import HeldVariables
 from tfcompress.layers import DrumMultiply, MaskedKernel
@@ -120,8 +121,8 @@ class IncrementalApproximation(keras.callbacks.Callback):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.iterations = _positive("iterations", iterations)
-        self.epochs = None if epochs is None else _positive("epochs", epochs)
+        self.iterations = whole("iterations", iterations)
+        self.epochs = None if epochs is None else whole("epochs", epochs)
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         self._targets: list[_Target] = []
@@ -319,12 +320,3 @@ def _refuse(layer: keras.layers.Layer) -> str | None:
     if not kernels(layer):
         return "has no trainable kernel"
     return None
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an int of at least 1. "
-            f"Received: {name}={value!r}"
-        )
-    return value

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfcompress import cost, policy, structure
 from tfcompress._activations import activation_taps
+from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.report import Curves, Heatmap
@@ -274,19 +275,13 @@ def resize_by_density(
             that cannot be resized, or if `backup_dir` cannot be written or
             belongs to another run.
     """
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("max_rounds", max_rounds, 0),
-        ("round_epochs", epochs if round_epochs is None else round_epochs, 1),
-        ("multiple_of", multiple_of, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"Invalid value for argument `{name}`. Expected an int of at least "
-                f"{least}. Received: {name}={value!r}"
-            )
+    whole("epochs", epochs)
+    whole("max_rounds", max_rounds, 0)
+    whole("multiple_of", multiple_of)
+    round_epochs = min(
+        epochs, epochs if round_epochs is None else whole("round_epochs", round_epochs)
+    )
     sizing = _Sizing(build_or_model, weights, multiple_of, layers, exclude, seed)
-    round_epochs = min(epochs, round_epochs or epochs)
     settings = {
         "epochs": epochs,
         "max_rounds": max_rounds,

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tfcompress import structure
+from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
 from tfcompress.structure._graph import require_graph
 
@@ -104,7 +105,7 @@ def fit_shrinking(
     """
     _check(model, callbacks, shrink_every=shrink_every, multiple_of=multiple_of)
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
-        _require_int(name, value, least=0)
+        whole(name, value, 0)
     backup = None if backup_dir is None else _Backup(backup_dir)
     saved = backup.load() if backup else None
     if saved:
@@ -274,7 +275,7 @@ def _check(model: Any, callbacks: Any, **counts: Any) -> None:
             f"Received: {model!r}; call model.compile first."
         )
     for name, value in counts.items():
-        _require_int(name, value, least=1)
+        whole(name, value)
     if not isinstance(callbacks, list | tuple):
         raise TypeError(
             "Invalid value for argument `callbacks`. Expected a list of callbacks. "
@@ -295,12 +296,4 @@ def _check(model: Any, callbacks: Any, **counts: Any) -> None:
             "Invalid value for argument `model`. Expected an optimizer without moving "
             "averages of the weights, which would be written into the model at the "
             f"end of every segment. Received: {model.optimizer!r} with use_ema=True"
-        )
-
-
-def _require_int(name: str, value: Any, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an int of at least "
-            f"{least}. Received: {name}={value!r}"
         )
