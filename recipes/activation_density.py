@@ -208,7 +208,7 @@ def train(variant, seed, settings, data, folder):
             callbacks=[tfc.callbacks.ActivationDensity(stop=False)],
             **arguments,
         )
-        model.save(folder / f"{key}-net0.keras")
+        save_model(model, folder / f"{key}-net0.keras")
         nets, stop = [record_of(model, settings)], ""
     model = keras.saving.load_model(folder / f"{key}-net{len(nets) - 1}.keras")
     test = data.pipeline("test", batch_size=512)
@@ -250,7 +250,7 @@ def sized(variant, seed, settings, data, batches, arguments, folder):
     print(result)
     records = []
     for index, net in enumerate(result.nets):
-        net.model.save(folder / f"{variant}-seed{seed}-net{index}.keras")
+        save_model(net.model, folder / f"{variant}-seed{seed}-net{index}.keras")
         records.append(
             {
                 **record_of(net.model, settings),
@@ -352,6 +352,12 @@ def open_folder(out, settings) -> Path:
     else:
         write_atomic(path, json.dumps(mine, indent=2))
     return path.parent
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    model.save(temporary)
+    os.replace(temporary, path)
 
 
 def write_report(settings, data, folder) -> tfc.report.Report:

@@ -81,13 +81,20 @@ def test_training_counts_an_eighth_of_each_batch(data, eager):
     assert density.layers["own"] == [np.count_nonzero(maps) / maps.size]
 
 
-@pytest.mark.parametrize("jit", [True, False])
-def test_counting_does_not_depend_on_xla(data, jit):
-    model = compiled(run_eagerly=False, jit_compile=jit)
-    density = ActivationDensity()
-    history = model.fit(*data, epochs=2, callbacks=[density], **FIT).history
-    assert history["density"] == density.curve
-    assert 0 < density.curve[0] < 1
+def test_counting_does_not_depend_on_xla(data):
+    curves = []
+    for jit in (True, False):
+        keras.utils.set_random_seed(1)
+        model = compiled(run_eagerly=False, jit_compile=jit)
+        density = ActivationDensity(stop=False)
+        history = model.fit(
+            *data, epochs=2, shuffle=False, callbacks=[density], **FIT
+        ).history
+        assert history["density"] == density.curve
+        curves.append(density.curve)
+    # A sum close to zero may fall on either side of it.
+    np.testing.assert_allclose(curves[0], curves[1], atol=2e-3)
+    assert 0 < curves[0][0] < 1
 
 
 def test_training_is_the_same_with_and_without_measuring(data):

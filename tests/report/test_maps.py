@@ -70,6 +70,7 @@ def test_a_map_goes_into_a_report(model, tmp_path):
     ("image", "names", "argument"),
     [
         (np.zeros((1, 16, 16, 1)), None, "image"),
+        (np.zeros((16, 16, 3)), None, "image"),
         (np.zeros((16, 16, 1)), ["three"], "layers"),
         (np.zeros((16, 16, 1)), [], "layers"),
     ],

@@ -74,10 +74,15 @@ def activation_map(
             f"an activation function follows: {list(spatial)}. Received: {layers!r}"
         )
     values = np.asarray(image, "float32")
-    if values.ndim != 3:
+    wanted = tuple(model.inputs[0].shape[1:])
+    fits = values.ndim == len(wanted) and all(
+        size in (None, have) for size, have in zip(wanted, values.shape, strict=True)
+    )
+    if not fits or len(model.inputs) != 1:
         raise ValueError(
-            "Invalid value for argument `image`. Expected one image of shape (height, "
-            f"width, channels). Received: an array of shape {values.shape}"
+            "Invalid value for argument `image`. Expected one image for a model with "
+            f"{len(model.inputs)} inputs, the first of shape {wanted}. Received: an "
+            f"array of shape {values.shape}"
         )
     outputs = watch(model, [spatial[name] for name in layers], values[None])
     tiles = [
