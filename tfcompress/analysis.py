@@ -20,11 +20,11 @@ import keras
 import numpy as np
 
 from tfcompress import cost, policy
+from tfcompress._figures import Curves, Heatmap
 from tfcompress.callbacks._kernels import kernels, select_kernels
 from tfcompress.callbacks.dynamic_surgery import thresholds
 from tfcompress.cost._table import table
 from tfcompress.export._samples import check_labelled, checked_batches, class_indices
-from tfcompress.report import Curves, Heatmap
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Sensitivity", "layer_energy", "sensitivity"]

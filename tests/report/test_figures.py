@@ -8,8 +8,7 @@ import os
 import pytest
 
 import tfcompress as tfc
-from tfcompress.report._metrics import quantity
-from tfcompress.report._text import short_names, shorten
+from tfcompress.report._words import quantity, short_names, shorten
 
 
 class TestQuantity:

@@ -1,17 +1,15 @@
 """Compare models and show the result to people and programs."""
 
+from tfcompress._figures import Curves, Heatmap
 from tfcompress.report._compare import compare
 from tfcompress.report._figures import (
-    Curves,
     FileFigures,
-    Heatmap,
     History,
     LayerFigures,
     ModelFigures,
-    Report,
-    load,
 )
 from tfcompress.report._maps import activation_map
+from tfcompress.report._report import Report, load
 
 __all__ = [
     "Curves",

@@ -8,16 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfcompress._figures import Curves, Heatmap
 from tfcompress.report import _vega as vega
-from tfcompress.report._figures import (
-    Curves,
-    Heatmap,
-    LayerFigures,
-    ModelFigures,
-    Report,
-)
-from tfcompress.report._metrics import prefix, quantity
-from tfcompress.report._text import short_names, shorten
+from tfcompress.report._figures import LayerFigures, ModelFigures, ReportFigures
+from tfcompress.report._words import prefix, quantity, short_names, shorten
 
 __all__ = ["Chart", "charts", "model_colors"]
 
@@ -57,7 +51,7 @@ class Chart:
     wide: bool = False
 
 
-def charts(report: Report) -> list[Chart]:
+def charts(report: ReportFigures) -> list[Chart]:
     """All charts for which the report has figures, in the order of the page."""
     candidates = [
         _frontier(report),
@@ -72,7 +66,7 @@ def charts(report: Report) -> list[Chart]:
     return [chart for chart in candidates if chart]
 
 
-def model_colors(report: Report) -> list[str]:
+def model_colors(report: ReportFigures) -> list[str]:
     """A CSS variable for each model: grey for the baseline, blue for the last."""
     count = len(report.models)
     if count == 1:
@@ -84,7 +78,7 @@ def model_colors(report: Report) -> list[str]:
 # Models ---------------------------------------------------------------------
 
 
-def _frontier(report: Report) -> Chart | None:
+def _frontier(report: ReportFigures) -> Chart | None:
     names = _names(report)
     points = [
         (names[model.name], model.joules, model.accuracy)
@@ -158,7 +152,7 @@ def _frontier(report: Report) -> Chart | None:
     )
 
 
-def _energy_of_models(report: Report) -> Chart | None:
+def _energy_of_models(report: ReportFigures) -> Chart | None:
     names = _names(report)
     cells = [
         (names[model.name], _spaced(kind), joules)
@@ -206,7 +200,7 @@ def _energy_of_models(report: Report) -> Chart | None:
 
 
 def _bars_of_layers(
-    report: Report, title: str, get: Callable[[LayerFigures], float]
+    report: ReportFigures, title: str, get: Callable[[LayerFigures], float]
 ) -> Chart | None:
     names = _names(report)
     figures = {names[model.name]: _by_layer(model, get) for model in report.models}
@@ -248,7 +242,7 @@ def _bars_of_layers(
     )
 
 
-def _energy_of_layers(report: Report) -> Chart | None:
+def _energy_of_layers(report: ReportFigures) -> Chart | None:
     names = _names(report)
     modelled = [model for model in report.models if model.energy]
     totals = [_by_layer(model, _joules) for model in modelled]
@@ -327,7 +321,7 @@ def _by_layer(
 # Lines and grids ------------------------------------------------------------
 
 
-def _training(report: Report) -> list[Chart]:
+def _training(report: ReportFigures) -> list[Chart]:
     """One chart for each metric of the histories."""
     metrics = dict.fromkeys(
         name.removeprefix("val_")
@@ -338,7 +332,7 @@ def _training(report: Report) -> list[Chart]:
     return [chart for chart in charts if chart]
 
 
-def _training_chart(report: Report, metric: str) -> Chart | None:
+def _training_chart(report: ReportFigures, metric: str) -> Chart | None:
     names = short_names(list(report.histories), _NAME)
     lines = [
         (names[name], phase, history, history.metrics[key])
@@ -387,7 +381,7 @@ def _training_chart(report: Report, metric: str) -> Chart | None:
     )
 
 
-def _lines(report: Report, curves: Curves) -> Chart | None:
+def _lines(report: ReportFigures, curves: Curves) -> Chart | None:
     names = short_names(list(curves.series), _NAME)
     values: list[dict[str, Any]] = [
         {
@@ -497,22 +491,22 @@ class _Scale:
         return word.get(self.unit, f"{self.unit} ") + what
 
 
-def _names(report: Report) -> dict[str, str]:
+def _names(report: ReportFigures) -> dict[str, str]:
     return short_names([model.name for model in report.models], _NAME)
 
 
-def _model_palette(report: Report) -> dict[str, str]:
+def _model_palette(report: ReportFigures) -> dict[str, str]:
     return dict(zip(_names(report).values(), model_colors(report), strict=True))
 
 
-def _kind_palette(report: Report) -> dict[str, str]:
+def _kind_palette(report: ReportFigures) -> dict[str, str]:
     kinds = dict.fromkeys(
         _spaced(kind) for model in report.models for kind in model.energy or {}
     )
     return {kind: f"--kind-{i % _KIND_COLORS}" for i, kind in enumerate(kinds)}
 
 
-def _series_palette(report: Report, names: Mapping[str, str]) -> dict[str, str]:
+def _series_palette(report: ReportFigures, names: Mapping[str, str]) -> dict[str, str]:
     """Colours of lines, those of the models for lines that bear their names."""
     models = dict(
         zip((model.name for model in report.models), model_colors(report), strict=True)

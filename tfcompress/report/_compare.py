@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from tfcompress._figures import Curves, Heatmap
 from tfcompress.export import Artifact, to_tflite
 from tfcompress.export._runtime import benchmark_together, open_file
 from tfcompress.export._samples import (
@@ -27,14 +28,12 @@ from tfcompress.export._samples import (
     take_samples,
 )
 from tfcompress.report._figures import (
-    Curves,
     FileFigures,
-    Heatmap,
     History,
     LayerFigures,
     ModelFigures,
-    Report,
 )
+from tfcompress.report._report import Report
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["compare"]

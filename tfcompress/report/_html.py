@@ -9,17 +9,17 @@ from importlib import resources
 from typing import Any
 
 from tfcompress.report._charts import Chart, charts, model_colors
-from tfcompress.report._figures import ModelFigures, Report
+from tfcompress.report._figures import ModelFigures, ReportFigures
+from tfcompress.report._json import to_json
 from tfcompress.report._metrics import (
     DASH,
     METRICS,
     Metric,
     metrics_of,
-    quantity,
     relative,
     shown,
 )
-from tfcompress.report._text import shorten
+from tfcompress.report._words import quantity, shorten
 
 __all__ = ["to_html"]
 
@@ -41,7 +41,7 @@ _POLICY = (
 )
 
 
-def to_html(report: Report) -> str:
+def to_html(report: ReportFigures) -> str:
     """The page."""
     drawn = charts(report)
     title = _text(shorten(report.title, 200))
@@ -72,7 +72,7 @@ def to_html(report: Report) -> str:
 <footer></footer>
 <noscript><p class="quiet">Charts need JavaScript; the tables have all numbers.</p>
 </noscript>
-<script type="application/json" id="report">{_embedded(json.loads(report.to_json()))}
+<script type="application/json" id="report">{_embedded(json.loads(to_json(report)))}
 </script>
 <script type="application/json" id="charts">{_embedded(specs)}</script>
 <script>{_chart_library()}</script>
@@ -86,7 +86,7 @@ def to_html(report: Report) -> str:
 # Sections -------------------------------------------------------------------
 
 
-def _lead(report: Report) -> str:
+def _lead(report: ReportFigures) -> str:
     """One sentence: the last model against the first."""
     first, last = report.models[0], report.models[-1]
     if first is last:
@@ -107,7 +107,7 @@ def _lead(report: Report) -> str:
     return f'<p class="lead">{sentence}.</p>'
 
 
-def _cards(report: Report) -> str:
+def _cards(report: ReportFigures) -> str:
     first, last = report.models[0], report.models[-1]
     cards = []
     for keys in _CARDS:
@@ -130,7 +130,7 @@ def _card_metric(known: list[Metric], model: ModelFigures) -> Metric:
     return min(known, key=lambda metric: metric.get(model) or 0)
 
 
-def _model_table(report: Report) -> str:
+def _model_table(report: ReportFigures) -> str:
     first, metrics = report.models[0], metrics_of(report)
     head = "".join(
         f'<th scope="col" role="columnheader">{_text(metric.label)}</th>'
@@ -160,7 +160,7 @@ def _model_table(report: Report) -> str:
     )
 
 
-def _chart_sections(report: Report, drawn: list[Chart]) -> str:
+def _chart_sections(report: ReportFigures, drawn: list[Chart]) -> str:
     sections = []
     for number, name in enumerate(dict.fromkeys(chart.section for chart in drawn)):
         figures = "".join(
@@ -212,7 +212,7 @@ def _swatch(color: str) -> str:
     return f'<i class="swatch" style="background:var({color})"></i>'
 
 
-def _layer_table(report: Report) -> str:
+def _layer_table(report: ReportFigures) -> str:
     """Every layer of every model."""
     units = {"MACs": "", "parameters": "", "energy": "J"}
     kinds: dict[str, str] = {}
@@ -265,7 +265,7 @@ def _numbers(
     )
 
 
-def _notes(report: Report) -> str:
+def _notes(report: ReportFigures) -> str:
     if not report.notes:
         return ""
     items = "".join(
@@ -277,7 +277,7 @@ def _notes(report: Report) -> str:
     )
 
 
-def _facts(report: Report) -> str:
+def _facts(report: ReportFigures) -> str:
     items = "".join(
         f'<dt><span class="clip">{_text(key)}</span></dt>'
         f'<dd><span class="clip">{_text(value)}</span></dd>'

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress._activations import Tap, activation_taps, watch
-from tfcompress.report._figures import Heatmap
+from tfcompress._figures import Heatmap
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["activation_map"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tfcompress.report._figures import ModelFigures, Report
+from tfcompress.report._figures import ModelFigures, ReportFigures
+from tfcompress.report._words import quantity
 
 __all__ = [
     "DASH",
     "METRICS",
     "Metric",
     "metrics_of",
-    "prefix",
-    "quantity",
     "relative",
     "shown",
 ]
@@ -46,27 +44,7 @@ class Metric:
     points: bool = False
 
 
-def prefix(value: float, unit: str = "") -> tuple[int, str]:
-    """Power of ten and SI prefix that suit `value`; never below one for counts."""
-    symbols = {
-        -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m",
-        0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P",
-    }  # fmt: skip
-    if value == 0:
-        return 0, ""
-    # Rounding first: 999.9 shows as 1000, which belongs to the next prefix.
-    exponent = 3 * math.floor(math.log10(float(f"{abs(value):.2e}")) / 3)
-    exponent = min(max(exponent, -15 if unit else 0), 15)
-    return exponent, symbols[exponent]
-
-
-def quantity(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: `quantity(4.3e-7, "J")`."""
-    exponent, symbol = prefix(value, unit)
-    return f"{value / 10**exponent:.3g} {symbol}{unit}".rstrip()
-
-
-def metrics_of(report: Report) -> list[Metric]:
+def metrics_of(report: ReportFigures) -> list[Metric]:
     """The metrics to show.
 
     Non-zero parameters only where many are zero, and measured energy only where

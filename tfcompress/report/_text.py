@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import re
 
-from tfcompress.report._figures import ModelFigures, Report
+from tfcompress.report._figures import ModelFigures, ReportFigures
 from tfcompress.report._metrics import metrics_of, relative, shown
+from tfcompress.report._words import short_names, shorten
 
-__all__ = ["short_names", "shorten", "to_markdown", "to_text"]
+__all__ = ["to_markdown", "to_text"]
 
 _TEXT_NAME = 30
 
 
-def shorten(text: str, limit: int) -> str:
-    """`text` on one line, with its middle left out where it is too long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(line) <= limit:
-        return line
-    head = (limit - 1) * 2 // 3
-    return line[:head] + "…" + line[len(line) - (limit - 1 - head) :]
-
-
-def short_names(names: list[str], limit: int) -> dict[str, str]:
-    """A short and still unique name for each of `names`."""
-    result: dict[str, str] = {}
-    for name in names:
-        short, number = shorten(name, limit) or "(unnamed)", 1
-        while short in result.values():
-            number += 1
-            mark = f" ({number})"
-            short = shorten(name, limit - len(mark)) + mark
-        result[name] = short
-    return result
-
-
-def to_text(report: Report) -> str:
+def to_text(report: ReportFigures) -> str:
     """A table with one row a figure and one column a model, and the notes."""
     names = short_names([model.name for model in report.models], _TEXT_NAME)
     rows = [["", *names.values()], *_rows(report)]
@@ -53,7 +32,7 @@ def to_text(report: Report) -> str:
     )
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: ReportFigures) -> str:
     """Tables of the models, their layers and the provenance."""
     names = short_names([model.name for model in report.models], 60)
     parts = [f"# {_escape(shorten(report.title, 200))}", "## Models"]
@@ -96,7 +75,7 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _rows(report: Report) -> list[list[str]]:
+def _rows(report: ReportFigures) -> list[list[str]]:
     """One row for each metric: its label, then every model's figure."""
     baseline = report.models[0]
     rows = []

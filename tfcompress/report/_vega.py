@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tfcompress.report._text import shorten
+from tfcompress.report._words import shorten
 
 __all__ = [
     "bar",

@@ -1,0 +1,110 @@
+"""The report: figures that can be shown, saved and restored."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfcompress._files import check_writable, write_atomic
+from tfcompress.report import _html, _json, _text
+from tfcompress.report._figures import ReportFigures
+
+__all__ = ["Report", "load"]
+
+
+@dataclass(frozen=True)
+class Report(ReportFigures):
+    """A comparison of models, made by `tfcompress.report.compare`.
+
+    `str(report)` is a table for the terminal; `save` writes a page, JSON or
+    Markdown. The first model is the one that the others are compared with.
+
+    Attributes:
+        title: heading.
+        models: figures of each model.
+        histories: training curves by model.
+        curves: further line charts.
+        heatmaps: further grids.
+        provenance: where the figures come from: versions, machine, data,
+            hardware profile.
+        notes: why figures are missing, and what to keep in mind.
+    """
+
+    def __str__(self) -> str:
+        return _text.to_text(self)
+
+    def to_json(self) -> str:
+        """The whole report as JSON text; `load` restores it.
+
+        The top level has `"schema": "tfcompress-report/1"` and one key for each
+        attribute of this class. Numbers that are not finite become `null`.
+        """
+        return _json.to_json(self)
+
+    def to_markdown(self) -> str:
+        """The report as a Markdown document, without the charts."""
+        return _text.to_markdown(self)
+
+    def to_html(self) -> str:
+        """The report as one HTML page that needs no network."""
+        return _html.to_html(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the report to a file, in one step.
+
+        Args:
+            path: ends in `.html`, `.json` or `.md`, which chooses the format.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: if the ending is another or nothing can be written there.
+        """
+        formats = {
+            ".html": self.to_html,
+            ".json": self.to_json,
+            ".md": self.to_markdown,
+        }
+        target = check_writable(path, suffixes=tuple(formats))
+        write_atomic(target, formats[target.suffix.lower()]())
+        return target
+
+
+def load(source: str | os.PathLike[str]) -> Report:
+    """Restores a report from JSON.
+
+    Args:
+        source: the path of a file that `Report.save` wrote with the ending
+            `.json`, or the JSON text itself.
+
+    Returns:
+        An equal `Report`.
+
+    Raises:
+        ValueError: if `source` is not such JSON or of an unknown schema.
+    """
+    is_text = isinstance(source, str) and source.lstrip().startswith("{")
+    try:
+        text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+        data = json.loads(text)
+        schema = data.get("schema")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            "Invalid value for argument `source`. Expected the path or the text of a "
+            f"JSON report. Received: {str(source)[:200]!r} ({error})"
+        ) from error
+    if schema != _json.SCHEMA:
+        raise ValueError(
+            "Invalid value for argument `source`. Expected a report with schema "
+            f"{_json.SCHEMA!r}. Received: schema={schema!r}"
+        )
+    try:
+        return Report(**_json.fields_of(data))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            "Invalid value for argument `source`. Expected a complete JSON report. "
+            f"Received: one with missing or unknown keys ({error})"
+        ) from error

@@ -1,0 +1,49 @@
+"""Numbers and names as words: prefixes, units, names that fit."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["prefix", "quantity", "short_names", "shorten"]
+
+
+def prefix(value: float, unit: str = "") -> tuple[int, str]:
+    """Power of ten and SI prefix that suit `value`; never below one for counts."""
+    symbols = {
+        -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m",
+        0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P",
+    }  # fmt: skip
+    if value == 0:
+        return 0, ""
+    # Rounding first: 999.9 shows as 1000, which belongs to the next prefix.
+    exponent = 3 * math.floor(math.log10(float(f"{abs(value):.2e}")) / 3)
+    exponent = min(max(exponent, -15 if unit else 0), 15)
+    return exponent, symbols[exponent]
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """Three significant digits with an SI prefix: `quantity(4.3e-7, "J")`."""
+    exponent, symbol = prefix(value, unit)
+    return f"{value / 10**exponent:.3g} {symbol}{unit}".rstrip()
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` on one line, with its middle left out where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) * 2 // 3
+    return line[:head] + "…" + line[len(line) - (limit - 1 - head) :]
+
+
+def short_names(names: list[str], limit: int) -> dict[str, str]:
+    """A short and still unique name for each of `names`."""
+    result: dict[str, str] = {}
+    for name in names:
+        short, number = shorten(name, limit) or "(unnamed)", 1
+        while short in result.values():
+            number += 1
+            mark = f" ({number})"
+            short = shorten(name, limit - len(mark)) + mark
+        result[name] = short
+    return result
