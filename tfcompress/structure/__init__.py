@@ -6,6 +6,7 @@ models without them. Knows nothing of how channels are chosen.
 
 from tfcompress.structure._edit import (
     bypass,
+    fold_batch_norm,
     insert_after,
     remove_channels,
     resize,
@@ -34,6 +35,7 @@ __all__ = [
     "VerificationError",
     "bypass",
     "channel_groups",
+    "fold_batch_norm",
     "insert_after",
     "keep_masks",
     "register_channelwise",

@@ -63,11 +63,7 @@ def _copy_optimizer(optimizer: Any) -> Any:
 def _carry_slots(old: Any, new: Any, rebuild: Rebuild) -> None:
     if hasattr(old, "inner_optimizer"):
         _carry_slots(old.inner_optimizer, new.inner_optimizer, rebuild)
-    origin = {
-        id(target): source
-        for before, after in rebuild.layers.values()
-        for source, target in zip(before.variables, after.variables, strict=True)
-    }
+    origin = {id(target): source for source, target in rebuild.variables.values()}
     position = {id(v): i for i, v in enumerate(old._trainable_variables)}
     sources = [origin.get(id(v)) for v in new._trainable_variables]
     count = len(old._trainable_variables)

@@ -18,6 +18,7 @@ __all__ = [
     "copy_operation",
     "evaluate",
     "functional",
+    "graphs",
     "has_plain_constructor",
     "inner_inputs",
     "input_layer",
@@ -27,6 +28,7 @@ __all__ = [
     "require_plain_constructor",
     "shallow_copy",
     "structures",
+    "walk",
 ]
 
 
@@ -139,6 +141,43 @@ def calls(model: keras.Model) -> Iterator[Call]:
                 tuple(node.outputs),
                 node,
             )
+
+
+def walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Call]]:
+    """Yields every call of a model, those inside of nested models as well.
+
+    The calls inside of a nested model come before the call of it, and once, also
+    where it is called several times. Nested models that cannot be edited count
+    as layers.
+
+    Args:
+        model: the model.
+        prefix: stands before the names. Defaults to `""`.
+
+    Yields:
+        The prefix of the graph that the call is in ("outer/"), and the call.
+    """
+    entered: set[int] = set()
+
+    def enter(graph: keras.Model, prefix: str) -> Iterator[tuple[str, Call]]:
+        for call in calls(graph):
+            operation = call.operation
+            if is_editable(call) and id(operation) not in entered:
+                entered.add(id(operation))
+                yield from enter(operation, f"{prefix}{operation.name}/")
+            yield prefix, call
+
+    yield from enter(model, prefix)
+
+
+def graphs(model: keras.Model) -> list[keras.Model]:
+    """A model and the nested models that can be edited, each of them once."""
+    nested = {
+        id(call.operation): call.operation
+        for _, call in walk(model)
+        if is_editable(call)
+    }
+    return [model, *nested.values()]
 
 
 def require_plain_constructor(model: keras.Model) -> None:

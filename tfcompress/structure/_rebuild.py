@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from tfcompress.structure import _graph
+from tfcompress.structure._fold import Folding
 from tfcompress.structure._rules import rule_for
 from tfcompress.structure._trace import Trace
 
@@ -57,6 +58,7 @@ class Rebuild:
         insert: id of layer -> layer to call on its output.
         absent: ids of layers whose output counts as zero.
         edits: tensors to replace by others.
+        fold: id of layer -> the normalization behind it that it takes in.
         inherit: whether weights are copied. Defaults to True.
 
     Attributes:
@@ -64,6 +66,8 @@ class Rebuild:
         layers: id of old layer -> (old, new); with `wrap`, new is the copy
             inside the wrapper.
         tensors: id of old symbolic tensor -> (old, new).
+        variables: id of old variable -> (old, new). Without the variables of
+            layers that took in a normalization: theirs mean something else.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Rebuild:
         insert: Mapping[int, keras.Layer] | None = None,
         absent: Iterable[int] = (),
         edits: Sequence[Edit] = (),
+        fold: Mapping[int, Folding] | None = None,
         inherit: bool = True,
     ) -> None:
         self.trace = trace
@@ -86,6 +91,8 @@ class Rebuild:
         self._insert = dict(insert or {})
         self._absent = frozenset(absent)
         self._edits = {(_id(e.reader), id(e.tensor)): e for e in edits}
+        self._fold = dict(fold or {})
+        self._vanishing = {id(f.norm) for f in self._fold.values()}
         self._inherit = inherit
         self._scope = _custom_objects(model)
         self._made: dict[int, Any] = {}
@@ -104,6 +111,12 @@ class Rebuild:
                     self._copy_weights(old, new)
         for old, new in self.layers.values():
             _copy_flags(old, new)
+        self.variables = {
+            id(source): (source, target)
+            for old, new in self.layers.values()
+            if id(old) not in self._fold
+            for source, target in zip(old.variables, new.variables, strict=True)
+        }
 
     # What rules ask (protocol `Kept`) --------------------------------------
 
@@ -167,6 +180,9 @@ class Rebuild:
             if alias is not None:
                 new[id(call.outputs[0])] = new[id(alias)]
                 continue
+            if id(call.operation) in self._vanishing:
+                self._take_over(call, new)
+                continue
             operation, args, kwargs = self._prepare(call)
             args, kwargs = self._read((args, kwargs), call.node, new)
             if self._zero:
@@ -191,6 +207,11 @@ class Rebuild:
         self.tensors[id(old)] = (old, result)
         if (None, id(old)) not in self._edits:
             new[id(old)] = result
+
+    def _take_over(self, call: _graph.Call, new: dict[int, Any]) -> None:
+        """What a normalization returned is what the layer before it returns."""
+        (before,), (after,) = call.inputs, call.outputs
+        self._record(after, self.tensors.pop(id(before))[1], new)
 
     def _get(self, tensor: Any, new: dict[int, Any]) -> Any:
         """What the readers of a tensor get, built when the first one asks."""
@@ -265,6 +286,12 @@ class Rebuild:
             for call in _graph.calls(model)
             if isinstance(call.operation, keras.Layer)
         ]
+        folded = {
+            id(call.inputs[0]): call.outputs[0]
+            for call in walk
+            if id(call.operation) in self._vanishing
+        }
+        walk = [call for call in walk if id(call.operation) not in self._vanishing]
         for call in walk:
             layers.append(self._prepare(call)[0])
             if id(call.operation) in self._insert:
@@ -278,7 +305,8 @@ class Rebuild:
             [x for x in layers[1:] if id(x) in set(map(id, self._made.values()))],
             strict=True,
         ):
-            self.tensors[id(call.outputs[0])] = (call.outputs[0], outputs[id(layer)])
+            tensor = folded.get(id(call.outputs[0]), call.outputs[0])
+            self.tensors[id(tensor)] = (tensor, outputs[id(layer)])
         return new
 
     def _input(self, tensor: Any) -> Any:
@@ -316,6 +344,8 @@ class Rebuild:
             config = old.get_config()
             if not self._nothing:
                 self._rule(call).configure(old, call, config, self)
+            if id(old) in self._fold:
+                self._fold[id(old)].configure(config)
             function = vars(old).get("activation")
             initializers = self._hollow(old, config)
             own = "activation" in config and isinstance(function, FunctionType)
@@ -360,6 +390,9 @@ class Rebuild:
         return found
 
     def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
+        if id(old) in self._fold:
+            self._fold[id(old)].assign(new)
+            return
         sources, targets = old.variables, new.variables
         if len(sources) != len(targets):
             raise ValueError(

@@ -488,6 +488,9 @@ class BatchNorm(_Weighted):
         trace.bind(op, op.beta, 0, labels, "offset", zero=True)
         trace.bind(op, op.moving_mean, 0, labels, "mean", zero=True)
         trace.bind(op, op.moving_variance, 0, labels, "variance")
+        if op.renorm:
+            trace.bind(op, op.renorm_mean, 0, labels, "mean")
+            trace.bind(op, op.renorm_stddev, 0, labels, "variance")
         return [trace.layout(labels, np.zeros(1), axes[0], _shape(call.outputs[0]))]
 
 

@@ -36,13 +36,13 @@ def verify(
         absent: ids of layers of the original whose output counts as zero.
 
     Raises:
-        VerificationError: naming the first layer at which they part.
+        VerificationError: naming the first layer at which they differ.
     """
     inputs = _random_inputs(model)
     expected: dict[int, list[np.ndarray]] = {}
     silent = {
         id(tensor)
-        for call in _all_calls(model)
+        for _, call in _graph.walk(model)
         if id(call.operation) in absent
         for tensor in call.outputs
     }
@@ -56,7 +56,10 @@ def verify(
             )
         return None
 
-    mapping = [(v, keras.ops.cast(mask, v.dtype) * v.value) for v, mask in masks]
+    mapping = [
+        (v, keras.ops.where(mask != 0, v.value, keras.ops.zeros((), v.dtype)))
+        for v, mask in masks  # NaN * 0 is NaN
+    ]
     with keras.StatelessScope(state_mapping=mapping):
         _graph.evaluate(model, inputs, note)
     origins = {id(new): old for old, new in rebuild.tensors.values()}
@@ -72,14 +75,15 @@ def verify(
                 reference = np.compress(keep, reference, axis)
         _check(old, reference, keras.ops.convert_to_numpy(value))
 
-    _graph.evaluate(rebuild.model, inputs, compare)
+    with keras.StatelessScope():  # statistics that a call updates stay as they are
+        _graph.evaluate(rebuild.model, inputs, compare)
 
 
 def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
     name = tensor._keras_history.operation.name
     if expected.shape != received.shape:
         raise VerificationError(
-            f"The edited model parts from the original at {name!r}: its output has "
+            f"The edited model differs from the original at {name!r}: its output has "
             f"shape {received.shape}, expected {expected.shape}."
         )
     if not expected.size or expected.dtype.kind not in "fV":
@@ -93,20 +97,11 @@ def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
     same = (np.isfinite(expected) == np.isfinite(received)).all()
     if error > tolerance * scale or not same:
         raise VerificationError(
-            f"The edited model parts from the original at {name!r}: the largest "
+            f"The edited model differs from the original at {name!r}: the largest "
             f"difference is {error:.3g} at values up to {scale:.3g}. Nothing is "
             "returned. If the layer is registered as channel-wise, check that it maps "
             "zero channels to zero."
         )
-
-
-def _all_calls(model: keras.Model) -> list[_graph.Call]:
-    found = []
-    for call in _graph.calls(model):
-        found.append(call)
-        if _graph.is_editable(call):
-            found += _all_calls(call.operation)
-    return found
 
 
 def _random(rng: np.random.Generator, shape: list[int], dtype: str) -> Any:
@@ -129,7 +124,8 @@ def _random_inputs(model: keras.Model) -> list[np.ndarray]:
         if all(None not in t.shape[1:] for t in _graph.functional(model).inputs):
             return inputs
         try:
-            _graph.evaluate(model, inputs, lambda tensor, value: None)
+            with keras.StatelessScope():
+                _graph.evaluate(model, inputs, lambda tensor, value: None)
         except Exception as error:  # too small for the model's strides
             problem = error
             continue
