@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -120,3 +124,205 @@ def test_unknown_command_shows_the_usage(command):
     status, _, err = command("squash")
     assert status == 2
     assert "usage: tfcompress" in err
+
+
+# Models as people save them ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu", name="c1"),
+            keras.layers.Conv2D(4, 3, activation="relu", name="c2"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def own_loss(truth, prediction):
+    return keras.ops.mean(keras.ops.square(truth - prediction))
+
+
+@pytest.mark.parametrize("kind", ["masked", "drum", "gates", "loss", "h5"])
+def test_commands_load_what_they_need_no_class_of_the_user_for(
+    kind, small_model, command, tmp_path
+):
+    path = tmp_path / ("m.h5" if kind == "h5" else "m.keras")
+    if kind == "masked":
+        model = tfc.structure.wrap(small_model, {"c2": tfc.layers.MaskedKernel})
+    elif kind == "drum":
+        model = tfc.structure.wrap(
+            small_model, {"c2": lambda layer: tfc.layers.DrumMultiply(layer, 6, 6)}
+        )
+    elif kind == "gates":
+        model = tfc.gates.add_layer_gates(
+            tfc.zoo.resnet20(input_shape=(8, 8, 1), width=0.25)
+        )
+    else:
+        model = keras.models.clone_model(small_model)
+        model.compile("adam", own_loss if kind == "loss" else "mse")
+    model.save(path)
+    status, text, err = command("cost", path)
+    assert (status, err) == (0, "")
+    assert str(tfc.cost.count(model)) in text
+    if kind in ("masked", "loss"):
+        assert command("shrink", path, tmp_path / "small.keras")[0] == 0
+
+
+def rewritten(source, target, **changes):
+    """A copy of a .keras file with other members; None leaves one out."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = changes.get(name.partition(".")[0], old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+def damaged(kind, small_model, folder):
+    whole = folder / "whole.keras"
+    small_model.save(whole)
+    config = json.loads(zipfile.ZipFile(whole).read("config.json"))
+    target = folder / f"{kind}.keras"
+    if kind == "cut":
+        target.write_bytes(whole.read_bytes()[:3000])
+    elif kind == "empty":
+        target.write_bytes(b"")
+    elif kind == "without config":
+        rewritten(whole, target, config=None)
+    elif kind == "without weights":
+        rewritten(whole, target, model=None)
+    elif kind == "no JSON":
+        rewritten(whole, target, config=b"\x80{")
+    elif kind == "deep JSON":
+        rewritten(whole, target, config="[" * 200_000)
+    elif kind == "cut weights":
+        with zipfile.ZipFile(whole) as archive:
+            weights = archive.read("model.weights.h5")
+        rewritten(whole, target, model=weights[: len(weights) // 2])
+    elif kind == "huge":  # 36 GB of weights
+        config["config"]["layers"][1]["config"]["filters"] = 10**9
+        rewritten(whole, target, config=json.dumps(config))
+    elif kind == "unknown class":
+        config["config"]["layers"][1]["class_name"] = "Whirl"
+        config["config"]["layers"][1]["module"] = "nowhere"
+        rewritten(whole, target, config=json.dumps(config))
+    elif kind == "no model":
+        rewritten(whole, target, config=json.dumps(config["config"]["layers"][1]))
+    elif kind == "folder":
+        target.mkdir()
+    return target
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut", "cut short"),
+        ("empty", "cut short"),
+        ("without config", "no config.json"),
+        ("without weights", "cannot be loaded"),
+        ("no JSON", "no JSON"),
+        ("deep JSON", "cannot be loaded"),
+        ("cut weights", "damaged or cut short"),
+        ("huge", "more than the"),
+        ("unknown class", "'Whirl'"),
+        ("no model", "Conv2D"),
+        ("folder", "folder"),
+    ],
+)
+def test_a_damaged_or_hostile_file_is_named_in_one_line(
+    kind, message, small_model, command, tmp_path
+):
+    file = damaged(kind, small_model, tmp_path)
+    status, _, err = command("groups", file)
+    assert status == 1
+    (line,) = err.splitlines()
+    assert line.startswith("tfcompress: error: ")
+    assert str(file) in line
+    assert message in line
+    assert len(line) < 700
+
+
+def test_a_file_of_the_user_registers_the_classes_of_a_model(command, tmp_path):
+    code = tmp_path / "whirl.py"
+    code.write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('whirl')\n"
+        "class Whirl(keras.layers.Dense): pass\n"
+    )
+    script = (
+        "import sys, keras; sys.path.insert(0, '.'); import whirl; keras.Sequential("
+        "[keras.Input((3,)), whirl.Whirl(2)]).save('whirl.keras')"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    model = tmp_path / "whirl.keras"
+    status, _, err = command("cost", model)
+    assert status == 1 and "Whirl" in err
+    assert command("cost", model, "--import", code)[0] == 0
+
+
+def test_shrinking_onto_itself_needs_a_word(saved, command, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(saved.read_bytes())
+    status, _, err = command("shrink", path, path)
+    assert status == 1 and "--overwrite" in err
+    assert path.read_bytes() == saved.read_bytes()
+    assert command("shrink", path, path, "--overwrite")[0] == 0
+    assert path.stat().st_size < saved.stat().st_size
+
+
+def test_verify_tells_an_agreeing_file_from_another(saved, command, tmp_path):
+    file, packed, other = (tmp_path / n for n in ("m.tflite", "m.tfcz", "o.keras"))
+    assert command("export", saved, file)[0] == 0
+    assert command("pack", saved, packed)[0] == 0
+    status, text, _ = command("verify", saved, file, "--data=digits")
+    assert status == 0 and "top-1 agreement 100.00 %" in text
+    assert command("verify", saved, packed)[0] == 0
+    keras.utils.set_random_seed(1)
+    tfc.zoo.lenet5(width=0.2, input_shape=(8, 8, 1)).save(other)
+    status, _, err = command("verify", saved, other, "--data=digits")
+    assert status == 1 and "does not compute what" in err
+
+
+def test_data_outside_of_the_range_that_a_model_rescales_are_told(command, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    path, out = tmp_path / "m.keras", tmp_path / "m.tflite"
+    model.save(path)
+    status, _, err = command("export", path, out, "--data=digits")
+    assert status == 0 and "warning: The data do not fit" in err
+    status, _, err = command("export", path, out, "--data=digits", "--scale=255")
+    assert (status, err) == (0, "")
+
+
+def test_python_m_starts_at_once_and_says_nothing_else():
+    for arguments, text in [(["--version"], tfc.__version__), (["--help"], "COMMAND")]:
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "tfcompress", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert text in result.stdout
+        assert "tensorflow" not in result.stderr and "keras" not in result.stderr
+
+
+def test_nothing_is_said_about_the_machine(saved):
+    result = subprocess.run(
+        [sys.executable, "-m", "tfcompress", "groups", str(saved)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+    assert result.stderr == ""

@@ -34,13 +34,14 @@ NEVER_AT_IMPORT = {
 }
 
 # Who may import whom, by the first part of the module name. `_checks`, `_files`,
-# `_figures` and `_activations` are small helpers below everything.
-HELPERS = {"_checks", "_files", "_figures", "_activations"}
+# `_figures`, `_models` and `_activations` are small helpers below everything.
+HELPERS = {"_checks", "_files", "_figures", "_models", "_activations"}
 KNOWS = {
     "structure": set(),
     "_checks": set(),
     "_files": set(),
     "_figures": set(),
+    "_models": {"_files"},
     "_activations": {"structure"},
     "schedules": set(),
     "data": set(),
@@ -76,7 +77,20 @@ KNOWS = {
         "layers",
     },
     "_finalize": {"structure", "policy", "layers", "gates"},
-    "cli": {"structure", "cost", "export", "report", "data", "_finalize"},
+    "compression": {
+        "structure",
+        "data",
+    },
+    "__main__": {"cli"},
+    "cli": {
+        "compression",
+        "structure",
+        "cost",
+        "export",
+        "report",
+        "data",
+        "_finalize",
+    },
 }
 
 

@@ -59,13 +59,16 @@ class Parity:
 
 
 def parity(
-    model: keras.Model, path: str | os.PathLike[str] | bytes, data: Any = None
+    model: keras.Model,
+    path: str | os.PathLike[str] | bytes | keras.Model,
+    data: Any = None,
 ) -> Parity:
-    """Compares an exported file with the Keras model it came from.
+    """Compares an exported file, or another model, with a Keras model.
 
     Args:
         model: the Keras model.
-        path: the exported `.tflite` file, or its content as bytes.
+        path: the exported `.tflite` file, or its content as bytes, or a model that
+            takes and returns the same.
         data: an array of inputs, a tuple `(inputs, labels)` or a
             `tf.data.Dataset` of either; all samples are compared. Defaults to
             `None`, which compares on 32 samples of seeded random numbers.
@@ -83,11 +86,41 @@ def parity(
     else:
         samples, _ = take_samples(model, data, limit=2**62, argument="data")
     kind = "random" if data is None else "given"
+    if isinstance(path, keras.Model):
+        _check_same_outputs(model, path)
+        return compare_outputs(model, _ModelProgram(path), samples, kind)
     return compare_outputs(model, open_file(path), samples, kind)
 
 
+def _check_same_outputs(model: keras.Model, other: keras.Model) -> None:
+    require_graph(other, "path")
+    expected, received = (
+        [tuple(tensor.shape[1:]) for tensor in m.outputs] for m in (model, other)
+    )
+    if expected != received:
+        raise ValueError(
+            "Invalid value for argument `path`. Expected a model with outputs of the "
+            f"shapes {expected}. Received: {received}"
+        )
+
+
+class _ModelProgram:
+    """A Keras model that is run as an exported file is."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    def check(self, inputs: Any) -> Samples:
+        """`inputs` as arrays that fit the model."""
+        return take_samples(self._model, inputs, limit=2**62, argument="data")[0]
+
+    def __call__(self, samples: Samples) -> list[np.ndarray]:
+        """The model's outputs."""
+        return call_model(self._model, samples)
+
+
 def compare_outputs(
-    model: keras.Model, program: Program, samples: Samples, kind: str
+    model: keras.Model, program: Program | _ModelProgram, samples: Samples, kind: str
 ) -> Parity:
     """The `Parity` of a loaded file on checked samples."""
     expected = call_model(model, samples)

@@ -6,13 +6,11 @@ from the file: the architecture is JSON, and weights are numbers.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress._files import check_writable, write_atomic
+from tfcompress._models import at_most
 from tfcompress.export import _tensors
 
 __all__ = ["InvalidFileError", "PackedFile", "PackedTensor", "pack", "unpack"]
@@ -421,7 +420,7 @@ def _rebuild(
 ) -> keras.Model:
     limit = sum(array.size for array in arrays) + _SPARE_ENTRIES
     try:
-        with _at_most(limit):
+        with at_most(limit):
             model = keras.saving.deserialize_keras_object(
                 architecture, safe_mode=safe_mode
             )
@@ -444,32 +443,3 @@ def _rebuild(
     for variable, array in zip(model.weights, arrays, strict=True):
         variable.assign(array)
     return model
-
-
-@contextlib.contextmanager
-def _at_most(entries: int) -> Iterator[None]:
-    """Refuses to create variables of more than `entries` entries in total.
-
-    A hostile architecture may ask for a layer of any size. An initial value is
-    first traced in a graph of its own, which tells its shape and takes no memory.
-    """
-    import tensorflow as tf
-
-    left = entries
-
-    def create(next_creator: Any, **kwargs: Any) -> Any:
-        nonlocal left
-        initial = kwargs["initial_value"]
-        if callable(initial):
-            with tf.Graph().as_default():
-                left -= math.prod(initial().shape)
-        else:
-            left -= int(np.size(initial))
-        if left < 0:
-            raise ValueError(
-                f"the layers ask for more than the {entries} entries stored"
-            )
-        return next_creator(**kwargs)
-
-    with tf.variable_creator_scope(create):
-        yield

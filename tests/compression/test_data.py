@@ -1,0 +1,71 @@
+"""What a model's first layers say about the range of its data."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.compression import range_fault, scaled_data
+
+IMAGES = np.random.default_rng(0).random((32, 8, 8, 3), "float32")
+L = keras.layers
+
+
+def model_with(*first):
+    x = inputs = keras.Input((8, 8, 3))
+    for layer in first:
+        x = layer(x)
+    x = L.Conv2D(2, 3)(x)
+    return keras.Model(inputs, L.GlobalAveragePooling2D()(x))
+
+
+def normalization():
+    layer = L.Normalization(mean=[128.0] * 3, variance=[74.0**2] * 3)
+    layer.build((None, 8, 8, 3))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: [L.Rescaling(1 / 255)],
+        lambda: [L.Rescaling(1 / 127.5, -1)],
+        lambda: [normalization()],
+        lambda: [lambda x: x / 127.5 - 1.0],
+        lambda: [L.Rescaling(1 / 255), L.Normalization(mean=0.5, variance=0.08)],
+    ],
+)
+def test_preprocessing_for_bytes_refuses_fractions(first):
+    model = model_with(*first())
+    assert "vary by only" in range_fault(model, IMAGES)
+    assert range_fault(model, 255 * IMAGES) is None
+
+
+def test_preprocessing_for_fractions_refuses_bytes():
+    model = model_with(L.Normalization(mean=0.5, variance=0.08))
+    assert "reach" in range_fault(model, 255 * IMAGES)
+    assert range_fault(model, IMAGES) is None
+
+
+def test_a_rescaling_inside_of_a_nested_model_is_seen():
+    inner = model_with(L.Rescaling(1 / 255))
+    x = inputs = keras.Input((8, 8, 3))
+    outer = keras.Model(inputs, L.Dense(2)(inner(x)))
+    assert "vary by only" in range_fault(outer, IMAGES)
+    frozen = keras.Model(inputs, L.Dense(2)(inner(x)))
+    inner.trainable = False
+    assert "vary by only" in range_fault(frozen, IMAGES)
+
+
+def test_a_model_without_preprocessing_says_nothing():
+    assert range_fault(model_with(), IMAGES) is None
+    assert range_fault(model_with(), 255 * IMAGES) is None
+
+
+def test_data_come_in_the_size_and_the_scale_of_the_model():
+    x = inputs = keras.Input((12, 12, 1))
+    model = keras.Model(inputs, L.Flatten()(x))
+    data = scaled_data("digits", None, model, scale=255.0)
+    assert data.input_shape == (12, 12, 1)
+    assert 200 < data.train.images.max() <= 255
+    with pytest.raises(ValueError, match="argument `scale`"):
+        scaled_data("digits", None, model, scale=0.0)

@@ -1,0 +1,173 @@
+"""Data for a model whose needs are read from the model itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import data
+from tfcompress.structure._graph import (
+    calls,
+    evaluate,
+    functional,
+    inner_inputs,
+    is_editable,
+)
+
+__all__ = ["range_fault", "scaled_data", "warn_of_range"]
+
+_LOOKED_AT = 64
+# What reaches the first layer with weights: values that vary by so little, while
+# the data vary by more, come from layers made for another range.
+_LEAST_SPREAD = 0.02
+_LARGEST = 50.0
+
+
+def scaled_data(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    model: keras.Model,
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> data.Dataset:
+    """Loads a set of images in the size that `model` takes.
+
+    Args:
+        name: as for `tfcompress.data.load`.
+        data_dir: as for `tfcompress.data.load`.
+        model: the model.
+        scale: the value of a white pixel. Defaults to 1.0.
+        seed: as for `tfcompress.data.load`. Defaults to 0.
+
+    Returns:
+        The set.
+
+    Raises:
+        ValueError: if `scale` is not positive, or as `tfcompress.data.load` does.
+    """
+    if not 0 < scale < np.inf:
+        raise ValueError(
+            "Invalid value for argument `scale`. Expected a positive number. "
+            f"Received: scale={scale!r}"
+        )
+    shape = tuple(model.inputs[0].shape[1:])
+    size = None
+    if len(shape) == 3 and None not in shape[:2]:
+        size = (shape[0], shape[1])
+    loaded = data.load(name, data_dir, seed=seed, image_size=size)
+    if scale == 1:
+        return loaded
+    factor = np.float32(scale)
+    train, validation, test = (
+        data.Split(split.images * factor, split.labels)
+        for split in (loaded.train, loaded.validation, loaded.test)
+    )
+    return dataclasses.replace(loaded, train=train, validation=validation, test=test)
+
+
+def warn_of_range(model: keras.Model, images: Any, advice: str) -> None:
+    """Warns where `range_fault` finds something.
+
+    Args:
+        model: a built Functional or Sequential model with one input.
+        images: the data, (samples, ...).
+        advice: what to do about it.
+    """
+    fault = range_fault(model, images)
+    if fault:
+        warnings.warn(f"{fault} {advice}", stacklevel=2)
+
+
+def range_fault(model: keras.Model, images: Any) -> str | None:
+    """What is wrong with the range of the data, as the first layers see it.
+
+    A model that rescales or normalises its input inside tells by these layers
+    which range it was trained on: what leaves them has a spread of the order of
+    one. A model without such layers tells nothing.
+
+    Args:
+        model: a built Functional or Sequential model.
+        images: the data, (samples, ...).
+
+    Returns:
+        One sentence, or `None`.
+    """
+    if len(model.inputs) != 1 or np.asarray(images[:1]).dtype.kind not in "fiu":
+        return None
+    batch = np.asarray(images[:_LOOKED_AT]).astype(model.inputs[0].dtype)
+    if batch.shape[1:] != tuple(
+        given if size is None else size
+        for given, size in zip(batch.shape[1:], model.inputs[0].shape[1:], strict=False)
+    ):
+        return None
+    reached = _what_reaches_weights(model, batch)
+    if reached is None:
+        return None
+    spread, largest = float(reached.std()), float(np.abs(reached).max())
+    given = f"from {batch.min():.4g} to {batch.max():.4g}"
+    if batch.std() > 0 and spread < _LEAST_SPREAD:
+        return (
+            f"The data do not fit what {model.name!r} expects: their values, {given}, "
+            f"vary by only {spread:.2g} after the layers that rescale them."
+        )
+    if largest > _LARGEST:
+        return (
+            f"The data do not fit what {model.name!r} expects: their values, {given}, "
+            f"reach {largest:.3g} after the layers that rescale them."
+        )
+    return None
+
+
+class _Reached(Exception):
+    """Carries a value out of a walk that has seen enough."""
+
+
+def _what_reaches_weights(model: keras.Model, batch: np.ndarray) -> np.ndarray | None:
+    """The input of the first layer that learns; None if nothing comes before it."""
+    tensor = _first_learning_input(model)
+    if tensor is None:
+        return None
+
+    def visit(symbolic: Any, value: Any) -> None:
+        if symbolic is tensor:
+            raise _Reached(keras.ops.convert_to_numpy(value))
+
+    try:
+        evaluate(model, [keras.ops.convert_to_tensor(batch)], visit)
+    except _Reached as reached:
+        return reached.args[0]
+    return None
+
+
+def _first_learning_input(model: keras.Model, fed: Any = None) -> Any | None:
+    """The symbolic tensor that goes into the first layer that learns.
+
+    `fed` is what an outer model feeds into this one: a nested model's own input
+    is not computed by any layer.
+    """
+    for call in calls(model):
+        if not call.inputs:
+            continue
+        is_input = any(call.inputs[0] is tensor for tensor in functional(model).inputs)
+        source = fed if is_input else call.inputs[0]
+        if inner_inputs(call) is not None and is_editable(call):
+            found = _first_learning_input(call.operation, source)
+            if found is not None or call.operation.weights:
+                return found
+        elif _learns(call.operation):
+            return source
+    return None
+
+
+def _learns(operation: Any) -> bool:
+    # Frozen layers learned once; the statistics of a Normalization never did.
+    return any(
+        getattr(variable, "trainable", False) or len(variable.shape) > 1
+        for variable in getattr(operation, "weights", ())
+    ) and not isinstance(operation, keras.layers.Normalization)
