@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +26,7 @@ from tfcompress.structure._trace import Trace, trace
 from tfcompress.structure._verify import verify as check
 
 __all__ = [
+    "Shrunk",
     "bypass",
     "fold_batch_norm",
     "insert_after",
@@ -31,6 +34,7 @@ __all__ = [
     "resize",
     "rewire",
     "shrink",
+    "shrink_recorded",
     "wrap",
     "zero_channels",
 ]
@@ -120,7 +124,7 @@ def remove_channels(
             "residual branch, use `bypass`."
         )
     removed = _round(groups, masked, multiple_of)
-    return _cut(model, groups, masked, removed, verify, carry_optimizer)
+    return _cut(model, groups, masked, removed, verify, carry_optimizer).model
 
 
 def shrink(
@@ -156,20 +160,169 @@ def shrink(
         TypeError, ValueError: for what is not a built Keras 3 graph.
         VerificationError: if the two models disagree.
     """
+    return shrink_recorded(
+        model,
+        multiple_of=multiple_of,
+        verify=verify,
+        carry_optimizer=carry_optimizer,
+    ).model
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A smaller model, with the record of how it was made.
+
+    What a method keeps beside a model (masks, duals, sums over channels, the
+    values that it holds) goes over to the smaller model by this record.
+
+    Attributes:
+        model: the smaller model.
+        steps: the rebuilds that led to it, one after another: one for each branch
+            that was dropped, and one for the channels.
+    """
+
+    model: keras.Model
+    steps: tuple[Rebuild, ...]
+
+    def layer(self, old: keras.Layer) -> keras.Layer | None:
+        """The layer of the new model that a layer of the old one became.
+
+        Args:
+            old: a layer of the old model, inside of nested models too; not a
+                nested model itself.
+
+        Returns:
+            A layer, or None where it went with a branch.
+        """
+        layer: keras.Layer | None = old
+        for step in self.steps:
+            layer = step.layers.get(id(layer), (None, None))[1]
+        return layer
+
+    def variable(self, old: keras.Variable) -> keras.Variable | None:
+        """The variable of the new model that a variable of the old one became.
+
+        Args:
+            old: a variable of a layer of the old model.
+
+        Returns:
+            A variable, or None where its layer went with a branch.
+        """
+        variable: keras.Variable | None = old
+        for step in self.steps:
+            variable = step.variables.get(id(variable), (None, None))[1]
+        return variable
+
+    def cut(self, old: keras.Variable, array: Any) -> np.ndarray:
+        """The part of an array that belongs to the channels that stayed.
+
+        Args:
+            old: a variable of a layer of the old model.
+            array: one value for each of its values. An axis of length 1 stands
+                for all positions and stays.
+
+        Returns:
+            An array of the shape of `variable(old)`, but for such axes.
+
+        Raises:
+            ValueError: if `array` does not have the shape of `old`, or the
+                variable is not in the new model.
+        """
+        array = np.asarray(array)
+        shape = tuple(old.shape)
+        fits = array.ndim == len(shape) and all(
+            n in (1, size) for n, size in zip(array.shape, shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"Invalid value for argument `array`. Expected an array of shape "
+                f"{shape}, or 1 on some axes. Received: an array of shape {array.shape}"
+            )
+        for axis, size in enumerate(array.shape):
+            if size > 1:
+                array = array.take(self.positions(old, axis), axis)
+        return array
+
+    def positions(self, old: keras.Variable, axis: int) -> np.ndarray:
+        """The positions on an axis of a variable that stayed.
+
+        Args:
+            old: a variable of a layer of the old model.
+            axis: one of its axes.
+
+        Returns:
+            A sorted int array.
+
+        Raises:
+            ValueError: if the variable is not in the new model.
+        """
+        axis %= len(old.shape)
+        positions = np.arange(old.shape[axis])
+        variable = old
+        for step in self.steps:
+            if id(variable) not in step.variables:
+                raise ValueError(f"Variable {old.path!r} is not in the new model.")
+            keep = step.kept(variable, axis)
+            if keep is not None:
+                positions = positions[keep]
+            variable = step.variables[id(variable)][1]
+        return positions
+
+    def channels(self, group: ChannelGroup) -> np.ndarray:
+        """The channels of a group of the old model that stayed.
+
+        Args:
+            group: one of `channel_groups` of the old model.
+
+        Returns:
+            A sorted int array, empty where all its layers went.
+        """
+        for member in group.members:
+            if self.variable(member.variable) is not None:
+                places = self.positions(member.variable, member.axis)
+                found = np.unique(member.channels[places])
+                return found[found >= 0]
+        return np.zeros(0, np.int64)
+
+
+def shrink_recorded(
+    model: keras.Model,
+    multiple_of: int = 1,
+    *,
+    verify: bool = True,
+    carry_optimizer: bool = True,
+) -> Shrunk:
+    """`shrink`, with the record of how the smaller model was made.
+
+    Args:
+        model: as in `shrink`.
+        multiple_of: as in `shrink`. Defaults to 1.
+        verify: as in `shrink`. Defaults to True.
+        carry_optimizer: as in `shrink`. Defaults to True.
+
+    Returns:
+        A `Shrunk`.
+
+    Raises:
+        TypeError, ValueError, VerificationError: as `shrink`.
+    """
     _check_multiple(multiple_of)
     groups = channel_groups(model)
+    steps: list[Rebuild] = []
     for name in _dead_branches(groups):
         try:
             # Compared with the model as it is: the branch must really be zero.
-            model = _drop(model, [name], (), verify, carry_optimizer)
+            steps.append(_drop(model, [name], (), verify, carry_optimizer))
         except ValueError:
             continue  # no skip connection around it: channel by channel, below
-    if model is not groups.model:
+        model = steps[-1].model
+    if steps:
         groups = channel_groups(model)
     removed = zero_classes(groups)
     _spare(groups, removed)
     removed = _round(groups, removed, multiple_of)
-    return _cut(model, groups, removed, removed, verify, carry_optimizer)
+    steps.append(_cut(model, groups, removed, removed, verify, carry_optimizer))
+    return Shrunk(steps[-1].model, tuple(steps))
 
 
 def resize(
@@ -210,7 +363,7 @@ def resize(
     groups = channel_groups(model)
     removed = _narrow(groups, widths)
     if weights == "inherit":
-        return _cut(model, groups, removed, removed, verify, carry_optimizer)
+        return _cut(model, groups, removed, removed, verify, carry_optimizer).model
     state = random.getstate()
     try:
         # Keras draws the seeds of unseeded initializers from this generator.
@@ -377,7 +530,7 @@ def bypass(
             "Invalid value for argument `layers`. Expected a list of layer names. "
             f"Received: layers={layers!r}"
         )
-    return _drop(model, layers, layers, verify, carry_optimizer)
+    return _drop(model, layers, layers, verify, carry_optimizer).model
 
 
 def fold_batch_norm(
@@ -438,7 +591,7 @@ def _cut(
     removed: np.ndarray,
     verify: bool,
     carry_optimizer: bool,
-) -> keras.Model:
+) -> Rebuild:
     """Removes the classes of `removed`, and zeroes those of `masked`."""
     rebuild = Rebuild(model, groups.analysis, removed)
     masks = masks_of(groups, masked)
@@ -447,7 +600,7 @@ def _cut(
     if verify:
         check(model, rebuild, masks)
     carry_compile(model, rebuild, carry_optimizer)
-    return rebuild.model
+    return rebuild
 
 
 def _drop(
@@ -456,7 +609,7 @@ def _drop(
     silenced: Sequence[str],
     verify: bool,
     carry_optimizer: bool,
-) -> keras.Model:
+) -> Rebuild:
     """Drops branches; `silenced` are at zero in what the result is checked with."""
     analysis = trace(model)
     absent = [id(_find(analysis, name)) for name in layers]
@@ -464,7 +617,7 @@ def _drop(
     if verify:
         check(model, rebuild, absent=[id(_find(analysis, name)) for name in silenced])
     carry_compile(model, rebuild, carry_optimizer)
-    return rebuild.model
+    return rebuild
 
 
 def _assign(
@@ -605,15 +758,11 @@ def _only_added(groups: ChannelGroups, layer: keras.Layer) -> bool:
     """Whether a layer without weights would add zero wherever it is read."""
     outputs: set[int] = set()
     readers: list[str] = []
-    pending = [groups.model]
-    while pending:
-        for call in _graph.calls(pending.pop()):
-            if _graph.is_editable(call):
-                pending.append(call.operation)
-            if call.operation is layer:
-                outputs.update(map(id, call.outputs))
-            elif outputs & set(map(id, call.inputs)):
-                readers.append(type(call.operation).__name__)
+    for _, call in _graph.walk(groups.model):
+        if call.operation is layer:
+            outputs.update(map(id, call.outputs))
+        elif outputs & set(map(id, call.inputs)):
+            readers.append(type(call.operation).__name__)
     tensors = groups.analysis.tensors
     silent = all((tensors[key].constant == 0).all() for key in outputs)
     return silent and bool(readers) and set(readers) <= {"Add"}

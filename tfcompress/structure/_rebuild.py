@@ -123,7 +123,7 @@ class Rebuild:
     def size(self, variable: keras.Variable, axis: int) -> int:
         """Kept length of an axis of a variable."""
         axis %= len(variable.shape)
-        keep = self._keep(variable, axis)
+        keep = self.kept(variable, axis)
         return int(variable.shape[axis] if keep is None else keep.sum())
 
     def shape(self, tensor: Any) -> tuple[int | None, ...]:
@@ -144,7 +144,8 @@ class Rebuild:
         keep = ~np.moveaxis(gone, axis, 0).reshape(labels.shape[axis], -1).all(1)
         return None if keep.all() else keep
 
-    def _keep(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+    def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+        """Bool array of the kept positions on an axis of a variable; None if all."""
         known = self.trace.axes.get((id(variable), axis))
         if known is None or self._nothing:
             return None
@@ -154,7 +155,7 @@ class Rebuild:
     def cut(self, variable: keras.Variable, value: np.ndarray) -> np.ndarray:
         """`value`, shaped like `variable`, without the removed channels."""
         for axis in range(value.ndim):
-            keep = self._keep(variable, axis)
+            keep = self.kept(variable, axis)
             if keep is not None:
                 value = np.compress(keep, value, axis)
         return value
