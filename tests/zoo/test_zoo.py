@@ -15,10 +15,13 @@ TRAINED = [
     zoo.vgg16,
     zoo.vgg19,
     zoo.resnet18,
+    zoo.resnet8,
+    zoo.ds_cnn,
     zoo.resnet20,  # the deeper ones are the same code and slow to compile
     zoo.alexnet,
 ]
-FUNCTIONS = [getattr(zoo, name) for name in zoo.__all__ if name != "cross_stack"]
+OTHER_ARGUMENTS = ("cross_stack", "autoencoder")
+FUNCTIONS = [getattr(zoo, name) for name in zoo.__all__ if name not in OTHER_ARGUMENTS]
 CROSS_STACK = [
     (dataset, variant)
     for dataset in ("cifar10", "cifar100", "stl10")
