@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from tfcompress.structure._rules import rules
+from tfcompress.structure.rules import rules
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "structure.md"
 START, END = "<!-- operations: generated -->", "<!-- end of generated part -->"

@@ -19,7 +19,8 @@ from tfcompress.structure._graph import (
     is_editable,
     is_nested_model,
 )
-from tfcompress.structure._trace import Trace, trace
+from tfcompress.structure._trace import Trace
+from tfcompress.structure._walk import trace
 
 __all__ = [
     "ActivationMeter",

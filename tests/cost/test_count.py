@@ -348,7 +348,7 @@ def test_products_of_data_have_two_gradients_and_no_update():
 
 def test_everything_that_the_engine_knows_is_counted():
     from tfcompress.cost import _operations, _rules
-    from tfcompress.structure import _rules as engine
+    from tfcompress.structure.rules import _table as engine
 
     without = set(engine._LAYERS) - set(_rules._RULES)
     # Activations without weights; the cells are counted by their RNN layer.
@@ -570,9 +570,9 @@ def test_channelwise_registrations_of_the_engine_hold_here_too(monkeypatch):
         def call(self, x):
             return x * self.gain
 
-    from tfcompress.structure import _rules
+    from tfcompress.structure.rules import _table
 
-    monkeypatch.setattr(_rules, "_LAYERS", dict(_rules._LAYERS))
+    monkeypatch.setattr(_table, "_LAYERS", dict(_table._LAYERS))
     structure.register_channelwise(Gain, "gain")
     counted = cost.count(keras.Sequential([keras.Input((5,)), Gain()]))
     assert (counted.macs, counted.operations) == (0, 5)

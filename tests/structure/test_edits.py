@@ -588,6 +588,7 @@ def test_other_bad_arguments():
         structure.bypass(model, "branch2")
     with pytest.raises(ValueError, match=r"no skip connection|does not simplify"):
         structure.bypass(model, ["hidden"])
+    keras.backend.clear_session()  # for the name "concatenate"
     with pytest.raises(ValueError, match="whose output channels belong to"):
         structure.channel_groups(graphs.densely_connected()).of("concatenate")
 

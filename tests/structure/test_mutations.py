@@ -10,7 +10,9 @@ from keras import layers as L
 from tests.structure import graphs
 from tests.structure.test_graphs import test_removing_equals_masking as run
 from tfcompress.structure import VerificationError
-from tfcompress.structure import _rules as rules
+from tfcompress.structure._labels import Abstract
+from tfcompress.structure.rules import _attention, _channelwise, _movement, _producers
+from tfcompress.structure.rules import _table as table
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,7 @@ def without_zeroing(rule, role):
     return Forgetful
 
 
-class TiledDepthwise(rules.DepthwiseConv):
+class TiledDepthwise(_producers.DepthwiseConv):
     def weigh(self, trace, op, call, inputs):
         result = super().weigh(trace, op, call, inputs)[0]
         labels = inputs[0].labels.ravel()
@@ -67,7 +69,7 @@ class TiledDepthwise(rules.DepthwiseConv):
         return [replace(result, labels=tiled)]
 
 
-class RepeatedGates(rules.Recurrent):
+class RepeatedGates(_producers.Recurrent):
     def weigh(self, trace, op, call, inputs):
         results = super().weigh(trace, op, call, inputs)
         for key, axis in trace.axes.items():
@@ -77,35 +79,35 @@ class RepeatedGates(rules.Recurrent):
         return results
 
 
-class FortranFlatten(rules.Reshape):
+class FortranFlatten(_movement.Reshape):
     def trace(self, trace, op, call, inputs):
         labels, _ = inputs[0].full()
         moved = np.reshape(labels, (1, -1), order="F")
         zero = np.zeros((1, 1))
-        return [rules.Abstract.compact(moved, zero, (None, moved.size))]
+        return [Abstract.compact(moved, zero, (None, moved.size))]
 
 
-class ReversedJoin(rules.Join):
+class ReversedJoin(_movement.Join):
     def trace(self, trace, op, call, inputs):
         return super().trace(trace, op, call, inputs[::-1])
 
 
-class SwappedSplit(rules.Split):
+class SwappedSplit(_movement.Split):
     def trace(self, trace, op, call, inputs):
         return super().trace(trace, op, call, inputs)[::-1]
 
 
-class UntiedMerge(rules.Merge):
+class UntiedMerge(_channelwise.Merge):
     def trace(self, trace, op, call, inputs):
         return [inputs[0]]
 
 
-class ZeroPreservingActivation(rules.Activation):
+class ZeroPreservingActivation(_channelwise.Activation):
     def trace(self, trace, op, call, inputs):
         return [inputs[0]]
 
 
-class UngroupedConv(rules.Conv):
+class UngroupedConv(_producers.Conv):
     def weigh(self, trace, op, call, inputs):
         labels, _ = trace.vector(inputs[0], -1, "conv")
         size = op.kernel.shape[-2]
@@ -116,7 +118,7 @@ class UngroupedConv(rules.Conv):
         return [trace.produce(op, out, -1, tuple(call.outputs[0].shape))]
 
 
-class SilentPadding(rules.Conv):
+class SilentPadding(_producers.Conv):
     """Folds non-zero constants although the padding makes that inexact."""
 
     def weigh(self, trace, op, call, inputs):
@@ -124,7 +126,7 @@ class SilentPadding(rules.Conv):
         return super().weigh(trace, op, call, [zero])
 
 
-class HarmlessSoftmax(rules.Dense):
+class HarmlessSoftmax(_producers.Dense):
     def weigh(self, trace, op, call, inputs):
         result = super().weigh(trace, op, call, inputs)
         if result[0].labelled or op.name != "gate":
@@ -134,7 +136,7 @@ class HarmlessSoftmax(rules.Dense):
         return [trace.produce(op, out, -1, tuple(call.outputs[0].shape))]
 
 
-class WholeAttention(rules.Attention):
+class WholeAttention(_attention.Attention):
     """Forgets that the output projection reads the heads."""
 
     def weigh(self, trace, op, call, inputs):
@@ -143,17 +145,17 @@ class WholeAttention(rules.Attention):
         return results
 
 
-class MeanAsSum(rules.Reduce):
+class MeanAsSum(_channelwise.Reduce):
     def __init__(self):
         super().__init__(additive=True)
 
 
-class SwappedTranspose(rules.ConvTranspose):
+class SwappedTranspose(_producers.ConvTranspose):
     def configure(self, op, call, config, kept):
         config["filters"] = kept.size(op.kernel, -1)
 
 
-class LayerNormAsBatchNorm(rules.LayerNorm):
+class LayerNormAsBatchNorm(_channelwise.LayerNorm):
     def weigh(self, trace, op, call, inputs):
         labels, _ = trace.vector(inputs[0], -1, "norm")
         trace.bind(op, op.gamma, 0, labels, "scale", zero=True)
@@ -162,29 +164,29 @@ class LayerNormAsBatchNorm(rules.LayerNorm):
 
 
 LAYER_MUTANTS = [
-    (L.Conv2D, flipped(rules.Conv), graphs.conv_stack),
+    (L.Conv2D, flipped(_producers.Conv), graphs.conv_stack),
     (L.Conv2D, UngroupedConv, graphs.grouped_conv),
     (L.Conv2D, SilentPadding, graphs.nonzero_constant_padded),
-    (L.Conv2D, without_zeroing(rules.Conv, "bias"), graphs.densely_connected),
+    (L.Conv2D, without_zeroing(_producers.Conv, "bias"), graphs.densely_connected),
     (L.Conv2DTranspose, SwappedTranspose, graphs.transposed),
-    (L.SeparableConv2D, flipped(rules.SeparableConv), graphs.separable),
+    (L.SeparableConv2D, flipped(_producers.SeparableConv), graphs.separable),
     (L.DepthwiseConv2D, TiledDepthwise, graphs.depthwise_multiplier),
-    (L.Dense, flipped(rules.Dense), graphs.dense_ranks),
+    (L.Dense, flipped(_producers.Dense), graphs.dense_ranks),
     (L.Dense, HarmlessSoftmax, graphs.softmax_inside),
     (L.LSTM, lambda: RepeatedGates(4), graphs.recurrent),
     (L.MultiHeadAttention, WholeAttention, graphs.attention),
     (
         L.BatchNormalization,
-        without_zeroing(rules.BatchNorm, "offset"),
+        without_zeroing(_channelwise.BatchNorm, "offset"),
         graphs.residual,
     ),
-    (L.BatchNormalization, rules.Identity, graphs.residual),
+    (L.BatchNormalization, _channelwise.Identity, graphs.residual),
     (L.LayerNormalization, LayerNormAsBatchNorm, graphs.layer_norm),
     (L.Activation, ZeroPreservingActivation, None),
     (L.Add, lambda: UntiedMerge(np.add), graphs.residual),
     (L.Concatenate, ReversedJoin, graphs.densely_connected),
     (L.Flatten, FortranFlatten, graphs.conv_stack),
-    (L.Permute, rules.Identity, graphs.channel_shuffle),
+    (L.Permute, _channelwise.Identity, graphs.channel_shuffle),
 ]
 
 
@@ -204,7 +206,7 @@ def test_wrong_layer_rules_fail(monkeypatch, layer, mutant, build):
         build = _sigmoid_layer
         monkeypatch.setitem(graphs.CASES, build, [6, 5])
     run(build)
-    monkeypatch.setitem(rules._LAYERS, layer, mutant())
+    monkeypatch.setitem(table._LAYERS, layer, mutant())
     assert detected(build)
 
 
@@ -212,14 +214,14 @@ def test_wrong_layer_rules_fail(monkeypatch, layer, mutant, build):
     ("name", "mutant", "build"),
     [
         ("Mean", MeanAsSum, graphs.spatial_attention_by_mean),
-        ("Stack", lambda: rules.Identity(), graphs.stacked),
+        ("Stack", lambda: _channelwise.Identity(), graphs.stacked),
         ("Split", SwappedSplit, graphs.split),
     ],
     ids=["mean", "stack", "split"],
 )
 def test_wrong_operation_rules_fail(monkeypatch, name, mutant, build):
     run(build)
-    monkeypatch.setitem(rules._OPS, name, mutant())
+    monkeypatch.setitem(table._OPS, name, mutant())
     assert detected(build)
 
 
@@ -227,10 +229,15 @@ def test_the_probe_alone_finds_the_same_groups(monkeypatch):
     # Rules of weightless operations and the probe check each other.
     cases = [graphs.residual, graphs.unet, graphs.noise_and_dropout]
     expected = [sizes(build()) for build in cases]
-    probed = (rules.Activation, rules.Spatial, rules.Identity, rules.Rescaling)
-    for layer, rule in list(rules._LAYERS.items()):
+    probed = (
+        _channelwise.Activation,
+        _channelwise.Spatial,
+        _channelwise.Identity,
+        _channelwise.Rescaling,
+    )
+    for layer, rule in list(table._LAYERS.items()):
         if isinstance(rule, probed):
-            monkeypatch.delitem(rules._LAYERS, layer)
+            monkeypatch.delitem(table._LAYERS, layer)
     assert [sizes(build()) for build in cases] == expected
 
 

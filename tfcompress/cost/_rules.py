@@ -18,7 +18,7 @@ from tfcompress.cost._operations import operation_work
 from tfcompress.cost._uses import Shape, Use, elements, uses
 from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
 from tfcompress.structure._graph import is_nested_model
-from tfcompress.structure._rules import Registered, rule_for
+from tfcompress.structure.rules import Registered, rule_for
 
 __all__ = ["Rule", "layer_rule", "register"]
 

@@ -24,8 +24,8 @@ from tfcompress.structure._groups import (
     zero_indices,
 )
 from tfcompress.structure._rebuild import Edit
-from tfcompress.structure._rules import register_channelwise
 from tfcompress.structure._verify import VerificationError
+from tfcompress.structure.rules import register_channelwise
 
 __all__ = [
     "ChannelGroup",

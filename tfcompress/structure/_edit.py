@@ -22,8 +22,9 @@ from tfcompress.structure._groups import (
     zero_classes,
 )
 from tfcompress.structure._rebuild import Edit, Rebuild
-from tfcompress.structure._trace import Trace, trace
+from tfcompress.structure._trace import Trace
 from tfcompress.structure._verify import verify as check
+from tfcompress.structure._walk import trace
 
 __all__ = [
     "Shrunk",

@@ -10,7 +10,8 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from tfcompress.structure._trace import Axis, Trace, trace
+from tfcompress.structure._trace import Axis, Trace
+from tfcompress.structure._walk import trace
 
 __all__ = [
     "ChannelGroup",
@@ -416,7 +417,7 @@ def _name(
     if layer not in taken and np.array_equal(whole.get(layer, ()), classes):
         return layer
     stem = layer
-    created = analysis._created.get((id(kernels[0].layer), "heads"))
+    created = analysis.created.get((id(kernels[0].layer), "heads"))
     if created is not None and np.isin(classes, analysis.solution.root[created]).all():
         stem = name = f"{layer}/heads"
         if name not in taken:

@@ -18,8 +18,8 @@ import numpy as np
 
 from tfcompress.structure import _graph
 from tfcompress.structure._fold import Folding
-from tfcompress.structure._rules import rule_for
 from tfcompress.structure._trace import Trace
+from tfcompress.structure.rules import rule_for
 
 __all__ = ["Edit", "Rebuild"]
 

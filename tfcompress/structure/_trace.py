@@ -1,4 +1,4 @@
-"""The walk that labels a model's tensors and variables."""
+"""The vocabulary in which rules say what an operation does to channels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.structure import _graph
 from tfcompress.structure._labels import Abstract, LabelTable, Solution
 
-__all__ = ["Axis", "Fold", "Trace", "trace"]
+__all__ = ["Axis", "Fold", "Trace"]
 
 # Activation functions by name: those that map 0 to 0, and the others that act
 # on every element by itself.
@@ -62,7 +61,7 @@ class Fold:
 
 @dataclass
 class Trace:
-    """Labels of a whole model, as `trace` leaves them.
+    """Labels of a whole model, as `tfcompress.structure._walk.trace` leaves them.
 
     Attributes:
         table: the label table.
@@ -72,6 +71,10 @@ class Trace:
         outputs: layer key -> labels of its output channels.
         folds: id of layer -> `Fold`.
         inexact: normalisations that may be pruned through.
+        solution: classes of the labels.
+        keys: id of layer -> layer key.
+        sources: id of `KerasTensor` -> key of the operation that it comes from.
+        created: (id of layer, tag) -> labels that the layer created.
     """
 
     inexact: frozenset[str] = frozenset()
@@ -82,28 +85,25 @@ class Trace:
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     folds: dict[int, Fold] = field(default_factory=dict)
     solution: Solution = field(init=False)
-    _created: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
-    _keys: dict[int, str] = field(default_factory=dict)
-    _sources: dict[int, str] = field(default_factory=dict)
-    _several: list[np.ndarray] = field(default_factory=list)
-
-    # What rules call -----------------------------------------------------
+    keys: dict[int, str] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
+    created: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
 
     def key(self, layer: keras.Operation) -> str:
         """The unique key of `layer`: its name, or "outer/inner" if nested."""
-        return self._keys.get(id(layer), layer.name)
+        return self.keys.get(id(layer), layer.name)
 
     def create(self, layer: keras.Layer, size: int, tag: str = "out") -> np.ndarray:
         """Labels for `size` channels that `layer` produces.
 
         A shared layer gets the same labels at every call.
         """
-        labels = self._created.get((id(layer), tag))
+        labels = self.created.get((id(layer), tag))
         if labels is None:
             labels = self.table.fresh(size)
             if size == 1:
                 self.table.freeze(labels, "a single channel cannot be removed")
-            self._created[id(layer), tag] = labels
+            self.created[id(layer), tag] = labels
         return labels
 
     def bind(
@@ -281,101 +281,7 @@ class Trace:
         """The labelled tensors, with the name of the operation they come from."""
         for key, tensor in self.tensors.items():
             if tensor.labelled:
-                yield self._sources[key], tensor
-
-    # The walk ------------------------------------------------------------
-
-    def run(self, model: keras.Model, inputs: Sequence[Abstract], prefix: str) -> list:
-        """Labels the tensors of one (possibly nested) model."""
-        from tfcompress.structure._rules import rule_for
-
-        graph = _graph.functional(model)
-        for tensor, abstract in zip(graph.inputs, inputs, strict=True):
-            self._record(tensor, abstract)
-            self._sources.setdefault(id(tensor), prefix + tensor.name)
-        for call in _graph.calls(model):
-            operation = call.operation
-            key = prefix + operation.name
-            tensors = [self.tensors[id(tensor)] for tensor in call.inputs]
-            if isinstance(operation, keras.Layer):
-                self._keys[id(operation)] = key
-                self.layers.setdefault(key, operation)
-            if _graph.is_editable(call):
-                inner = _graph.inner_inputs(call) or ()
-                given = [self.tensors[id(tensor)] for tensor in inner]
-                results = self.run(operation, given, key + "/")
-            else:
-                results = rule_for(operation, tensors).trace(
-                    self, operation, call, tensors
-                )
-            for tensor, abstract in zip(call.outputs, results, strict=True):
-                self._record(tensor, abstract)
-                self._sources.setdefault(id(tensor), key)
-            if len(results) == 1 and isinstance(operation, keras.Layer):
-                self._note_output(key, results[0])
-        return [self.tensors[id(tensor)] for tensor in graph.outputs]
-
-    def _record(self, tensor: Any, abstract: Abstract) -> None:
-        known = self.tensors.get(id(tensor))
-        if known is not None:  # a nested model that is used again
-            self.table.tie(
-                known.labels, abstract.labels, "a nested model also reads frozen ones"
-            )
-            return
-        self.tensors[id(tensor)] = abstract
-        if sum(size > 1 for size in abstract.labels.shape) > 1:
-            self._several.append(abstract.labels)
-
-    def _note_output(self, key: str, tensor: Abstract) -> None:
-        if sum(size > 1 for size in tensor.labels.shape) == 1:
-            self.outputs.setdefault(key, tensor.labels.ravel())
-
-    def finish(self) -> None:
-        """Solves for classes.
-
-        Every tensor must stay rectangular: where labels vary along several
-        axes, the removable slices are those of one axis, the last that is not
-        already coupled away.
-        """
-        solution = self.table.solve()
-        for labels in self._several:
-            rooted = solution.root[labels]
-            axes = [
-                axis
-                for axis in range(rooted.ndim)
-                if rooted.shape[axis] > 1 and (rooted != rooted.take([0], axis)).any()
-            ]
-            if len(axes) > 1:
-                for axis in axes[:-1]:
-                    self.table.tie(
-                        labels,
-                        labels.take([0], axis),
-                        "shares a reshaped tensor with frozen channels",
-                    )
-                solution = self.table.solve()
-        self.solution = solution
-
-
-def trace(model: keras.Model, inexact: Sequence[str] = ()) -> Trace:
-    """Labels every tensor and variable of `model`. Time: linear in ops and
-    channels.
-    """
-    _graph.require_graph(model)
-    allowed = {"layer_norm"}
-    if isinstance(inexact, str) or set(inexact) - allowed:
-        raise ValueError(
-            "Invalid value for argument `inexact`. Expected a tuple with names "
-            f"among {sorted(allowed)}. Received: inexact={inexact!r}"
-        )
-    result = Trace(frozenset(inexact))
-    graph = _graph.functional(model)
-    outputs = result.run(
-        model, [Abstract.frozen(tuple(t.shape)) for t in graph.inputs], ""
-    )
-    for output in outputs:
-        result.table.freeze(output.labels, "model output")
-    result.finish()
-    return result
+                yield self.sources[key], tensor
 
 
 def _is_elementwise(function: Any) -> bool:

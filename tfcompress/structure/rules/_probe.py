@@ -8,10 +8,53 @@ import keras
 import numpy as np
 
 from tfcompress.structure._graph import Call
+from tfcompress.structure._labels import Abstract
+from tfcompress.structure._trace import Trace
+from tfcompress.structure.rules._base import CHANNELWISE, Rule, shape_of
 
-__all__ = ["is_channelwise"]
+__all__ = ["Probe", "is_channelwise"]
 
 _UNKNOWN = 4  # stands for sizes that the graph leaves open
+
+
+class Probe(Rule):
+    """An operation without a rule: channel-wise if it proves to be."""
+
+    kind = CHANNELWISE
+    note = "probed: channel-wise only if removing commutes with it"
+
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        name = trace.key(op)
+        if getattr(op, "weights", None):
+            return trace.freeze(
+                inputs,
+                f"{name!r}: no rule for {type(op).__name__}, which has weights",
+                call.outputs,
+            )
+        if len(inputs) != 1 or len(call.outputs) != 1:
+            return trace.freeze(
+                inputs,
+                f"{name!r}: no rule for {type(op).__name__} with several tensors",
+                call.outputs,
+            )
+        tensor = inputs[0]
+        axes = [axis for axis, n in enumerate(tensor.labels.shape) if n > 1]
+        shape = shape_of(call.outputs[0])
+        if len(axes) != 1 or not is_channelwise(op, call, axes[0]):
+            return trace.freeze(
+                inputs,
+                f"{name!r}: no rule for {type(op).__name__}, and it is not "
+                "channel-wise",
+                call.outputs,
+            )
+        labels, constant = trace.vector(tensor, axes[0], f"{name!r}")
+        axis = axes[0] if len(shape) == len(tensor.shape) else len(shape) - 1
+        # What a zero channel becomes is known only if zero stays zero.
+        zero = is_channelwise(op, call, axes[0], zero=True)
+        value = np.where((constant == 0) & zero, 0.0, np.nan)
+        return [trace.layout(labels, value, axis, shape)]
 
 
 def is_channelwise(op: Any, call: Call, axis: int, zero: bool = False) -> bool:

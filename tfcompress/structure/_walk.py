@@ -1,0 +1,122 @@
+"""The walk that labels a model's tensors and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.structure import _graph
+from tfcompress.structure._labels import Abstract, Solution
+from tfcompress.structure._trace import Trace
+from tfcompress.structure.rules import rule_for
+
+__all__ = ["trace"]
+
+
+def trace(model: keras.Model, inexact: Sequence[str] = ()) -> Trace:
+    """Labels every tensor and variable of `model`. Time: linear in ops and
+    channels.
+    """
+    _graph.require_graph(model)
+    allowed = {"layer_norm"}
+    if isinstance(inexact, str) or set(inexact) - allowed:
+        raise ValueError(
+            "Invalid value for argument `inexact`. Expected a tuple with names "
+            f"among {sorted(allowed)}. Received: inexact={inexact!r}"
+        )
+    result = Trace(frozenset(inexact))
+    walk = _Walk(result)
+    graph = _graph.functional(model)
+    outputs = walk.run(
+        model, [Abstract.frozen(tuple(t.shape)) for t in graph.inputs], ""
+    )
+    for output in outputs:
+        result.table.freeze(output.labels, "model output")
+    result.solution = walk.solve()
+    return result
+
+
+class _Walk:
+    """Goes through the calls of a model and asks the rule of each of them.
+
+    Args:
+        result: what the rules fill.
+    """
+
+    def __init__(self, result: Trace) -> None:
+        self.result = result
+        self._several: list[np.ndarray] = []  # labels that vary along several axes
+
+    def run(
+        self, model: keras.Model, inputs: Sequence[Abstract], prefix: str
+    ) -> list[Abstract]:
+        """Labels the tensors of one (possibly nested) model."""
+        result = self.result
+        graph = _graph.functional(model)
+        for tensor, abstract in zip(graph.inputs, inputs, strict=True):
+            self._record(tensor, abstract)
+            result.sources.setdefault(id(tensor), prefix + tensor.name)
+        for call in _graph.calls(model):
+            operation = call.operation
+            key = prefix + operation.name
+            tensors = [result.tensors[id(tensor)] for tensor in call.inputs]
+            if isinstance(operation, keras.Layer):
+                result.keys[id(operation)] = key
+                result.layers.setdefault(key, operation)
+            if _graph.is_editable(call):
+                inner = _graph.inner_inputs(call) or ()
+                given = [result.tensors[id(tensor)] for tensor in inner]
+                outputs = self.run(operation, given, key + "/")
+            else:
+                rule = rule_for(operation, tensors)
+                outputs = rule.trace(result, operation, call, tensors)
+            for tensor, abstract in zip(call.outputs, outputs, strict=True):
+                self._record(tensor, abstract)
+                result.sources.setdefault(id(tensor), key)
+            if len(outputs) == 1 and isinstance(operation, keras.Layer):
+                self._note_output(key, outputs[0])
+        return [result.tensors[id(tensor)] for tensor in graph.outputs]
+
+    def _record(self, tensor: Any, abstract: Abstract) -> None:
+        known = self.result.tensors.get(id(tensor))
+        if known is not None:  # a nested model that is used again
+            self.result.table.tie(
+                known.labels, abstract.labels, "a nested model also reads frozen ones"
+            )
+            return
+        self.result.tensors[id(tensor)] = abstract
+        if sum(size > 1 for size in abstract.labels.shape) > 1:
+            self._several.append(abstract.labels)
+
+    def _note_output(self, key: str, tensor: Abstract) -> None:
+        if sum(size > 1 for size in tensor.labels.shape) == 1:
+            self.result.outputs.setdefault(key, tensor.labels.ravel())
+
+    def solve(self) -> Solution:
+        """Solves for classes.
+
+        Every tensor must stay rectangular: where labels vary along several
+        axes, the removable slices are those of one axis, the last that is not
+        already coupled away.
+        """
+        table = self.result.table
+        solution = table.solve()
+        for labels in self._several:
+            rooted = solution.root[labels]
+            axes = [
+                axis
+                for axis in range(rooted.ndim)
+                if rooted.shape[axis] > 1 and (rooted != rooted.take([0], axis)).any()
+            ]
+            if len(axes) > 1:
+                for axis in axes[:-1]:
+                    table.tie(
+                        labels,
+                        labels.take([0], axis),
+                        "shares a reshaped tensor with frozen channels",
+                    )
+                solution = table.solve()
+        return solution

@@ -1,0 +1,286 @@
+"""Layers that create channels: convolutions, dense, embedding, recurrent layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.structure._graph import Call
+from tfcompress.structure._labels import Abstract
+from tfcompress.structure._trace import Trace
+from tfcompress.structure.rules._base import (
+    CHANNELWISE,
+    PRODUCER,
+    Kept,
+    Weighted,
+    channel_axis,
+    shape_of,
+)
+
+__all__ = [
+    "Conv",
+    "ConvTranspose",
+    "Dense",
+    "DepthwiseConv",
+    "EinsumDense",
+    "Embedding",
+    "Recurrent",
+    "SeparableConv",
+]
+
+
+class Conv(Weighted):
+    """Conv1D, Conv2D, Conv3D: kernel (..., input / groups, filters)."""
+
+    kind = PRODUCER
+    note = "filters; with groups, the same positions of every group together"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        axis = channel_axis(op, len(inputs[0].shape))
+        labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        out = trace.create(op, op.filters)
+        exact = op.padding == "valid" or math.prod(op.kernel_size) == 1
+        if op.groups == 1:
+            trace.consume(op, op.kernel, -2, labels, constant, exact and op.use_bias)
+        elif op.groups == len(labels):
+            # One input channel a group: whole groups can go.
+            trace.require_zero(op, labels, constant)
+            trace.table.tie(
+                np.repeat(labels, op.filters // op.groups),
+                out,
+                f"{trace.key(op)!r} reads frozen channels one by one",
+            )
+        else:
+            trace.require_zero(op, labels, constant)
+            reason = f"{trace.key(op)!r} reads them with frozen channels"
+            inside = labels.reshape(op.groups, -1)
+            trace.table.tie(inside[1:], inside[:1], reason)
+            outside = out.reshape(op.groups, -1)
+            trace.table.tie(outside[1:], outside[:1], reason)
+            trace.bind(op, op.kernel, -2, inside[0], "input")
+        trace.bind(op, op.kernel, -1, out, "kernel", zero=True)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        return [trace.produce(op, out, axis, shape_of(call.outputs[0]), op.activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        filters = kept.size(op.kernel, -1)
+        if op.groups > 1 and op.kernel.shape[-2] == 1:
+            config["groups"] = op.groups * filters // op.filters
+        config["filters"] = filters
+
+
+class ConvTranspose(Weighted):
+    """Transposed convolutions: kernel (..., filters, input)."""
+
+    kind = PRODUCER
+    note = "filters"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        axis = channel_axis(op, len(inputs[0].shape))
+        labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        trace.consume(op, op.kernel, -1, labels, constant)
+        out = trace.create(op, op.filters)
+        trace.bind(op, op.kernel, -2, out, "kernel", zero=True)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        return [trace.produce(op, out, axis, shape_of(call.outputs[0]), op.activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config["filters"] = kept.size(op.kernel, -2)
+
+
+class SeparableConv(Weighted):
+    """SeparableConv1D/2D: depthwise (..., input, m), pointwise (..., m·input, f)."""
+
+    kind = PRODUCER
+    note = "filters of the pointwise part; the depthwise part is channel-wise"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        axis = channel_axis(op, len(inputs[0].shape))
+        labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        trace.consume(op, op.depthwise_kernel, -2, labels, constant)
+        trace.bind(
+            op, op.pointwise_kernel, -2, np.repeat(labels, op.depth_multiplier), "input"
+        )
+        out = trace.create(op, op.filters)
+        trace.bind(op, op.pointwise_kernel, -1, out, "kernel", zero=True)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        return [trace.produce(op, out, axis, shape_of(call.outputs[0]), op.activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config["filters"] = kept.size(op.pointwise_kernel, -1)
+
+
+class DepthwiseConv(Weighted):
+    """DepthwiseConv1D/2D: kernel (..., input, m); output c·m + j from input c."""
+
+    kind = CHANNELWISE
+    note = "follows its input"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        axis = channel_axis(op, len(inputs[0].shape))
+        labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        trace.require_zero(op, labels, constant)
+        trace.bind(op, op.kernel, -2, labels, "channelwise")
+        out = np.repeat(labels, op.depth_multiplier)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        result = trace.layout(out, np.zeros(1), axis, shape_of(call.outputs[0]))
+        return [trace.activate(op.activation, result, trace.key(op))]
+
+
+class Dense(Weighted):
+    """Dense: kernel (input, units), on the last axis of any rank."""
+
+    kind = PRODUCER
+    note = "units"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        labels, constant = trace.vector(inputs[0], -1, f"{trace.key(op)!r}")
+        trace.consume(op, op.kernel, 0, labels, constant, op.use_bias)
+        out = trace.create(op, op.units)
+        trace.bind(op, op.kernel, 1, out, "kernel", zero=True)
+        trace.bind(op, op.bias, 0, out, "bias", zero=True)
+        return [trace.produce(op, out, -1, shape_of(call.outputs[0]), op.activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config["units"] = kept.size(op.kernel, 1)
+
+
+class EinsumDense(Weighted):
+    """EinsumDense: the axes of the kernel that appear in the output only."""
+
+    kind = PRODUCER
+    note = (
+        "kernel axes that only the output has; one such axis is prunable, others "
+        "stay whole"
+    )
+
+    @staticmethod
+    def _split(op: Any) -> tuple[str, str, str]:
+        left, output = op.equation.replace(" ", "").split("->")
+        data, kernel = left.split(",")
+        return data, kernel, output
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        data, kernel, output = self._split(op)
+        name = trace.key(op)
+        tensor = inputs[0]
+        shape = shape_of(call.outputs[0])
+        shared = [c for c in kernel if c in data and c in output]
+        if "..." in op.equation or shared:
+            return trace.freeze(
+                inputs,
+                f"{name!r}: equation {op.equation!r} is not supported",
+                call.outputs,
+            )
+        mixed = [c for c in kernel if c in data and c not in output]
+        varying = [data[axis] for axis, n in enumerate(tensor.labels.shape) if n > 1]
+        if len(varying) == 1 and varying[0] in mixed:
+            labels, constant = trace.vector(tensor, data.index(varying[0]), f"{name!r}")
+            trace.consume(op, op.kernel, kernel.index(varying[0]), labels, constant)
+        elif tensor.labelled:
+            trace.freeze([tensor], f"{name!r} keeps or splits the axis", call.outputs)
+        made = [c for c in kernel if c in output and c not in data]
+        if not made:
+            return [Abstract.frozen(shape)]
+        letter = made[-1]
+        axis = output.index(letter)
+        out = trace.create(op, op.kernel.shape[kernel.index(letter)])
+        trace.bind(op, op.kernel, kernel.index(letter), out, "kernel", zero=True)
+        if op.bias is not None:
+            bias_axis = output.replace(data[0], "", 1)
+            offset = len(op.bias.shape) - len(bias_axis)
+            position = bias_axis.index(letter) + offset
+            if position >= 0:
+                trace.bind(op, op.bias, position, out, "bias", zero=True)
+        return [trace.produce(op, out, axis, shape, op.activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        _, kernel, output = self._split(op)
+        given = op.partial_output_shape
+        sizes = list(given)
+        for i, letter in enumerate(output[-len(given) :]):
+            if letter in kernel and sizes[i] is not None:
+                sizes[i] = kept.size(op.kernel, kernel.index(letter))
+        config["output_shape"] = tuple(sizes)
+
+
+class Embedding(Weighted):
+    """Embedding: (input_dim, output_dim)."""
+
+    kind = PRODUCER
+    note = "columns of the table"
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        trace.freeze(inputs, f"index of {trace.key(op)!r}", call.outputs)
+        out = trace.create(op, op.output_dim)
+        trace.bind(op, op.embeddings, 1, out, "kernel", zero=True)
+        return [trace.produce(op, out, -1, shape_of(call.outputs[0]))]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config["output_dim"] = kept.size(op.embeddings, 1)
+
+
+class Recurrent(Weighted):
+    """SimpleRNN, LSTM, GRU: kernel (input, g·units), recurrent (units, g·units).
+
+    A unit whose kernel, recurrent and bias columns are zero stays at zero when
+    its output activation maps 0 to 0.
+    """
+
+    kind = PRODUCER
+    note = "units, where the activation keeps 0"
+
+    def __init__(self, gates: int) -> None:
+        self.gates = gates
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        cell = op.cell
+        name = trace.key(op)
+        labels, constant = trace.vector(inputs[0], -1, f"{name!r}")
+        trace.consume(op, cell.kernel, 0, labels, constant)
+        out = trace.create(op, op.units)
+        probe = keras.ops.convert_to_numpy(cell.activation(np.zeros(1, "float32")))
+        if probe.any():
+            trace.table.freeze(out, f"activation of {name!r} does not keep 0")
+        if op.stateful:
+            trace.table.freeze(out, f"{name!r} is stateful")
+        wide = np.tile(out, self.gates)
+        trace.bind(op, cell.kernel, 1, wide, "kernel", zero=True)
+        trace.bind(op, cell.recurrent_kernel, 0, out, "recurrent")
+        trace.bind(op, cell.recurrent_kernel, 1, wide, "recurrent", zero=True)
+        trace.bind(op, cell.bias, -1, wide, "bias", zero=True)
+        for tensor in self._initial_state(call):
+            state = trace.tensors[id(tensor)]
+            known, value = trace.vector(state, -1, f"{name!r}")
+            trace.require_zero(op, known, value)
+            trace.table.tie(out, known, f"{name!r} starts from a frozen state")
+        return [trace.produce(op, out, -1, shape_of(tensor)) for tensor in call.outputs]
+
+    @staticmethod
+    def _initial_state(call: Call) -> list[Any]:
+        arguments = call.node.arguments
+        given = (arguments.args[1:2], arguments.kwargs.get("initial_state"))
+        flat = keras.tree.flatten(given)
+        return [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config["units"] = kept.size(op.cell.recurrent_kernel, 0)
