@@ -391,7 +391,7 @@ def callbacks(job, settings, steps):
 
 def energy(model, settings) -> tfc.cost.EnergyEstimate:
     """Arithmetic energy; products with pruned weights are not computed."""
-    return tfc.cost.energy(tfc.cost.count(model), settings.hardware, zero_skipping=True)
+    return tfc.cost.energy(tfc.cost.count(model), settings.hardware, products="skipped")
 
 
 # Results -----------------------------------------------------------------------

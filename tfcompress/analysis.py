@@ -204,7 +204,7 @@ def layer_energy(
     model: keras.Model,
     hardware: Any = "cross_stack_65nm",
     *,
-    zero_skipping: bool = True,
+    products: cost.Products = "skipped",
     normalized: bool = False,
 ) -> dict[str, float]:
     """Models the energy that each layer takes for one inference.
@@ -221,8 +221,8 @@ def layer_energy(
         model: a built Functional or Sequential model. It is not modified.
         hardware: as for `tfcompress.cost.energy`. Defaults to
             `"cross_stack_65nm"`.
-        zero_skipping: whether multiplications by zero weights take no energy.
-            Defaults to `True`.
+        products: what happens to a multiplication by a zero weight, as for
+            `tfcompress.cost.energy`. Defaults to `"skipped"`.
         normalized: whether to divide by the largest. Defaults to `False`.
 
     Returns:
@@ -232,7 +232,7 @@ def layer_energy(
         TypeError, ValueError: as `tfcompress.cost.count` and
             `tfcompress.cost.energy` do.
     """
-    estimate = cost.energy(cost.count(model), hardware, zero_skipping=zero_skipping)
+    estimate = cost.energy(cost.count(model), hardware, products=products)
     joules = {name: total for name, total in estimate.by_layer.items() if total}
     largest = max(joules.values(), default=1.0) if normalized else 1.0
     return {name: value / largest for name, value in joules.items()}

@@ -12,14 +12,48 @@ from tfcompress import cost
 
 def test_the_default_hardware_breaks_even_at_55_percent():
     hardware = cost.SparseHardware()
-    assert hardware.break_even_ratio == 2.22
+    assert hardware.break_even_ratio == pytest.approx(2.22)
     assert round(hardware.break_even_fraction, 2) == 0.55
-    assert hardware.speedup(hardware.break_even_fraction) == pytest.approx(1)
+    assert hardware.speedup(1 - 1 / 2.22) == pytest.approx(1)
     assert hardware.worthwhile(0.56) and not hardware.worthwhile(0.54)
 
 
+# Tables 8 and 9: operations left of a layer's, and its speed-up.
+PAIRS = [
+    *((211, left, s) for left, s in ((177, 0.16), (175, 0.17), (180, 0.15))),
+    *((448, left, s) for left, s in ((31, 7), (170, 1.4), (116, 2.6), (107, 2.9))),
+    *((299, left, s) for left, s in ((18, 7.5), (105, 1.6), (67, 3), (44, 4.6))),
+    *((224, left, s) for left, s in ((16, 7.2), (83, 1.5), (52, 3), (42, 3.8))),
+    *((150, left, s) for left, s in ((11, 7.1), (56, 1.5), (35, 3), (36, 2.9))),
+]
+
+
+@pytest.mark.parametrize(("dense", "left", "published"), PAIRS)
+def test_layer_speedups_are_those_of_the_paper(dense, left, published):
+    speedup = cost.SparseHardware().speedup(1 - left / dense)
+    assert speedup == pytest.approx(published, rel=0.02)
+
+
+def test_speedup_rises_between_the_published_points_and_saturates():
+    hardware = cost.SparseHardware()
+    speedups = [hardware.speedup(p / 1000) for p in range(1000)]
+    assert speedups == sorted(speedups)
+    assert hardware.speedup(0) == pytest.approx(0.15)
+    assert hardware.speedup(0.999) == pytest.approx(8.75)
+
+
+def test_a_curve_of_ones_own_is_linear_in_logarithms():
+    hardware = cost.SparseHardware(((1.0, 0.5), (4.0, 2.0)))
+    assert hardware.speedup(0.5) == pytest.approx(1)
+    assert hardware.break_even_ratio == pytest.approx(2)
+    assert cost.SparseHardware(((1.0, 1.0), (2.0, 2.0))).break_even_ratio == 1
+    assert cost.SparseHardware(((1.0, 0.1), (2.0, 0.2))).break_even_ratio == math.inf
+
+
 def test_without_overhead_the_speedup_is_the_pruning_ratio():
-    assert cost.SparseHardware(1).speedup(0.75) == pytest.approx(4)
+    hardware = cost.SparseHardware.proportional(1)
+    assert hardware.speedup(0.75) == pytest.approx(4)
+    assert cost.SparseHardware.proportional(2.5).break_even_ratio == pytest.approx(2.5)
 
 
 def pruned_model():
@@ -39,7 +73,7 @@ def pruned_model():
 
 
 def test_layers_that_do_not_pay_are_seen_and_restored():
-    hardware, counted = cost.SparseHardware(2), pruned_model()
+    hardware, counted = cost.SparseHardware.proportional(2), pruned_model()
     speedups = hardware.layers(counted)
     assert speedups == {
         "a": pytest.approx(1 / 1.8),
@@ -72,7 +106,23 @@ def test_overall_speedups_of_table_9(layers, published):
 @pytest.mark.parametrize("ratio", [0.5, math.nan, math.inf])
 def test_bad_break_even_ratios_are_refused(ratio):
     with pytest.raises(ValueError, match="break_even_ratio"):
-        cost.SparseHardware(ratio)
+        cost.SparseHardware.proportional(ratio)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        (),
+        ((1, 1),),
+        ((0.5, 1), (2, 2)),
+        ((2, 1), (2, 2)),
+        ((1, 2), (2, 1)),
+        ((1, 0), (2, 1)),
+    ],
+)
+def test_bad_curves_are_refused(curve):
+    with pytest.raises(ValueError, match="`curve`"):
+        cost.SparseHardware(curve)
 
 
 @pytest.mark.parametrize("pruned", [-0.1, 1, math.nan])

@@ -115,3 +115,18 @@ def test_bad_savings_are_refused():
     ):
         with pytest.raises(ValueError, match="Invalid value"):
             cost.pruning_while_training_saving(**arguments)
+
+
+def test_ten_epochs_of_retraining_take_21_hours():
+    """Section V of the paper on pruning while training: 7,680 s an epoch."""
+    hours = cost.training_latency(10, batches=1, batch_seconds=7680) / 3600
+    assert round(hours, 1) == 21.3
+
+
+def test_latency_is_that_of_batches_and_one_ranking_an_epoch():
+    seconds = cost.training_latency(
+        80, batches=391, batch_seconds=0.1, ranking_seconds=3.3
+    )
+    assert seconds == pytest.approx(80 * (39.1 + 3.3))
+    with pytest.raises(ValueError, match="`ranking_seconds`"):
+        cost.training_latency(1, batches=1, batch_seconds=1, ranking_seconds=-1)

@@ -37,7 +37,7 @@ def test_fractions_fall_in_proportion_to_the_operations(model):
         sensitive(third=0.25),
         least=1.0,
         steps=12,
-        hardware=SparseHardware(break_even_ratio=1.0),
+        hardware=SparseHardware.proportional(1.0),
     )
     # The third layer, with most operations, falls to 0.25; the others in
     # proportion: by 0.75/2 and 0.75/16.
@@ -58,7 +58,8 @@ def test_layers_below_break_even_are_restored_and_the_others_tightened(model):
     assert plan.fractions["third"] == pytest.approx(0.07, abs=1e-3)
     speedups = {layer.name: layer.speedup for layer in plan.layers}
     assert speedups["first"] == 1.0
-    assert speedups["third"] == pytest.approx(1 / 0.07 / 2.22, rel=0.02)
+    # Tables 8 and 9 of the paper have 7.0 to 7.2 at ratios of 13.6 to 14.5.
+    assert speedups["third"] == pytest.approx(7.1, rel=0.02)
     assert set(plan.constraints()) == {"third", "logits"}
 
 

@@ -1,9 +1,10 @@
 """What a model costs: multiply–accumulates, parameters, memory, energy."""
 
 from tfcompress.cost._accesses import Accesses, PhaseAccesses
+from tfcompress.cost._bits import mac_bits
 from tfcompress.cost._break_even import SparseHardware, overall_speedup
 from tfcompress.cost._count import count
-from tfcompress.cost._energy import EnergyEstimate, LayerEnergy, energy
+from tfcompress.cost._energy import EnergyEstimate, LayerEnergy, Products, energy
 from tfcompress.cost._measure import MeasuredEnergy, measure_energy
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Profile, profile, profiles, write_template
@@ -14,6 +15,7 @@ from tfcompress.cost._training import (
     pruning_while_training_saving,
     training_complexity,
     training_cost,
+    training_latency,
     training_memory_complexity,
 )
 
@@ -26,11 +28,13 @@ __all__ = [
     "ModelCost",
     "Operands",
     "PhaseAccesses",
+    "Products",
     "Profile",
     "SparseHardware",
     "TrainingCost",
     "count",
     "energy",
+    "mac_bits",
     "measure_energy",
     "overall_speedup",
     "profile",
@@ -39,6 +43,7 @@ __all__ = [
     "register",
     "training_complexity",
     "training_cost",
+    "training_latency",
     "training_memory_complexity",
     "write_template",
 ]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
+from tfcompress.cost._bits import Bits, with_bits
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Format, Memory, Profile, profile
 from tfcompress.cost._results import LayerCost, ModelCost
 from tfcompress.cost._table import quantity, table
 
-__all__ = ["EnergyEstimate", "LayerEnergy", "energy"]
+__all__ = ["PRODUCTS", "EnergyEstimate", "LayerEnergy", "Products", "energy"]
+
+Products = Literal["computed", "gated", "skipped"]
+PRODUCTS = get_args(Products)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,9 @@ def energy(
     cost: ModelCost,
     hardware: str | Profile = "horowitz_45nm",
     *,
-    zero_skipping: bool = False,
+    products: Products = "computed",
     precision: str | None = None,
+    bits: Bits | None = None,
     multiplier_bits: tuple[int, int] | None = None,
     sram_bytes: int | None = None,
 ) -> EnergyEstimate:
@@ -149,6 +154,15 @@ def energy(
     tiles of the capacity, the cheaper choice, and the other is read again for
     each tile. The sample is on the chip to begin with.
 
+    What a zero weight saves depends on the hardware, and so on `products`:
+
+    - `"computed"`: nothing. Zeros are multiplied as any other number.
+    - `"gated"`: the switching of the multiplier, whose operands are kept still.
+      The cycle is spent and the weight is read; the profile states the energy
+      that is left.
+    - `"skipped"`: everything. Only weights that are not zero are stored, each
+      with an index, and multiplied.
+
     Example:
 
     >>> cost = tfc.cost.count(model)
@@ -158,11 +172,16 @@ def energy(
         cost: from `count`.
         hardware: a profile, its name, or the path of its TOML file. Defaults to
             `"horowitz_45nm"`.
-        zero_skipping: whether the hardware skips multiplications by zero weights
-            and stores only the others, each with an index. Defaults to `False`.
+        products: what happens to a multiplication by a zero weight, `"computed"`,
+            `"gated"` or `"skipped"`. Defaults to `"computed"`.
         precision: number format of all weights and activations, `"float32"`,
             `"float16"` or `"intN"`, instead of what each layer computes in.
             Defaults to `None`.
+        bits: widths of integer weights and activations, instead of what each
+            layer computes in: one int for both, a pair `(weights, activations)`,
+            or such by layer name, which leaves other layers as they are. `None`
+            for the activations of a pair keeps their format, so that only the
+            stored weights are narrower. Defaults to `None`.
         multiplier_bits: `(k0, k1)`, the significant bits of weight and activation
             that the multiplier looks at, instead of what each layer asks for.
             Defaults to `None`.
@@ -183,16 +202,29 @@ def energy(
             f"tfcompress.cost.count. Received: cost={cost!r}"
         )
     chip = hardware if isinstance(hardware, Profile) else profile(hardware)
+    if products not in PRODUCTS:
+        raise ValueError(
+            "Invalid value for argument `products`. Expected one of "
+            f"{list(PRODUCTS)}. Received: products={products!r}"
+        )
+    if precision is not None and bits is not None:
+        raise ValueError(
+            "Invalid value for argument `bits`. Expected None where `precision` is "
+            f"given. Received: bits={bits!r}, precision={precision!r}"
+        )
     override = _override(precision, multiplier_bits)
     capacity, on_chip = _capacity(chip, sram_bytes)
-    rows = [replace(row, operands=override(row.operands)) for row in cost.rows]
+    rows = [
+        replace(row, operands=override(row.operands)) for row in with_bits(cost, bits)
+    ]
     notes = _notes(chip, rows, cost)
-    resident = chip.memory is not None and _fits(rows, capacity, zero_skipping, chip)
+    skipping = products == "skipped"
+    resident = chip.memory is not None and _fits(rows, capacity, skipping, chip)
     estimates = []
     for row in rows:
-        joules = {"arithmetic": _arithmetic(chip, row, zero_skipping)}
+        joules = {"arithmetic": _arithmetic(chip, row, products)}
         if chip.memory is not None:
-            inputs, weights, outputs = _traffic(row, zero_skipping, chip.memory)
+            inputs, weights, outputs = _traffic(row, skipping, chip.memory)
             joules["on-chip memory"] = on_chip * (inputs + weights + outputs)
             moved = _off_chip_bits(
                 inputs, 0 if resident else weights, outputs, 8 * capacity
@@ -200,8 +232,9 @@ def energy(
             joules["off-chip memory"] = chip.memory.off_chip * moved
         estimates.append(LayerEnergy(row.name, row.kind, joules))
     settings = {
-        "zero_skipping": zero_skipping,
+        "products": products,
         "precision": precision,
+        "bits": _plain_bits(bits),
         "multiplier_bits": None if multiplier_bits is None else list(multiplier_bits),
         "sram_bytes": capacity if chip.memory is not None else None,
         "weights_on_chip": resident if chip.memory is not None else None,
@@ -240,6 +273,13 @@ def _override(precision: str | None, multiplier_bits: Any) -> Any:
             )
         changes["multiplier_bits"] = tuple(multiplier_bits)
     return lambda operands: replace(operands, **changes)
+
+
+def _plain_bits(bits: Any) -> Any:
+    """`bits` as JSON has it."""
+    if isinstance(bits, Mapping):
+        return {name: _plain_bits(value) for name, value in bits.items()}
+    return list(bits) if isinstance(bits, tuple | list) else bits
 
 
 def _capacity(chip: Profile, sram_bytes: int | None) -> tuple[int, float]:
@@ -299,24 +339,36 @@ def _notes(
 # Arithmetic -----------------------------------------------------------------
 
 
-def _arithmetic(chip: Profile, row: LayerCost, zero_skipping: bool) -> float:
-    macs = row.effective_macs if zero_skipping else row.macs
+def _arithmetic(chip: Profile, row: LayerCost, products: Products) -> float:
     joules = 0.0
-    if macs:
-        joules += macs * _multiply_accumulate(chip, row.operands)
+    if row.macs:
+        each, gated = _multiply_accumulate(chip, row.operands)
+        zero = row.macs - row.effective_macs if products != "computed" else 0
+        joules += (row.macs - zero) * each
+        if zero and products == "gated":
+            if gated is None:
+                raise ValueError(
+                    "Invalid value for argument `products`. Expected 'computed' or "
+                    f"'skipped' for {chip.name!r}, which does not state the energy "
+                    f"of a gated product. Received: products={products!r}"
+                )
+            joules += zero * gated
     if row.operations and chip.arithmetic:
         joules += row.operations * _format(chip, row.operands).add
     return joules
 
 
-def _multiply_accumulate(chip: Profile, operands: Operands) -> float:
-    """Joules of one multiplication and one addition."""
+def _multiply_accumulate(
+    chip: Profile, operands: Operands
+) -> tuple[float, float | None]:
+    """Joules of one multiplication and one addition, and of a gated one."""
     bits = operands.multiplier_bits
     if chip.drum is not None and (bits or not chip.arithmetic):
         first, second = bits or chip.drum.default_bits
-        return chip.drum.fixed + chip.drum.per_bit_product * first * second
+        each = chip.drum.fixed + chip.drum.per_bit_product * first * second
+        return each, chip.drum.gated
     chosen = _format(chip, operands)
-    return chosen.multiply + chosen.add
+    return chosen.multiply + chosen.add, chosen.gated
 
 
 def _format(chip: Profile, operands: Operands) -> Format:
@@ -346,19 +398,17 @@ def _format(chip: Profile, operands: Operands) -> Format:
         )
     width = min(widths, key=lambda bits: abs(math.log(bits * bits / cells)))
     known = chip.arithmetic[f"int{width}"]
-    return Format(known.multiply * cells / width**2, known.add)
+    return Format(known.multiply * cells / width**2, known.add, known.gated)
 
 
 # Memory ---------------------------------------------------------------------
 
 
-def _traffic(
-    row: LayerCost, zero_skipping: bool, memory: Memory
-) -> tuple[int, int, int]:
+def _traffic(row: LayerCost, skipping: bool, memory: Memory) -> tuple[int, int, int]:
     """Bits of a layer's input, weights and output."""
     data = row.operands.activation_bits
     weight = row.operands.weight_bits
-    if zero_skipping:
+    if skipping:
         weights = row.nonzero_reads * (weight + memory.index_bits)
     else:
         weights = row.weight_reads * weight
@@ -366,14 +416,14 @@ def _traffic(
 
 
 def _fits(
-    rows: Sequence[LayerCost], capacity: int, zero_skipping: bool, chip: Profile
+    rows: Sequence[LayerCost], capacity: int, skipping: bool, chip: Profile
 ) -> bool:
     """Whether all weights and the largest input and output fit on the chip."""
     assert chip.memory is not None
-    traffic = [_traffic(row, zero_skipping, chip.memory) for row in rows]
+    traffic = [_traffic(row, skipping, chip.memory) for row in rows]
     stored = sum(
         row.nonzero * (row.operands.weight_bits + chip.memory.index_bits)
-        if zero_skipping
+        if skipping
         else row.parameters * row.operands.weight_bits
         for row in rows
     )

@@ -33,10 +33,13 @@ class Format:
     Attributes:
         multiply: of one multiplication.
         add: of one addition.
+        gated: of a multiply–accumulate whose weight is zero, where the hardware
+            keeps its operands still but spends the cycle; `None` where not known.
     """
 
     multiply: float
     add: float
+    gated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,14 @@ class Drum:
         fixed: what does not depend on the bits.
         per_bit_product: for each pair of a weight's and an activation's bit.
         default_bits: `(k0, k1)` where a layer asks for none.
+        gated: of a multiply–accumulate whose weight is zero, where the hardware
+            keeps its operands still but spends the cycle; `None` where not known.
     """
 
     fixed: float
     per_bit_product: float
     default_bits: tuple[int, int]
+    gated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,11 @@ def _is_format(key: str) -> bool:
 
 
 def _format(table: _Table) -> Format:
-    result = Format(table.joules("multiply_pj"), table.joules("add_pj"))
+    result = Format(
+        table.joules("multiply_pj"),
+        table.joules("add_pj"),
+        _gated(table),
+    )
     table.close()
     return result
 
@@ -238,10 +248,17 @@ def _drum(table: _Table) -> Drum:
     ):
         raise _Invalid(f"`{table.path}default_bits` must be two ints, not {bits!r}")
     result = Drum(
-        table.joules("fixed_pj"), table.joules("per_bit_product_pj"), tuple(bits)
+        table.joules("fixed_pj"),
+        table.joules("per_bit_product_pj"),
+        tuple(bits),
+        _gated(table),
     )
     table.close()
     return result
+
+
+def _gated(table: _Table) -> float | None:
+    return table.joules("gated_pj") if table.has("gated_pj") else None
 
 
 def _memory(table: _Table) -> Memory:

@@ -17,6 +17,7 @@ __all__ = [
     "pruning_while_training_saving",
     "training_complexity",
     "training_cost",
+    "training_latency",
     "training_memory_complexity",
 ]
 
@@ -273,6 +274,57 @@ def pruning_while_training_saving(
     shrink = size or (lambda p: 1 - p)
     afterwards = len(rates) + retraining_epochs * shrink(final)
     return 1 - math.fsum(map(shrink, rates)) / afterwards
+
+
+def training_latency(
+    epochs: float,
+    *,
+    batches: float,
+    batch_seconds: float,
+    ranking_seconds: float = 0.0,
+) -> float:
+    """Time that a training run takes, in seconds.
+
+    Section V of "Pruning filters while training" (Roy et al., 2020): n epochs of
+    B mini-batches that take t_mb each, and t_L1 once an epoch for ranking the
+    filters, t = n (B t_mb + t_L1). Pruning afterwards takes n + m epochs without
+    the ranking, where m is the number of retraining epochs.
+
+    Example:
+
+    An epoch of VGG-16 on ImageNet takes the paper 7,680 s. Ten epochs of
+    retraining, which pruning while training does without, take
+
+    >>> seconds = tfc.cost.training_latency(10, batches=1, batch_seconds=7680)
+    >>> round(seconds / 3600, 1)  # hours
+    21.3
+
+    Args:
+        epochs: how many epochs.
+        batches: mini-batches in an epoch.
+        batch_seconds: what a training step on one of them takes.
+        ranking_seconds: what ranking the filters takes, once an epoch. Defaults
+            to 0.0.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: if a number is negative or not finite.
+    """
+    given = {
+        "epochs": epochs,
+        "batches": batches,
+        "batch_seconds": batch_seconds,
+        "ranking_seconds": ranking_seconds,
+    }
+    for name, value in given.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"Invalid value for argument `{name}`. Expected a number of at least "
+                f"0. Received: {name}={value!r}"
+            )
+    return epochs * (batches * batch_seconds + ranking_seconds)
 
 
 def _require_positive(name: str, value: Any) -> None:

@@ -142,8 +142,8 @@ def search_fractions(
             they should reach the accuracy. Defaults to `None`: 1 for every
             convolution.
         others: fraction for the layers that are not searched. Defaults to 0.3.
-        hardware: break-even ratio of the hardware. Defaults to `None`:
-            `cost.SparseHardware()`, 2.22.
+        hardware: speed of the hardware by pruning ratio. Defaults to `None`:
+            `cost.SparseHardware()`, the paper's, which breaks even at 2.22.
         steps: halvings of the interval in each binary search. Defaults to 5.
         floor: smallest fraction. Defaults to 0.01.
         log_path: file ending in `.json` for the trials. A search that finds its
