@@ -8,19 +8,19 @@ a trained model with gates into a plain one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import KerasTensor, ops
+from keras import ops
 
 from tfcompress import structure
 from tfcompress.layers._gates import ChannelGate, Gate, LayerGate
 from tfcompress.policy import check_names, named_layers
 from tfcompress.structure import _graph
-from tfcompress.structure._graph import Call
+from tfcompress.structure._branches import Branch, branches
 
 __all__ = [
     "POSITIONS",
@@ -91,7 +91,7 @@ def add_layer_gates(
             not that of an addition, or of one without a branch.
     """
 
-    def place(branch: _Branch, index: int) -> structure.Edit:
+    def place(branch: Branch, index: int) -> structure.Edit:
         gate = LayerGate(
             estimator=estimator,
             temperature=temperature,
@@ -168,7 +168,7 @@ def add_channel_gates(
             f"Received: position={position!r}"
         )
 
-    def place(branch: _Branch, index: int) -> structure.Edit:
+    def place(branch: Branch, index: int) -> structure.Edit:
         gate = ChannelGate(
             depth=depth,
             estimator=estimator,
@@ -345,143 +345,13 @@ def resolve(
     return _without_selections(structure.shrink(model, verify=verify), selections)
 
 
-# Finding residual branches ----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """What an addition adds to a skip.
-
-    Attributes:
-        key: name of the addition, "outer/inner" where nested.
-        add: its call.
-        features: the tensor that branch and skip start from.
-        result: the branch's last tensor.
-        kernels: calls with kernels on the branch, in order of execution.
-        ancestors: id of tensor -> bits of what leads to it, itself included.
-        bit: id of tensor -> its own bit.
-    """
-
-    key: str
-    add: Call
-    features: KerasTensor
-    result: KerasTensor
-    kernels: tuple[Call, ...]
-    ancestors: Mapping[int, int]
-    bit: Mapping[int, int]
-
-    def gate_name(self, kind: str) -> str:
-        """Name of the branch's gate."""
-        return f"{self.key.rsplit('/', 1)[-1].replace('#', '_')}_{kind}"
-
-    def reader(self, position: str) -> Call:
-        """The call that reads what a channel gate at `position` gives."""
-        chosen = {"before": self.kernels[0], "middle": self.kernels[-1]}
-        return chosen.get(position, self.add)
-
-    def without(self, position: str) -> str | None:
-        """Why there is no such position."""
-        reader = self.reader(position)
-        if position == "after":
-            return None
-        if position == "middle" and len(self.kernels) < 2:
-            return "it has a single layer with a kernel, hence no middle"
-        if len({id(tensor) for tensor in reader.inputs}) > 1:
-            return f"its layer {reader.operation.name!r} reads several tensors"
-        others = [call for call in self.kernels if call is not reader]
-        if position == "before":
-            made = self.bit[id(reader.outputs[0])]
-            row = all(self.ancestors[id(c.outputs[0])] & made for c in others)
-        else:
-            known = self.ancestors[id(reader.inputs[0])]
-            row = all(known & self.bit[id(c.outputs[0])] for c in others)
-        return None if row else "its layers with kernels do not follow each other"
-
-
-def _branches(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each addition's name, with its `_Branch` or why it has none."""
-    listed = list(_graph.calls(model))
-    tensors = list(_graph.functional(model).inputs)
-    tensors += [tensor for call in listed for tensor in call.outputs]
-    bit = {id(tensor): 1 << index for index, tensor in enumerate(tensors)}
-    ancestors = dict(bit)
-    for call in listed:
-        before = 0
-        for tensor in call.inputs:
-            before |= ancestors[id(tensor)]
-        for tensor in call.outputs:
-            ancestors[id(tensor)] |= before
-    seen: dict[str, int] = {}
-    for call in listed:
-        name = f"{prefix}{call.operation.name}"
-        seen[name] = seen.get(name, 0) + 1
-        if _graph.is_editable(call):
-            if seen[name] == 1:
-                yield from _branches(call.operation, f"{name}/")
-        elif type(call.operation).__name__ == "Add" and len(call.inputs) > 1:
-            key = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            yield key, _branch_at(key, call, model, listed, tensors, ancestors, bit)
-
-
-def _branch_at(
-    key: str,
-    add: Call,
-    model: keras.Model,
-    listed: Sequence[Call],
-    tensors: Sequence[KerasTensor],
-    ancestors: Mapping[int, int],
-    bit: Mapping[int, int],
-) -> _Branch | str:
-    if len(add.inputs) > 2:
-        return f"adds {len(add.inputs)} tensors"
-    common = ancestors[id(add.inputs[0])] & ancestors[id(add.inputs[1])]
-    if not common:
-        return "its operands come from nothing in common, so neither is a skip"
-    # Tensors are numbered in order of execution: the last one that both need.
-    features = tensors[common.bit_length() - 1]
-    sides = []
-    for operand in add.inputs:
-        own = ancestors[id(operand)] & ~ancestors[id(features)]
-        calls = [c for c in listed if own & bit[id(c.outputs[0])]]
-        sides.append((tuple(c for c in calls if _kernels(c)), operand))
-    (few, skip), (kernels, result) = sorted(
-        sides, key=lambda side: sum(_kernels(c) for c in side[0])
-    )
-    if sum(map(_kernels, few)) == sum(map(_kernels, kernels)):
-        return f"both sides have {len(few)} layers with kernels, so neither is a skip"
-    if skip.shape != result.shape:
-        return f"broadcasts {skip.shape} and {result.shape}"
-    readers = sum(id(result) in map(id, call.inputs) for call in listed)
-    readers += id(result) in map(id, _graph.functional(model).outputs)
-    if readers > 1:
-        return "something else reads its branch, too"
-    channels_first = [
-        c.operation.name
-        for c in kernels
-        if getattr(c.operation, "data_format", None) == "channels_first"
-    ]
-    if channels_first:
-        return f"{channels_first[0]!r} has its channels first; gates need them last"
-    return _Branch(key, add, features, result, kernels, ancestors, bit)
-
-
-def _kernels(call: Call) -> int:
-    """Number of kernels that a call computes with."""
-    if not isinstance(call.operation, keras.Layer) or isinstance(call.operation, Gate):
-        return 0
-    return sum(
-        "kernel" in weight.name and len(weight.shape) > 1
-        for weight in call.operation.weights
-    )
-
-
 def _add(
     model: keras.Model,
     kind: type[Gate],
-    place: Callable[[_Branch, int], structure.Edit],
+    place: Callable[[Branch, int], structure.Edit],
     layers: Sequence[str] | None,
     exclude: Sequence[str],
-    refuse: Callable[[_Branch], str | None],
+    refuse: Callable[[Branch], str | None],
 ) -> keras.Model:
     _graph.require_graph(model)
     present = [n for n, gate in gates_of(model).items() if isinstance(gate, kind)]
@@ -490,20 +360,23 @@ def _add(
             f"Invalid value for argument `model`. Expected a model without "
             f"{kind.__name__} layers. Received: {model.name!r} with {present}"
         )
-    found = dict(_branches(model))
+    found = dict(branches(model, ignore=Gate))
     wanted = check_names(() if layers is None else layers, found, "layers")
     unwanted = check_names(exclude, found, "exclude")
-    chosen: list[_Branch] = []
+    chosen: list[Branch] = []
     reasons: dict[str, str] = {}
     for name, branch in found.items():
-        reason = branch if isinstance(branch, str) else refuse(branch)
         if name in unwanted:
-            reason = "excluded by name"
+            reason: str | None = "excluded by name"
         elif layers is not None and name not in wanted:
             reason = "not among the named layers"
-        if reason is None:
-            chosen.append(branch)
+        elif isinstance(branch, str):
+            reason = branch
         else:
+            reason = refuse(branch)
+            if reason is None:
+                chosen.append(branch)
+        if reason is not None:
             reasons[name] = reason
     failed = [name for name in wanted if name in reasons]
     if failed or not chosen:
@@ -538,7 +411,7 @@ def _with_selections(
     edits = [
         # Of what a layer gate reads, the branch is the last.
         structure.Edit(call.outputs[0], call.inputs[-1:], builds[id(call.operation)])
-        for _, call in _walk(model)
+        for _, call in _graph.walk(model)
         if id(call.operation) in builds
     ]
     return structure.rewire(model, edits), selections
@@ -587,7 +460,7 @@ def _close_upstream(model: keras.Model, selections: Sequence[str]) -> None:
 def _without_selections(model: keras.Model, selections: Sequence[str]) -> keras.Model:
     """Drops the selections that select everything that is left."""
     edits = []
-    for prefix, call in _walk(model):
+    for prefix, call in _graph.walk(model):
         if prefix + call.operation.name in selections:
             kernel = ops.convert_to_numpy(call.operation.kernel)
             if np.array_equal(kernel, np.eye(len(kernel))):
@@ -596,18 +469,6 @@ def _without_selections(model: keras.Model, selections: Sequence[str]) -> keras.
 
 
 # Helpers ------------------------------------------------------------------------
-
-
-def _walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Call]]:
-    """Every call, those of nested models once, with the names of the models."""
-    entered: set[int] = set()
-    for call in _graph.calls(model):
-        if _graph.is_editable(call):
-            if id(call.operation) not in entered:
-                entered.add(id(call.operation))
-                yield from _walk(call.operation, f"{prefix}{call.operation.name}/")
-        else:
-            yield prefix, call
 
 
 def _measuring(gate: Gate) -> Gate:

@@ -9,6 +9,7 @@ import keras
 
 from tfcompress import policy
 from tfcompress.layers._kernel_wrapper import KernelWrapper
+from tfcompress.structure import _facts
 
 __all__ = ["find_wrapper", "kernels", "select_kernels"]
 
@@ -21,11 +22,7 @@ def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
     Biases, the parameters of normalisations and embedding tables are not among
     them.
     """
-    return [
-        variable
-        for variable in layer.trainable_variables
-        if "kernel" in variable.name and len(variable.shape) > 1
-    ]
+    return _facts.kernels(layer, trainable=True)
 
 
 def select_kernels(

@@ -10,6 +10,7 @@ import keras
 
 from tfcompress.cost._uses import Use, elements
 from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
+from tfcompress.structure._facts import UNARY
 
 __all__ = ["operation_work"]
 
@@ -189,27 +190,17 @@ _COPIES = frozenset(
     }
 )
 
-_ELEMENTWISE = frozenset(
-    {
-        *("Add", "Subtract", "Multiply", "Divide", "DivideNoNan", "TrueDivide"),
-        *("FloorDivide", "Mod", "Fmod", "Power", "Maximum", "Minimum", "Fmax", "Fmin"),
-        *("Where", "Select", "Clip", "Negative", "Absolute", "Abs", "Fabs", "Sign"),
-        *("Square", "Sqrt", "Rsqrt", "Cbrt", "Reciprocal", "Exp", "Exp2", "Expm1"),
-        *("Log", "Log10", "Log1p", "Log2", "Logaddexp", "Logaddexp2", "Sin", "Cos"),
-        *("Tan", "Arcsin", "Arccos", "Arctan", "Arctan2", "Sinh", "Cosh", "Tanh"),
-        *("Arcsinh", "Arccosh", "Arctanh", "Erf", "Erfc", "Erfinv", "Floor", "Ceil"),
-        *("Round", "Trunc", "Equal", "NotEqual", "Greater", "GreaterEqual", "Less"),
-        *("LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "LogicalNot"),
-        *("Isnan", "Isinf", "Isfinite", "NanToNum", "Hypot", "Heaviside", "Signbit"),
-        *("Deg2rad", "Rad2deg", "Sinc", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-        *("BitwiseNot", "BitwiseInvert", "BitwiseLeftShift", "BitwiseRightShift"),
-        *("LeftShift", "RightShift", "Relu", "Relu6", "Sigmoid", "SparseSigmoid"),
-        *("Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu", "Squareplus"),
-        *("LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu"),
-        *("Celu", "Glu", "TanhShrink", "HardTanh", "HardShrink", "Threshold"),
-        *("Cumsum", "Cumprod", "Resize"),
-    }
-)
+# Elementwise operations of several tensors, and those that take about as much.
+_ELEMENTWISE = UNARY | {
+    *("Add", "Subtract", "Multiply", "Divide", "DivideNoNan", "TrueDivide"),
+    *("FloorDivide", "Mod", "Fmod", "Power", "Maximum", "Minimum", "Fmax", "Fmin"),
+    *("Where", "Select", "Logaddexp", "Logaddexp2", "Arctan2", "Hypot", "Heaviside"),
+    *("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual"),
+    *("LogicalAnd", "LogicalOr", "LogicalXor", "LogicalNot", "Isnan", "Isinf"),
+    *("Isfinite", "Signbit", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot"),
+    *("BitwiseInvert", "BitwiseLeftShift", "BitwiseRightShift", "LeftShift"),
+    *("RightShift", "Glu", "Cumsum", "Cumprod", "Resize"),
+}
 
 # Operations for each element of the input.
 _REDUCTIONS = {

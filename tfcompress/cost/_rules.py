@@ -17,6 +17,7 @@ from tfcompress.cost._operands import unwrap
 from tfcompress.cost._operations import operation_work
 from tfcompress.cost._uses import Shape, Use, elements, uses
 from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
+from tfcompress.structure._facts import IDENTITY_LAYERS
 from tfcompress.structure._graph import is_nested_model
 from tfcompress.structure.rules import Registered, rule_for
 
@@ -512,13 +513,7 @@ _RULES: dict[type, Rule] = {
         _reduction,
     ),
     **dict.fromkeys(
-        (
-            *(_K.Flatten, _K.Reshape, _K.Identity, _K.Masking, _K.InputLayer),
-            *(_K.Dropout, _K.SpatialDropout1D, _K.SpatialDropout2D),
-            *(_K.SpatialDropout3D, _K.GaussianNoise, _K.GaussianDropout),
-            *(_K.AlphaDropout, _K.ActivityRegularization),
-        ),
-        _view,
+        (_K.Flatten, _K.Reshape, _K.Masking, _K.InputLayer, *IDENTITY_LAYERS), _view
     ),
     **dict.fromkeys(
         (

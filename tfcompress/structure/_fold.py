@@ -110,7 +110,7 @@ def foldings(model: keras.Model) -> dict[int, Folding]:
     for _, call in _graph.walk(model):
         uses[id(call.operation)] = uses.get(id(call.operation), 0) + 1
     several = len(_graph.functional(model).outputs) > 1
-    for graph in _graph.graphs(model):
+    for _, graph in _graph.graphs(model):
         # With several outputs, losses and metrics may go by the layers' names.
         named = _outputs(graph) if several and graph is model else set()
         for first, norm in _pairs(graph):

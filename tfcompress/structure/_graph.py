@@ -170,14 +170,18 @@ def walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Call]]:
     yield from enter(model, prefix)
 
 
-def graphs(model: keras.Model) -> list[keras.Model]:
-    """A model and the nested models that can be edited, each of them once."""
+def graphs(model: keras.Model) -> list[tuple[str, keras.Model]]:
+    """A model and the nested models that can be edited, each of them once.
+
+    Returns:
+        Pairs of the prefix of the names inside ("outer/") and the model.
+    """
     nested = {
-        id(call.operation): call.operation
-        for _, call in walk(model)
+        id(call.operation): (f"{prefix}{call.operation.name}/", call.operation)
+        for prefix, call in walk(model)
         if is_editable(call)
     }
-    return [model, *nested.values()]
+    return [("", model), *nested.values()]
 
 
 def require_plain_constructor(model: keras.Model) -> None:

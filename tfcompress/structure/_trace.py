@@ -9,23 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.structure._facts import facts, is_elementwise
 from tfcompress.structure._labels import Abstract, LabelTable, Solution
 
 __all__ = ["Axis", "Fold", "Trace"]
-
-# Activation functions by name: those that map 0 to 0, and the others that act
-# on every element by itself.
-_PRESERVE_ZERO = frozenset(
-    {
-        *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu"),
-        *("silu", "swish", "tanh", "softsign", "hard_silu", "hard_swish", "hard_tanh"),
-        *("hard_shrink", "soft_shrink", "tanh_shrink", "sparse_plus"),
-    }
-)
-_ELEMENTWISE = _PRESERVE_ZERO | {
-    *("sigmoid", "hard_sigmoid", "sparse_sigmoid", "softplus", "squareplus"),
-    *("log_sigmoid", "exponential"),
-}
 
 
 @dataclass(frozen=True)
@@ -240,16 +227,16 @@ class Trace:
 
     def activate(self, function: Any, tensor: Abstract, name: str) -> Abstract:
         """`tensor` after an activation function, freezing it if that mixes."""
-        label = getattr(function, "__name__", type(function).__name__)
-        if label in _PRESERVE_ZERO and not tensor.constant.any():
-            return tensor
         if not tensor.labelled:
             return tensor
-        if label not in _ELEMENTWISE and not _is_elementwise(function):
+        if not is_elementwise(function):
+            label = getattr(function, "__name__", type(function).__name__)
             self.table.freeze(
                 tensor.labels, f"activation {label!r} of {name!r} mixes channels"
             )
             return Abstract.frozen(tensor.shape)
+        if not tensor.constant.any() and facts(function).zero:
+            return tensor
         return self.map(
             tensor,
             lambda x: keras.ops.convert_to_numpy(
@@ -282,20 +269,3 @@ class Trace:
         for key, tensor in self.tensors.items():
             if tensor.labelled:
                 yield self.sources[key], tensor
-
-
-def _is_elementwise(function: Any) -> bool:
-    """Whether an unknown activation acts on every element by itself."""
-    x = np.random.default_rng(0).normal(size=(3, 5, 7)).astype("float32")
-    try:
-        whole, flat, part = (
-            np.asarray(keras.ops.convert_to_numpy(function(keras.ops.array(value))))
-            for value in (x, x.ravel(), x[..., [0, 2, 3, 6]])
-        )
-    except Exception:  # whatever it raises on a shape that it was not made for
-        return False
-    return (
-        whole.shape == x.shape
-        and np.allclose(whole.ravel(), flat, atol=1e-6)
-        and np.allclose(whole[..., [0, 2, 3, 6]], part, atol=1e-6)
-    )
