@@ -12,6 +12,7 @@ from keras import layers as L
 
 import tfcompress as tfc
 from tests.structure import graphs
+from tfcompress.structure._branches import branches
 
 POSITIONS = ("before", "middle", "after")
 
@@ -283,7 +284,7 @@ def test_layer_and_channel_gates_work_together(float64):
 def test_the_papers_counts_follow_from_its_opening_ratios():
     # Table 2 on CIFAR-10, as "FLOPs" of convolutions and normalisations: 255.3 M.
     model = tfc.zoo.resnet110()
-    assert len(dict(tfc.gates._branches(model))) == 54
+    assert len(dict(branches(model))) == 54
     rows = tfc.cost.count(model).rows
 
     def work(names):
