@@ -3,6 +3,13 @@
 from tfcompress.export._parity import Parity, parity
 from tfcompress.export._runtime import Latency, benchmark, run
 from tfcompress.export._tflite import Artifact, to_tflite
+from tfcompress.export.targets import (
+    Check,
+    TargetFigures,
+    TargetProfile,
+    target,
+    to_c,
+)
 from tfcompress.export.tfcz import (
     InvalidFileError,
     PackedFile,
@@ -13,15 +20,20 @@ from tfcompress.export.tfcz import (
 
 __all__ = [
     "Artifact",
+    "Check",
     "InvalidFileError",
     "Latency",
     "PackedFile",
     "PackedTensor",
     "Parity",
+    "TargetFigures",
+    "TargetProfile",
     "benchmark",
     "pack",
     "parity",
     "run",
+    "target",
+    "to_c",
     "to_tflite",
     "unpack",
 ]

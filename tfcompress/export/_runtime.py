@@ -14,7 +14,14 @@ import numpy as np
 
 from tfcompress.export._quiet import captured_output
 
-__all__ = ["Latency", "benchmark", "benchmark_together", "open_file", "run"]
+__all__ = [
+    "Latency",
+    "benchmark",
+    "benchmark_together",
+    "open_file",
+    "reference_interpreter",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,21 @@ def open_file(path: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Prog
             f"Received: path={str(path)!r} ({error.strerror})"
         ) from error
     return Program(content, threads, str(path))
+
+
+def reference_interpreter(content: bytes) -> Any:
+    """An interpreter of a file with LiteRT's reference kernels.
+
+    Nothing is handed to a delegate, which would take operators together.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+    )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 class Program:

@@ -1,0 +1,250 @@
+"""What targets say of files, against counts by hand and a compiler."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress.export import TargetProfile
+from tfcompress.export.targets import _target
+from tfcompress.export.targets._program import dominant, operators
+
+needs_vela = pytest.mark.skipif(
+    importlib.util.find_spec("ethosu") is None, reason="needs ethos-u-vela"
+)
+needs_micro = pytest.mark.skipif(
+    importlib.util.find_spec("tflite_micro") is None, reason="needs tflite-micro"
+)
+
+
+def network(zeros=False):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 1)),
+            keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.DepthwiseConv2D(3, activation="relu", name="depthwise"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu", name="wide"),
+            keras.layers.Dense(10, name="last"),
+        ]
+    )
+    if zeros:
+        kernel, bias = model.get_layer("wide").get_weights()
+        kernel[np.abs(kernel) < np.quantile(np.abs(kernel), 0.9)] = 0
+        model.get_layer("wide").set_weights([kernel, bias])
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files of the network, dense and with 90 % of its largest kernel zero."""
+    folder = tmp_path_factory.mktemp("targets")
+    x = np.random.default_rng(0).random((50, 16, 16, 1), "float32")
+    for name, zeros in (("dense", False), ("zeros", True)):
+        tfc.export.to_tflite(
+            network(zeros),
+            folder / f"{name}.tflite",
+            quantization="int8",
+            calibration=x,
+        )
+    tfc.export.to_tflite(network(), folder / "float.tflite")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dense(folder):
+    return folder / "dense.tflite"
+
+
+class TestOperators:
+    def test_work_and_weights_are_those_of_the_model(self, dense):
+        found = operators(dense.read_bytes())
+        counted = tfc.cost.count(network())
+        assert sum(op.macs for op in found) == counted.macs
+        by_kind = {op.kind: op for op in found if op.kind != "FULLY_CONNECTED"}
+        # 14 × 14 outputs of 3 × 3 weights; then 5 × 5 on 7 × 7.
+        assert by_kind["CONV_2D"].macs == 14 * 14 * 8 * 9
+        assert by_kind["DEPTHWISE_CONV_2D"].macs == 5 * 5 * 8 * 9
+        assert by_kind["CONV_2D"].constants == 8 * 9 + 8 * 4  # int8, int32
+        assert by_kind["CONV_2D"].working == 16 * 16 + 14 * 14 * 8
+
+    def test_the_largest_is_named(self, dense):
+        found = operators(dense.read_bytes())
+        wide = 200 * 64  # its bias is zero and left out of the file
+        share = 100 * wide / sum(op.constants for op in found)
+        assert re.fullmatch(rf".*wide.*, {share:.0f} %", dominant(found, "constants"))
+        assert dominant([], "macs") == ""
+
+
+@needs_vela
+class TestEthosU:
+    def test_zeros_save_flash_though_the_file_is_as_large(self, folder, dense):
+        before, after = (
+            tfc.export.target(folder / f"{name}.tflite", "ethos-u55-128")
+            for name in ("dense", "zeros")
+        )
+        sizes = ((folder / "zeros.tflite").stat().st_size, dense.stat().st_size)
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+        assert after.flash < 0.5 * before.flash
+        assert after.latency < before.latency
+        assert before.fallback == ()
+        assert before.settings["clock"] == "500 MHz"
+        assert before.inferences_per_second == pytest.approx(1e3 / before.latency)
+        assert "ethos-u-vela" in str(before)
+
+    def test_a_float_file_is_left_to_the_cpu(self, folder):
+        figures = tfc.export.target(folder / "float.tflite", "ethos-u55-128")
+        assert "Conv2D" in figures.fallback
+        assert figures.latency is None
+
+
+@needs_micro
+class TestMicrocontroller:
+    def test_it_computes_what_litert_does(self, dense):
+        figures = tfc.export.target(dense, "microcontroller")
+        # Its kernels may round the other way than LiteRT's, by one step.
+        assert figures.exact or "differ by up to 1." in figures.note
+        assert figures.flash == dense.stat().st_size
+        # At least the largest input and output of one operator, at most all tensors.
+        found = operators(dense.read_bytes())
+        assert max(op.working for op in found) <= figures.ram
+        assert figures.ram < 8192 + sum(op.working for op in found)
+        assert figures.latency is None
+
+
+def test_this_computer_is_named(dense):
+    figures = tfc.export.target(dense, "this computer")
+    assert figures.latency > 0
+    assert figures.settings["processor"]
+
+
+class TestProfile:
+    def write(self, tmp_path, **changes):
+        values = {
+            "name": '"board"',
+            "target": '"this computer"',
+            "flash": 1_000_000,
+            **changes,
+        }
+        path = tmp_path / "board.toml"
+        path.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
+        return path
+
+    def test_it_says_what_does_not_fit_and_why(self, dense, tmp_path):
+        size = dense.stat().st_size
+        macs = tfc.cost.count(network()).macs
+        path = self.write(
+            tmp_path,
+            flash=size - 2048,
+            ram=1,
+            latency_ms=1e3 * macs / 1e6,
+            macs_per_second=1e6,
+            energy_uj=10.0,
+            energy_pj_per_mac=100.0,
+        )
+        figures = tfc.export.target(dense, path)
+        flash, ram, latency, energy = figures.checks
+        assert (flash.needed, flash.fits) == (size, False)
+        assert "2.0 KiB too much (most of it: " in str(flash)
+        assert "wide" in flash.dominated_by
+        assert ram.fits is None
+        assert latency.needed == pytest.approx(1e3 * macs / 1e6)
+        assert latency.fits is True
+        assert energy.needed == pytest.approx(macs * 100e-6)
+        assert figures.target == "board"
+        assert figures.fits is False
+        assert figures.verdict.startswith("does not fit: flash")
+
+    def test_all_budgets_kept(self, dense):
+        profile = TargetProfile("roomy", "this computer", flash=1e9)
+        figures = tfc.export.target(dense, profile)
+        assert figures.fits is True
+        assert figures.verdict.startswith("fits: flash")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"target": '"toaster"'},
+            {"name": 3},
+            {"flash": -1},
+            {"flash": '"much"'},
+            {"flash": "true"},
+            {"speed": 3},
+            {"name": '"'},
+        ],
+    )
+    def test_an_invalid_file_is_refused(self, dense, tmp_path, changes):
+        with pytest.raises(ValueError, match=r"board\.toml"):
+            tfc.export.target(dense, self.write(tmp_path, **changes))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", ["toaster", "ethos-u55-1", "absent.toml"])
+    def test_unknown_targets(self, dense, name):
+        with pytest.raises(ValueError, match="`name`"):
+            tfc.export.target(dense, name)
+        with pytest.raises(TypeError, match="`name`"):
+            tfc.export.target(dense, 3)
+
+    @pytest.mark.parametrize("name", ["ethos-u55-128", "microcontroller"])
+    def test_a_tool_that_is_not_there(self, dense, name, monkeypatch):
+        monkeypatch.setattr(_target.importlib.util, "find_spec", lambda module: None)
+        with pytest.raises(ImportError, match=r"pip install .tfcompress\[targets\]"):
+            tfc.export.target(dense, name)
+
+    def test_files_that_are_none(self, tmp_path):
+        path = tmp_path / "no.tflite"
+        path.write_bytes(b"TFL3 nothing")
+        with pytest.raises(ValueError, match="`path`"):
+            tfc.export.target(path, "this computer")
+
+
+class TestC:
+    def test_the_array_is_the_file(self, dense, tmp_path):
+        source = tfc.export.to_c(dense, tmp_path / "net.cc")
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            pytest.skip("needs a C++ compiler")
+        main = tmp_path / "main.cc"
+        main.write_text(
+            '#include <cstdio>\n#include "net.h"\nint main() {\n'
+            "  std::fwrite(net_model, 1, net_model_size, stdout);\n"
+            '  std::fprintf(stderr, "%zu %d %.9g", net_input0_elements,\n'
+            "               net_input0_zero_point, net_input0_scale);\n}\n"
+        )
+        program = tmp_path / "program"
+        command = [compiler, "-std=c++17", str(main), str(source), "-o", str(program)]
+        subprocess.run(command, check=True)
+        done = subprocess.run([str(program)], capture_output=True, check=True)
+        assert done.stdout == dense.read_bytes()
+        elements, zero_point, scale = done.stderr.split()
+        assert int(elements) == 256
+        detail = tfc.export._runtime.open_file(dense).inputs[0][1]
+        assert float(scale) == pytest.approx(detail["quantization"][0])
+        assert int(zero_point) == detail["quantization"][1]
+
+    def test_the_resolver_has_just_what_is_needed(self, dense, tmp_path):
+        tfc.export.to_c(dense, tmp_path / "net.cc")
+        text = (tmp_path / "net_resolver.h").read_text()
+        added = re.findall(r"resolver\.Add(\w+)\(\);", text)
+        assert added == [
+            "Conv2D",
+            "DepthwiseConv2D",
+            "FullyConnected",
+            "MaxPool2D",
+            "Reshape",
+        ]
+        assert "net_operators = 5;" in text
+
+    def test_names_that_c_has_not(self, dense, tmp_path):
+        with pytest.raises(ValueError, match="identifier"):
+            tfc.export.to_c(dense, tmp_path / "7 nets.cc")
+        with pytest.raises(ValueError, match=r"\.cc or \.cpp"):
+            tfc.export.to_c(dense, tmp_path / "net.c")

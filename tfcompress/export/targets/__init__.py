@@ -1,0 +1,8 @@
+"""What hardware makes of an exported file, as the tools of its makers tell."""
+
+from tfcompress.export.targets._c import to_c
+from tfcompress.export.targets._figures import Check, TargetFigures
+from tfcompress.export.targets._profile import TargetProfile
+from tfcompress.export.targets._target import resolve, target
+
+__all__ = ["Check", "TargetFigures", "TargetProfile", "resolve", "target", "to_c"]
