@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 
 from tfcompress import structure
 from tfcompress._checks import whole
-from tfcompress._files import check_writable, write_atomic
-from tfcompress.structure._graph import require_graph
+from tfcompress._files import lock
+from tfcompress.structure._graph import (
+    is_nested_model,
+    require_graph,
+    require_plain_constructor,
+)
+from tfcompress.training._backup import Backup, scope_of
+from tfcompress.training._run import Run
+from tfcompress.training._stream import Stream
 
 __all__ = ["fit_shrinking"]
 
@@ -31,6 +36,7 @@ def fit_shrinking(
     shrink_every: int = 1,
     multiple_of: int = 1,
     backup_dir: str | os.PathLike[str] | None = None,
+    keep_backup: bool = False,
     verbose: Any = "auto",
     **fit_arguments: Any,
 ) -> keras.Model:
@@ -49,14 +55,36 @@ def fit_shrinking(
 
     The result equals masked training, `fit` and then `finalize`, up to the
     rounding of floating-point sums, as long as the data come in the same order.
-    It differs where arithmetic depends on the size of the model: dropout and
-    noise draw other random numbers; a weight regularizer no longer sees the
-    weights that read a removed channel; the `"random"` criterion draws a new
-    order of the channels that remain. Array data with `shuffle=True` are
-    shuffled anew in every segment.
+    It differs where arithmetic depends on the size of the model:
+
+    * Dropout and noise draw other random numbers.
+    * A weight regularizer no longer sees the weights that read a removed channel.
+    * The `"random"` criterion draws a new order of the channels that remain.
+    * An update that uses a norm of a whole variable, or of all of them, does not
+      see what was removed: `clipnorm`, `global_clipnorm`, `Lamb`, `Muon`,
+      `Adafactor`. A warning says so.
+
+    The data go on as in a single `fit`. With `steps_per_epoch`, an epoch begins
+    where the one before has stopped, whatever the data are: an endless dataset, a
+    generator, arrays. The hooks of a `PyDataset` are called as often as `fit` calls
+    them. Arrays and finite `PyDataset`s that are shuffled have an order that
+    follows from a seed, drawn from NumPy's global generator when the run begins,
+    and the number of the epoch.
+
+    A model that was made under a `tf.distribute` strategy goes on under it.
 
     Each new size is traced and compiled anew, which costs seconds for deep
     networks; a larger `shrink_every` does so less often.
+
+    **Interruptions.** With `backup_dir`, a run that was killed goes on as if nothing
+    had happened: weights, optimizer, generators of dropout and noise, callbacks,
+    the order of shuffled arrays and the `History` are those of a run that was not
+    interrupted, bit for bit on one machine. Callbacks of one's own have to keep
+    their state by methods `get_state` and `set_state`, as the package's do. A
+    `tf.data.Dataset` has to be made anew with the same seeds; batches that were
+    seen in a pass that is under way are read once more and skipped. Of augmentation
+    with a generator of its own the state is not kept. A Python generator has to
+    begin anew, too.
 
     Example:
 
@@ -74,8 +102,8 @@ def fit_shrinking(
         model: a compiled Functional or Sequential model. It is trained in place
             until something is removed for the first time, and then left behind;
             use the model that is returned.
-        x: training data as for `fit`: arrays or a `tf.data.Dataset`. Defaults to
-            `None`.
+        x: training data as for `fit`: arrays, a `tf.data.Dataset`, a `PyDataset` or
+            a generator. Defaults to `None`.
         y: labels as for `fit`. Defaults to `None`.
         epochs: the epoch to stop before, as for `fit`. Defaults to `1`.
         initial_epoch: the epoch to begin with. Defaults to `0`.
@@ -84,9 +112,14 @@ def fit_shrinking(
         multiple_of: the number of channels that remain in a group is rounded up
             to a multiple of this; the rest stays masked. Defaults to `1`.
         backup_dir: a folder in which model and state are kept at the end of
-            every segment. A run that finds them there goes on where they end,
-            whatever `model` and `initial_epoch` are; a run that is complete
-            deletes them. Defaults to `None`, no backup.
+            every `shrink_every` epochs, in one file. A run that finds them there
+            goes on where they end, whatever `model` and `initial_epoch` are, also
+            if its layers have other automatic names. One run at a time may use
+            the folder. Defaults to `None`, no backup.
+        keep_backup: whether a run that is complete leaves its backup; the same
+            call then returns at once what it returned. Whoever saves the model
+            deletes the folder after that, so that a process killed in between
+            loses nothing. Defaults to `False`: it is deleted.
         verbose: as for `fit`. Defaults to `"auto"`.
         **fit_arguments: anything else that `fit` takes.
 
@@ -97,7 +130,9 @@ def fit_shrinking(
     Raises:
         TypeError: if `model` is not a Keras model or `callbacks` not a list.
         ValueError: if the model is subclassed, not built or not compiled, if
-            numbers are out of range, if `backup_dir` cannot be written, or if a
+            numbers are out of range, if there are no data, if `backup_dir` cannot
+            be written or another run uses it, if training has diverged (the last
+            backup stays; the loss is NaN or weights are not finite), or if a
             callback or the optimizer keeps copies of the weights, which do not
             fit the smaller model: `BackupAndRestore` (use `backup_dir`),
             `EarlyStopping(restore_best_weights=True)`, `SwapEMAWeights`, and
@@ -106,124 +141,48 @@ def fit_shrinking(
     _check(model, callbacks, shrink_every=shrink_every, multiple_of=multiple_of)
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         whole(name, value, 0)
-    backup = None if backup_dir is None else _Backup(backup_dir)
-    saved = backup.load() if backup else None
-    if saved:
-        model, state = saved
-        initial_epoch = state["epoch"]
-        _set_states(callbacks, state["callbacks"])
-    run = _Callbacks(
-        list(callbacks),
-        model=model,
-        add_progbar=verbose not in (0, "0"),
-        verbose=1 if verbose == "auto" else verbose,
-        epochs=epochs,
-        steps=_steps(x, fit_arguments),
-    )
-    history = run.begin()
-    if saved:
-        history.epoch, history.history = state["epochs"], state["history"]
-    epoch = initial_epoch
-    model.stop_training = False  # as `fit` does
-    while epoch < epochs and not model.stop_training:
-        until = min(epoch + shrink_every, epochs)
-        model.fit(
-            x,
-            y,
-            initial_epoch=epoch,
-            epochs=until,
-            callbacks=run,
+    with (
+        nullcontext() if backup_dir is None else lock(backup_dir, argument="backup_dir")
+    ):
+        backup = None if backup_dir is None else Backup(backup_dir)
+        saved = backup.load(model) if backup else None
+        if saved:
+            model = saved.model
+        state = saved.state if saved else {}
+        run = Run(
+            model,
+            Stream(x, y, fit_arguments, state.get("data")),
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
             verbose=verbose,
-            **fit_arguments,
+            state=state.get("run"),
         )
-        epoch = history.epoch[-1] + 1 if history.epoch else until
-        stopped = model.stop_training
-        if epoch < epochs and not stopped:
-            for callback in callbacks:
-                if hasattr(callback, "before_shrink"):
-                    callback.before_shrink(epoch)
-        model = _shrunk(model, multiple_of)
-        model.stop_training = stopped
+        while run.goes_on:
+            run.train_epoch()
+            if run.goes_on and (run.epoch - initial_epoch) % shrink_every:
+                continue
+            _make_smaller(run, callbacks, multiple_of)
+            if backup and (run.goes_on or keep_backup):
+                backup.save(run.model, {"run": run.state(), "data": run.data.state()})
+        run.end()
+        if backup and not keep_backup:
+            backup.delete()
+    return run.model
+
+
+def _make_smaller(run: Run, callbacks: Sequence[Any], multiple_of: int) -> None:
+    """Removes what is zero, and tells the callbacks before and after."""
+    if run.goes_on:
         for callback in callbacks:
-            if hasattr(callback, "replace_model"):
-                callback.replace_model(model)
-        run.set_model(model)
-        if backup and epoch < epochs and not stopped:
-            backup.save(
-                model,
-                {
-                    "epoch": epoch,
-                    "epochs": history.epoch,
-                    "history": history.history,
-                    "callbacks": _get_states(callbacks),
-                },
-            )
-    run.end()
-    if backup:
-        backup.delete()
-    return model
-
-
-class _Callbacks(keras.callbacks.CallbackList):
-    """A list of callbacks for which several fits are one training."""
-
-    def __init__(self, callbacks: list[Any], **kwargs: Any) -> None:
-        super().__init__(callbacks, add_history=True, **kwargs)
-        self._final_logs: dict[str, Any] | None = None
-
-    def begin(self) -> keras.callbacks.History:
-        """Begins the training, and returns its History."""
-        super().on_train_begin()
-        return self._history
-
-    def end(self) -> None:
-        """Ends the training."""
-        super().on_train_end(self._final_logs)
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """A segment begins: nothing to tell."""
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """A segment ends: nothing to tell yet."""
-        self._final_logs = logs
-
-
-class _Backup:
-    """A model and a state on disk, complete or absent."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.state_file = check_writable(
-            Path(folder) / "state.json", argument="backup_dir"
-        )
-        self.folder = self.state_file.parent
-
-    def load(self) -> tuple[keras.Model, dict[str, Any]] | None:
-        """What was saved last, if anything was."""
-        if not self.state_file.exists():
-            return None
-        state = json.loads(self.state_file.read_text())
-        return keras.saving.load_model(self.folder / state["model"]), state
-
-    def save(self, model: keras.Model, state: dict[str, Any]) -> None:
-        """Replaces what was saved by `model` and `state`."""
-        name = f"model-{state['epoch']}.keras"
-        model.save(self.folder / name)
-        # The state names the model that belongs to it, so that there is no
-        # moment at which the two do not fit.
-        write_atomic(
-            self.state_file, json.dumps({**state, "model": name}, default=float)
-        )
-        for old in self.folder.glob("model-*.keras"):
-            if old.name != name:
-                old.unlink()
-
-    def delete(self) -> None:
-        """Deletes what was saved, and the folder if nothing else is in it."""
-        self.state_file.unlink(missing_ok=True)
-        for old in self.folder.glob("model-*.keras"):
-            old.unlink()
-        if not any(self.folder.iterdir()):
-            shutil.rmtree(self.folder)
+            if hasattr(callback, "before_shrink"):
+                callback.before_shrink(run.epoch)
+    with scope_of(run.model):
+        model = _shrunk(run.model, multiple_of)
+    for callback in callbacks:
+        if hasattr(callback, "replace_model"):
+            callback.replace_model(model)
+    run.replace_model(model)
 
 
 def _shrunk(model: keras.Model, multiple_of: int) -> keras.Model:
@@ -237,38 +196,11 @@ def _shrunk(model: keras.Model, multiple_of: int) -> keras.Model:
     return small if small.count_params() < model.count_params() else model
 
 
-def _steps(x: Any, fit_arguments: Mapping[str, Any]) -> int | None:
-    """Number of steps in an epoch, for the progress bar, where it is known."""
-    given = fit_arguments.get("steps_per_epoch")
-    if given:
-        return given
-    if hasattr(x, "cardinality"):
-        count = int(x.cardinality())
-        return count if count > 0 else None
-    if hasattr(x, "shape"):
-        share = len(x) * (1 - (fit_arguments.get("validation_split") or 0.0))
-        return math.ceil(int(share) / (fit_arguments.get("batch_size") or 32))
-    return getattr(x, "num_batches", None)
-
-
-def _get_states(callbacks: Sequence[Any]) -> list[Any]:
-    return [c.get_state() if hasattr(c, "get_state") else None for c in callbacks]
-
-
-def _set_states(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
-    if len(callbacks) != len(states):
-        raise ValueError(
-            "Invalid value for argument `callbacks`. Expected the callbacks of the "
-            f"training in `backup_dir`, {len(states)} of them. Received: "
-            f"callbacks={callbacks!r}"
-        )
-    for callback, state in zip(callbacks, states, strict=True):
-        if state is not None:
-            callback.set_state(state)
-
-
 def _check(model: Any, callbacks: Any, **counts: Any) -> None:
     require_graph(model)
+    for part in model._flatten_layers():
+        if part is model or is_nested_model(part):
+            require_plain_constructor(part)
     if not model.compiled:
         raise ValueError(
             "Invalid value for argument `model`. Expected a compiled model. "
@@ -297,3 +229,34 @@ def _check(model: Any, callbacks: Any, **counts: Any) -> None:
             "averages of the weights, which would be written into the model at the "
             f"end of every segment. Received: {model.optimizer!r} with use_ema=True"
         )
+    _warn_of_norms(model.optimizer)
+
+
+def _warn_of_norms(optimizer: keras.optimizers.Optimizer) -> None:
+    found = sorted(_norms(optimizer))
+    if found:
+        warnings.warn(
+            f"{', '.join(found)}: updates depend on norms of whole variables, so that "
+            "training a model that shrinks differs a little from masked training.",
+            stacklevel=4,
+        )
+
+
+def _norms(optimizer: Any) -> set[str]:
+    """What of an optimizer, or of those inside it, looks at whole variables."""
+    found = {
+        option
+        for option in ("clipnorm", "global_clipnorm")
+        if getattr(optimizer, option, None)
+    }
+    found |= {
+        cls.__name__
+        for cls in type(optimizer).__mro__
+        if cls.__name__ in ("Adafactor", "Lamb", "Muon")
+    }
+    inner = [
+        getattr(optimizer, "inner_optimizer", None),
+        getattr(optimizer, "_default_optimizer", None),
+        *(getattr(optimizer, "_inner_optimizers", None) or ()),
+    ]
+    return found.union(*(_norms(each) for each in inner if each is not None))
