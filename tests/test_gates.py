@@ -408,8 +408,8 @@ def test_gates_need_data():
         tfc.finalize(model, np.zeros((0, 8, 8, 3)))
     with pytest.raises(ValueError, match=r"`model`.*with gates"):
         tfc.gates.measure(resnet(), samples(model))
-    for threshold in (0.0, 1.5, "half"):
-        with pytest.raises(ValueError, match="`threshold`"):
+    for threshold, kind in ((0.0, ValueError), (1.5, ValueError), ("half", TypeError)):
+        with pytest.raises(kind, match="`threshold`"):
             tfc.finalize(model, samples(model), threshold=threshold)
 
 

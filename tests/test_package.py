@@ -33,16 +33,26 @@ NEVER_AT_IMPORT = {
     "pandas",
 }
 
-# Who may import whom, by the first part of the module name. `_checks`, `_files`,
-# `_figures`, `_models` and `_activations` are small helpers below everything.
-HELPERS = {"_checks", "_files", "_figures", "_models", "_activations"}
+# Who may import whom, by the first part of the module name. The helpers are small
+# and below everything; `_samples` reads what `data` loads.
+HELPERS = {
+    "_checks",
+    "_files",
+    "_figures",
+    "_models",
+    "_samples",
+    "_taps",
+    "_meters",
+}
 KNOWS = {
     "structure": set(),
     "_checks": set(),
     "_files": set(),
     "_figures": set(),
     "_models": {"_files"},
-    "_activations": {"structure"},
+    "_samples": {"structure", "data"},
+    "_taps": {"structure"},
+    "_meters": {"_samples", "_taps"},
     "schedules": set(),
     "data": set(),
     "zoo": set(),

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress import gates, structure
+from tfcompress._samples import read, reusable
 from tfcompress.policy import named_layers
 from tfcompress.structure._graph import require_graph
 
@@ -44,9 +45,10 @@ def finalize(
 
     Args:
         model: a built Functional or Sequential model. It is not modified.
-        data: samples on which gates are resolved: inputs as `predict` takes
-            them, a tuple of inputs and labels, or a `tf.data.Dataset` of batches
-            of either. A model without gates does not need it. Defaults to `None`.
+        data: samples on which gates are resolved: inputs as for `fit`, a tuple
+            `(inputs, labels)`, an iterable of batches of either that ends, as a
+            `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose training split
+            is taken. A model without gates does not need it. Defaults to `None`.
         threshold: a number in (0, 1]: gates that are neither always open nor
             always closed count as open where they are open for at least this
             fraction of the samples. Defaults to `None`, which refuses them.
@@ -69,6 +71,7 @@ def finalize(
             "Invalid value for argument `data`. Expected samples, on which the gates "
             f"of {model.name!r} are measured. Received: data=None"
         )
+    data = reusable(data)
     model = _bake(model)
     openings = gates.measure(model, data, verbose="auto")
     small = gates.resolve(model, openings, threshold)
@@ -85,18 +88,15 @@ def _effect(
         f"{len(openings.undecided)} of {len(openings.ratios)} gates were not polarised "
         "and were decided by the threshold: " + ", ".join(openings.undecided) + ". "
     )
-    labelled = isinstance(data, tuple) or isinstance(
-        getattr(data, "element_spec", None), tuple
-    )
-    if not (labelled and before.compiled):
+    source = read(before, data)
+    if not (source.labelled and before.compiled):
         return told + (
             "What this costs was not measured: compile the model with a metric and "
             "give data with labels."
         )
-    arguments = data if isinstance(data, tuple) else (data,)
     # A copy, because an evaluation changes the state of a model's metrics.
     first, last = (
-        model.evaluate(*arguments, verbose=0, return_dict=True)
+        source.evaluate(model)
         for model in (structure.wrap(before, {}, carry_optimizer=False), after)
     )
     changes = (f"{name} {first[name]:.4g} to {last[name]:.4g}" for name in last)

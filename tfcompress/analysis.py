@@ -21,10 +21,17 @@ import numpy as np
 
 from tfcompress import cost, policy
 from tfcompress._figures import Curves, Heatmap
+from tfcompress._samples import (
+    Source,
+    check_labelled,
+    class_indices,
+    fixed_batch,
+    packed,
+    read,
+)
 from tfcompress.callbacks._kernels import kernels, select_kernels
 from tfcompress.callbacks.dynamic_surgery import thresholds
 from tfcompress.cost._table import table
-from tfcompress.export._samples import check_labelled, checked_batches, class_indices
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Sensitivity", "layer_energy", "sensitivity"]
@@ -150,9 +157,10 @@ def sensitivity(
     Args:
         model: a built Functional or Sequential model with one output of shape
             (batch, classes). It is not modified.
-        data: a tuple `(inputs, labels)` of arrays or a `tf.data.Dataset` of
-            batches of such; labels are class indices or one-hot. Use data that no
-            result is reported on.
+        data: a tuple `(inputs, labels)` of arrays, an iterable of batches of such
+            that ends, as a `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose
+            validation split is taken; labels are class indices or one-hot. Use data
+            that no result is reported on.
         rates: fractions of the weights to prune, each in [0, 1]. Defaults to
             `None`: 0.1, 0.2, … 0.9, unless `factors` are given.
         factors: instead of `rates`, factors c of dynamic network surgery: weights
@@ -182,8 +190,9 @@ def sensitivity(
     kind, amounts = _amounts(rates, factors)
     chosen = list(select_kernels(model, layers, exclude))
     measure_all = _engine(engine, workers)
-    check_labelled(model, data)
-    study = _study(model, data, kind, _threads(engine, workers))
+    source = read(model, data, split="validation")
+    check_labelled(source)
+    study = _study(source, kind, _threads(engine, workers))
     baseline, _ = _measure(study, None, 0.0)  # also shows whether the study works
     tasks = [(name, amount) for name in chosen for amount in amounts]
     found: dict[tuple[str, float], tuple[float, float]] = {}
@@ -259,14 +268,13 @@ Result = tuple[float, float]  # accuracy and pruned fraction
 Measure = Callable[[_Study, Sequence[Task]], Iterator[tuple[Task, Result]]]
 
 
-def _study(
-    model: keras.Model, data: Any, kind: Literal["rate", "factor"], threads: int
-) -> _Study:
+def _study(source: Source, kind: Literal["rate", "factor"], threads: int) -> _Study:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        model.save(path)
+        source.model.save(path)
         content = path.read_bytes()
-    batches = list(checked_batches(model, data, "data"))
+    batches = list(source)
+    labels = [keras.tree.flatten(batch.labels)[0] for batch in batches]
     return _Study(
         key=hashlib.sha256(content).hexdigest(),
         model=np.frombuffer(content, "uint8"),
@@ -275,10 +283,10 @@ def _study(
             for name, thing in keras.saving.get_custom_objects().items()
             if not getattr(thing, "__module__", "").startswith("tfcompress.")
         },
-        inputs=tuple(map(np.concatenate, zip(*(b[0] for b in batches), strict=True))),
-        labels=class_indices(
-            np.concatenate([b[1] for b in batches if b[1] is not None])
+        inputs=tuple(
+            map(np.concatenate, zip(*(b.inputs for b in batches), strict=True))
         ),
+        labels=class_indices(np.concatenate(labels)),
         kind=kind,
         threads=threads,
     )
@@ -299,8 +307,8 @@ def _measure(study: _Study, name: str | None, amount: float) -> Result:
     after = [_prune(kernel, study.kind, amount) for kernel in before]
     for variable, value in zip(variables, after, strict=True):
         variable.assign(value)
-    inputs = study.inputs[0] if len(study.inputs) == 1 else list(study.inputs)
-    outputs = model.predict(inputs, batch_size=_BATCH, verbose=0)
+    batch_size = fixed_batch(model) or _BATCH
+    outputs = model.predict(packed(model, study.inputs), batch_size, verbose=0)
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
     size = sum(kernel.size for kernel in after)

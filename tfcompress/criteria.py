@@ -22,7 +22,9 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from tfcompress._activations import ActivationMeter, batches
+from tfcompress._checks import whole
+from tfcompress._meters import ActivationMeter
+from tfcompress._samples import read, reusable
 
 __all__ = [
     "Criterion",
@@ -184,22 +186,12 @@ class Random(Criterion):
         seed: a whole number, 0 or larger. Defaults to `0`.
 
     Raises:
-        TypeError: if `seed` is not an int.
-        ValueError: if `seed` is negative.
+        TypeError: if `seed` is no number.
+        ValueError: if `seed` is not whole, or negative.
     """
 
     def __init__(self, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(
-                "Invalid value for argument `seed`. Expected an int. "
-                f"Received: seed={seed!r}"
-            )
-        if seed < 0:
-            raise ValueError(
-                "Invalid value for argument `seed`. Expected 0 or more. "
-                f"Received: seed={seed!r}"
-            )
-        self.seed = seed
+        self.seed = whole("seed", seed, least=0)
 
     def __call__(
         self,
@@ -248,14 +240,14 @@ class MeanActivation(Criterion):
     ```
 
     Args:
-        data: inputs of the model: an array, or an iterable of batches such as a
-            `tf.data.Dataset`, each one array of inputs or a tuple whose first
-            element it is. `None` accumulates over the training. Defaults to
-            `None`.
+        data: samples to measure on: inputs as for `fit`, a tuple `(inputs,
+            labels)`, an iterable of batches of either that ends, as a
+            `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose training split
+            is taken. `None` accumulates over the training. Defaults to `None`.
     """
 
     def __init__(self, data: Any = None) -> None:
-        self.data = data
+        self.data = reusable(data)
         self._meter: ActivationMeter | None = None
 
     def __call__(
@@ -281,7 +273,9 @@ class MeanActivation(Criterion):
 
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:
         """Called when a training begins, before its step is traced."""
-        if self.data is None:
+        if self.data is not None:
+            read(model, self.data)  # refuses what does not fit
+        else:
             self._meter = ActivationMeter(model, _kernels(groups))
             self._meter.attach()
             self._meter.active = False
@@ -312,12 +306,7 @@ class MeanActivation(Criterion):
 
     def _measure(self, model: keras.Model, groups: Sequence[Any]) -> ActivationMeter:
         meter = ActivationMeter(model, _kernels(groups))
-        meter.attach()
-        try:
-            for batch in batches(self.data):
-                model(batch, training=False)
-        finally:
-            meter.detach()
+        meter.measure(read(model, self.data))
         return meter
 
     def _score(self, group: Any, means: Mapping[str, np.ndarray]) -> np.ndarray:

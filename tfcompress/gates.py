@@ -17,6 +17,8 @@ import numpy as np
 from keras import ops
 
 from tfcompress import structure
+from tfcompress._checks import fraction
+from tfcompress._samples import read
 from tfcompress.layers._gates import ChannelGate, Gate, LayerGate
 from tfcompress.policy import check_names, named_layers
 from tfcompress.structure import _graph
@@ -33,8 +35,6 @@ __all__ = [
 ]
 
 POSITIONS = ("before", "middle", "after")
-
-_BATCH = 256
 
 
 def add_layer_gates(
@@ -258,8 +258,9 @@ def measure(model: keras.Model, data: Any, *, verbose: Any = 0) -> Openings:
 
     Args:
         model: a built model with gates. It is not modified.
-        data: inputs as `predict` takes them (arrays, a `tf.data.Dataset` of
-            batches with or without labels, …), or a tuple of inputs and labels.
+        data: inputs as for `fit`, a tuple `(inputs, labels)`, an iterable of
+            batches of either that ends, as a `tf.data.Dataset`, or a
+            `tfcompress.data.Dataset`, whose training split is taken.
         verbose: as for `predict`. Defaults to `0`.
 
     Returns:
@@ -276,13 +277,11 @@ def measure(model: keras.Model, data: Any, *, verbose: Any = 0) -> Openings:
             "Invalid value for argument `model`. Expected a model with gates. "
             f"Received: {model.name!r}, which has none."
         )
-    inputs = data[0] if isinstance(data, tuple) else data
-    _check_samples(inputs)
+    source = read(model, data)
     copy = structure.wrap(
         model, dict.fromkeys(names, _measuring), carry_optimizer=False
     )
-    batch_size = _BATCH if hasattr(inputs, "shape") else None
-    copy.predict(inputs, batch_size=batch_size, verbose=verbose)
+    source.predict(copy, verbose=verbose)
     gates = gates_of(copy)
     samples = max(gate.seen for gate in gates.values())
     return Openings({name: gate.opening for name, gate in gates.items()}, samples)
@@ -323,7 +322,8 @@ def resolve(
         ValueError: if gates are not polarised (it names them with their ḡ), or
             a closed layer gate has no skip around it.
     """
-    _check_threshold(threshold)
+    if threshold is not None:
+        fraction("threshold", threshold, what=" or None")
     if threshold is None and openings.undecided:
         listed = "; ".join(
             f"{n}: {_describe(r)}" for n, r in openings.undecided.items()
@@ -505,21 +505,3 @@ def _percent(ratio: float) -> str:
         else max(1, math.ceil(-math.log10(min(ratio, 1 - ratio)) - 1))
     )
     return f"{100 * ratio:.{digits}f} %"
-
-
-def _check_samples(inputs: Any) -> None:
-    empty = hasattr(inputs, "shape") and len(inputs) == 0
-    if empty or (hasattr(inputs, "cardinality") and int(inputs.cardinality()) == 0):
-        raise ValueError(
-            "Invalid value for argument `data`. Expected at least one sample. "
-            f"Received: {inputs!r}"
-        )
-
-
-def _check_threshold(threshold: Any) -> None:
-    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-    if threshold is not None and not (number and 0 < threshold <= 1):
-        raise ValueError(
-            "Invalid value for argument `threshold`. Expected a number in (0, 1], or "
-            f"None. Received: threshold={threshold!r}"
-        )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress._activations import activation_taps
+from tfcompress._taps import activation_taps
 from tfcompress.callbacks import ActivationDensity, FilterPruning
 from tfcompress.callbacks.activation_density import is_saturated, trend
 

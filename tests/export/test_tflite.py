@@ -200,7 +200,7 @@ class TestCalibrationData:
             )
 
     def test_arrays_are_sampled_evenly(self, model):
-        from tfcompress.export._samples import take_samples
+        from tfcompress._samples import take_samples
 
         sorted_by_class = np.repeat(np.arange(10), 100)
         inputs = np.zeros((1000, 8, 8, 1))
@@ -353,3 +353,30 @@ class TestBenchmark:
     def test_numbers_are_checked(self, float_file, settings, error):
         with pytest.raises(error, match=f"`{next(iter(settings))}`"):
             tfc.export.benchmark(float_file.path, **settings)
+
+
+class TestFixedBatch:
+    @pytest.mark.parametrize("quantization", [None, "int8"])
+    def test_a_model_of_a_fixed_batch_keeps_it(self, tmp_path, quantization):
+        inputs = keras.Input(batch_shape=(4, 5))
+        model = keras.Model(inputs, keras.ops.reshape(inputs, (4, 5, 1)))
+        data = np.random.default_rng(0).random((10, 5)).astype("float32")
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization=quantization, calibration=data
+        )
+        assert artifact.parity.samples == 10
+        np.testing.assert_allclose(
+            tfc.export.run(artifact.path, data)[..., 0], data, atol=1 / 255
+        )
+
+    def test_a_file_with_memory_goes_on_where_the_model_is(self, tmp_path):
+        inputs = keras.Input(batch_shape=(2, 3, 5))
+        rnn = keras.layers.GRU(4, stateful=True, unroll=True)
+        model = keras.Model(inputs, rnn(inputs))
+        data = np.random.default_rng(0).normal(size=(8, 3, 5)).astype("float32")
+        model(data[:2])
+        memory = np.array(rnn.states[0])
+        assert memory.any()
+        artifact = tfc.export.to_tflite(model, tmp_path / "m.tflite", calibration=data)
+        assert artifact.parity.max_difference < 1e-6
+        np.testing.assert_array_equal(rnn.states[0], memory)

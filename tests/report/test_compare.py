@@ -197,7 +197,7 @@ class TestBadInput:
             ("data", np.zeros((4, 4)), ValueError),
             ("data", (np.zeros((4, 4)), np.zeros((4, 3))), ValueError),
             ("data", (np.zeros((4, 4)), np.array(["a"] * 4)), ValueError),
-            ("data", iter([]), TypeError),
+            ("data", iter([]), ValueError),
             ("calibration", np.zeros((4, 5)), ValueError),
             ("hardware", "abacus", ValueError),
             ("hardware", 45, TypeError),

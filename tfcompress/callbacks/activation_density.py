@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -9,8 +10,10 @@ from typing import Any, Literal, Self
 import keras
 import numpy as np
 
-from tfcompress._activations import DensityMeter, Tap, activation_taps, batches
 from tfcompress._checks import number, whole
+from tfcompress._meters import DensityMeter
+from tfcompress._samples import read, reusable
+from tfcompress._taps import Tap, activation_taps
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
@@ -111,10 +114,10 @@ class ActivationDensity(keras.callbacks.Callback):
     ```
 
     Args:
-        data: inputs of the model to measure on: an array, or an iterable of
-            batches such as a `tf.data.Dataset`, each one array of inputs or a
-            tuple whose first element it is. `None` counts while training.
-            Defaults to `None`.
+        data: samples to measure on: inputs as for `fit`, a tuple `(inputs,
+            labels)`, an iterable of batches of either that ends, as a
+            `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose training split
+            is taken. `None` counts while training. Defaults to `None`.
         patience: number of epochs in a row without a change after which the
             density has saturated. Defaults to `2`.
         min_delta: the difference from which on a change counts. Defaults to
@@ -134,8 +137,9 @@ class ActivationDensity(keras.callbacks.Callback):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if a number is out of range. When training begins, before its
-            first step: if the model is subclassed or not built, or no layer can
-            be measured.
+            first step: if the model is subclassed or not built, no layer can be
+            measured, or `data` does not fit the model. At the end of an epoch: if
+            the training has diverged, so that the loss or activations are NaN.
     """
 
     def __init__(
@@ -148,7 +152,7 @@ class ActivationDensity(keras.callbacks.Callback):
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        self.data = data
+        self.data = reusable(data)
         self.patience = whole("patience", patience)
         self.min_delta = number("min_delta", min_delta)
         self.stop = bool(stop)
@@ -206,6 +210,14 @@ class ActivationDensity(keras.callbacks.Callback):
         assert self._meter is not None
         if self.data is not None:
             self._measure(self._meter)
+        # A rectifier may hide NaN, so the loss is asked, too.
+        loss = (logs or {}).get("loss", 0.0)
+        if self._meter.diverged or not math.isfinite(loss):
+            raise ValueError(
+                f"Expected numbers as activations. Received: loss={loss} and NaN in "
+                f"the activations of the layers {list(self._meter.diverged)}. The "
+                "training has diverged, try a lower learning rate."
+            )
         self.curve.append(self._meter.total())
         for name, value in self._meter.layers().items():
             self.layers.setdefault(name, []).append(value)
@@ -258,17 +270,12 @@ class ActivationDensity(keras.callbacks.Callback):
             # A step that was traced before does not count.
             self.model.make_train_function(force=True)
         else:
+            read(self.model, self.data)  # refuses what does not fit
             self._meter = DensityMeter(taps, self.threshold)
         self._measured = self.model
 
     def _measure(self, meter: DensityMeter) -> None:
-        meter.reset()
-        meter.attach()
-        try:
-            for batch in batches(self.data):
-                self.model(batch, training=False)
-        finally:
-            meter.detach()
+        meter.measure(read(self.model, self.data))
 
     def _release(self) -> None:
         if self._meter is not None and self.data is None:

@@ -9,13 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._samples import Samples, call_model, random_samples, take_samples
 from tfcompress.export._runtime import Program, open_file
-from tfcompress.export._samples import (
-    Samples,
-    call_model,
-    random_samples,
-    take_samples,
-)
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["RANDOM_SAMPLES", "SAMPLE_LIMIT", "Parity", "compare_outputs", "parity"]
@@ -69,9 +64,11 @@ def parity(
         model: the Keras model.
         path: the exported `.tflite` file, or its content as bytes, or a model that
             takes and returns the same.
-        data: an array of inputs, a tuple `(inputs, labels)` or a
-            `tf.data.Dataset` of either; all samples are compared. Defaults to
-            `None`, which compares on 32 samples of seeded random numbers.
+        data: samples for `model`: arrays as for `fit`, a tuple `(inputs,
+            labels)`, an iterable of batches of either that ends, or a
+            `tfcompress.data.Dataset`, whose test split is taken; all samples are
+            compared. Defaults to `None`, which compares on 32 samples of seeded
+            random numbers.
 
     Returns:
         A `Parity`.
@@ -84,7 +81,9 @@ def parity(
     if data is None:
         samples = random_samples(model, RANDOM_SAMPLES)
     else:
-        samples, _ = take_samples(model, data, limit=2**62, argument="data")
+        samples, _ = take_samples(
+            model, data, limit=None, argument="data", split="test"
+        )
     kind = "random" if data is None else "given"
     if isinstance(path, keras.Model):
         _check_same_outputs(model, path)
@@ -112,18 +111,18 @@ class _ModelProgram:
 
     def check(self, inputs: Any) -> Samples:
         """`inputs` as arrays that fit the model."""
-        return take_samples(self._model, inputs, limit=2**62, argument="data")[0]
+        return take_samples(self._model, inputs, limit=None, argument="data")[0]
 
     def __call__(self, samples: Samples) -> list[np.ndarray]:
         """The model's outputs."""
-        return call_model(self._model, samples)
+        return call_model(self._model, samples, remember=True)
 
 
 def compare_outputs(
     model: keras.Model, program: Program | _ModelProgram, samples: Samples, kind: str
 ) -> Parity:
     """The `Parity` of a loaded file on checked samples."""
-    expected = call_model(model, samples)
+    expected = call_model(model, samples, remember=True)
     actual = program(program.check(samples if len(samples) > 1 else samples[0]))
     differences = [
         np.abs(a.astype(np.float64) - e.astype(np.float64)).max(initial=0.0)

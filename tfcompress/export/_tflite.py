@@ -15,6 +15,14 @@ import keras
 import numpy as np
 
 from tfcompress._files import check_writable, write_atomic
+from tfcompress._samples import (
+    Samples,
+    fixed_batch,
+    input_specs,
+    packed,
+    random_samples,
+    take_samples,
+)
 from tfcompress.export._parity import (
     RANDOM_SAMPLES,
     SAMPLE_LIMIT,
@@ -23,13 +31,6 @@ from tfcompress.export._parity import (
 )
 from tfcompress.export._quiet import captured_output
 from tfcompress.export._runtime import open_file
-from tfcompress.export._samples import (
-    Samples,
-    input_specs,
-    input_structure,
-    random_samples,
-    take_samples,
-)
 from tfcompress.ops import portable
 from tfcompress.structure._graph import require_graph
 
@@ -105,10 +106,12 @@ def to_tflite(
         model: a built Functional or Sequential model.
         path: the file to write; ends in `.tflite`. Missing folders are made.
         quantization: see the table. Defaults to `None`.
-        calibration: typical inputs: an array of shape `(samples, ...)`, a tuple
-            `(inputs, labels)` or a `tf.data.Dataset` of batches of either; for
-            several inputs a list in the order of `model.inputs` or a dict by
-            input name. Up to 1,000 samples are used, of arrays evenly spread.
+        calibration: typical inputs: an array of shape `(samples, ...)`, for
+            several inputs a list in the order of `model.inputs` or a dict by input
+            name; a tuple `(inputs, labels)`; an iterable of batches of either,
+            such as a `tf.data.Dataset`, `keras.utils.PyDataset` or generator; or a
+            `tfcompress.data.Dataset`, whose training split is taken. Up to 1,000
+            samples are used, of arrays evenly spread.
             Needed for `"int8"`, where 100 to 500 are usually enough; used for the
             comparison with all. Defaults to `None`, which compares on 32 samples
             of seeded random numbers.
@@ -166,7 +169,7 @@ def _convert(model: keras.Model, quantization: str | None, samples: Samples) -> 
                 format="litert",
                 input_signature=_signature(model),
                 verbose=False,
-                **_settings(quantization, samples),
+                **_settings(model, quantization, samples),
             )
         except Exception as error:
             raise RuntimeError(
@@ -205,7 +208,7 @@ def _signature(model: keras.Model) -> list[Any]:
             zip(model.inputs, input_specs(model), strict=True)
         )
     ]
-    return [keras.tree.pack_sequence_as(input_structure(model), flat)]
+    return [packed(model, flat)]
 
 
 def _refuse_rounding(model: keras.Model, quantization: str | None) -> None:
@@ -243,7 +246,9 @@ def _refuse_loops(model: keras.Model) -> None:
         )
 
 
-def _settings(quantization: str | None, samples: Samples) -> dict[str, Any]:
+def _settings(
+    model: keras.Model, quantization: str | None, samples: Samples
+) -> dict[str, Any]:
     """Attributes of the TFLite converter."""
     import tensorflow as tf
 
@@ -257,9 +262,12 @@ def _settings(quantization: str | None, samples: Samples) -> dict[str, Any]:
     if quantization == "int8":
 
         def one_by_one() -> Iterator[dict[str, np.ndarray]]:
-            for index in range(len(samples[0])):
+            size = fixed_batch(model) or 1
+            for start in range(0, len(samples[0]), size):
+                # A last, smaller batch is completed by its last sample.
+                rows = np.minimum(np.arange(start, start + size), len(samples[0]) - 1)
                 yield {
-                    f"input_{number}": array[index : index + 1]
+                    f"input_{number}": array[rows]
                     for number, array in enumerate(samples)
                 }
 

@@ -17,16 +17,18 @@ from typing import Any
 import keras
 
 from tfcompress._figures import Curves, Heatmap
-from tfcompress.export import Artifact, to_tflite
-from tfcompress.export._runtime import benchmark_together, open_file
-from tfcompress.export._samples import (
+from tfcompress._samples import (
+    Source,
     call_model,
     check_labelled,
-    checked_batches,
     class_indices,
-    input_specs,
+    read,
+    reusable,
     take_samples,
 )
+from tfcompress.export import Artifact, to_tflite
+from tfcompress.export._parity import SAMPLE_LIMIT
+from tfcompress.export._runtime import benchmark_together, open_file
 from tfcompress.report._figures import (
     FileFigures,
     History,
@@ -78,9 +80,10 @@ def compare(
     Args:
         models: built Functional or Sequential models by name. The first is the
             baseline for all; the last is shown in the summary.
-        data: test data for the accuracy: a tuple `(inputs, labels)` of arrays or
-            a `tf.data.Dataset` of batches of such; labels are class indices or
-            one-hot. Defaults to `None`, which leaves the accuracy out.
+        data: test data for the accuracy: a tuple `(inputs, labels)` of arrays, an
+            iterable of batches of such that ends, as a `tf.data.Dataset`, or a
+            `tfcompress.data.Dataset`, whose test split is taken; labels are class
+            indices or one-hot. Defaults to `None`, which leaves the accuracy out.
         calibration: typical training inputs for int8, as for
             `tfcompress.export.to_tflite`. Defaults to `None`, which leaves the
             int8 files out.
@@ -107,9 +110,14 @@ def compare(
     _check_kinds(heatmaps, Heatmap, "heatmaps")
     training = {name: _history(name, h) for name, h in (histories or {}).items()}
     profile = None if hardware is None else _profile(hardware)
-    for model in models.values():
+    sources: dict[str, Source] = {}
+    data = reusable(data, "data")
+    calibration = reusable(calibration, "calibration", limit=SAMPLE_LIMIT)
+    for name, model in models.items():
         if data is not None:
-            check_labelled(model, data)
+            sources[name] = read(model, data, split="test")
+            if _classifies(model) or not sources[name].labelled:
+                check_labelled(sources[name])
         if calibration is not None:
             take_samples(model, calibration, limit=1)
 
@@ -122,10 +130,10 @@ def compare(
     files = _export_and_time(models, calibration, notes)
     figures = []
     samples = 0
-    for name, model in models.items():
+    for name in models:
         accuracy = None
-        if data is not None:
-            accuracy, samples = _accuracy(name, model, data, notes)
+        if name in sources:
+            accuracy, samples = _accuracy(name, sources[name], notes)
         figures.append(
             ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs[name])
         )
@@ -149,23 +157,26 @@ def compare(
 # Accuracy -------------------------------------------------------------------
 
 
-def _accuracy(
-    name: str, model: keras.Model, data: Any, notes: list[str]
-) -> tuple[float | None, int]:
+def _accuracy(name: str, source: Source, notes: list[str]) -> tuple[float | None, int]:
     """Top-1 accuracy and the number of samples it comes from."""
+    if not _classifies(source.model):
+        notes.append(
+            f"No accuracy for {name!r}: it needs one output of shape (batch, classes)."
+        )
+        return None, 0
     right = count = 0
-    for inputs, labels in checked_batches(model, data, "data"):
-        outputs = call_model(model, inputs)
-        if len(outputs) > 1 or outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
-            notes.append(
-                f"No accuracy for {name!r}: it needs one output of shape "
-                "(batch, classes)."
-            )
-            return None, count
-        assert labels is not None  # checked before any measurement
-        right += int((outputs[0].argmax(-1) == class_indices(labels)).sum())
-        count += len(labels)
+    for batch in source:
+        (outputs,) = call_model(source.model, batch.inputs)
+        (labels,) = keras.tree.flatten(batch.labels)
+        right += int((outputs.argmax(-1) == class_indices(labels)).sum())
+        count += len(batch)
     return right / count, count
+
+
+def _classifies(model: keras.Model) -> bool:
+    """Whether the model has one output of shape (batch, classes)."""
+    shape = model.outputs[0].shape
+    return len(model.outputs) == 1 and len(shape) == 2 and (shape[1] or 2) > 1
 
 
 # Files ----------------------------------------------------------------------
@@ -297,7 +308,6 @@ def _check_models(models: Any) -> None:
                 f"Received: {name!r}"
             )
         require_graph(model, f"models[{name!r}]")
-        input_specs(model)
 
 
 def _check_kinds(values: Any, kind: type, argument: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress._activations import Tap, activation_taps, watch
 from tfcompress._figures import Heatmap
+from tfcompress._meters import watch
+from tfcompress._taps import Tap, activation_taps
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["activation_map"]

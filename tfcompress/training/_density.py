@@ -17,10 +17,10 @@ import keras
 import numpy as np
 
 from tfcompress import cost, policy, structure
-from tfcompress._activations import activation_taps
 from tfcompress._checks import whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._files import check_writable, write_atomic
+from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.structure._graph import require_graph
 from tfcompress.training._shrinking import fit_shrinking
