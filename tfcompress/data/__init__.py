@@ -1,0 +1,12 @@
+"""Labelled data: read once into arrays, fed batch by batch.
+
+`load` gives the same samples in the same splits for the same seed, from
+scikit-learn's bundled digits, a folder of images, an `.npz` or CSV file, or any
+image-classification set of TensorFlow Datasets. TensorFlow is needed for the last
+of these only.
+"""
+
+from tfcompress.data._load import load
+from tfcompress.data._sets import Dataset, DatasetUnavailableError, Split
+
+__all__ = ["Dataset", "DatasetUnavailableError", "Split", "load"]
