@@ -23,7 +23,7 @@ from tfcompress.data._sets import (
 
 __all__ = ["read_folder"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 _SPLITS = ("train", "test", "validation")
 _SHOWN = 5
 

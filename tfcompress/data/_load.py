@@ -41,7 +41,7 @@ def load(
 
     - `"digits"` is scikit-learn's bundled set of 1 797 handwritten digits (8×8
       grey); it needs neither network nor folder.
-    - `"folder:PATH"` reads PNG, JPEG, GIF and BMP images as `PATH/<class>/…` or
+    - `"folder:PATH"` reads PNG, JPEG, GIF, BMP and WebP images as `PATH/<class>/…` or
       `PATH/<split>/<class>/…` with the splits `train`, `test` and `validation`.
     - `"npz:FILE"` reads the arrays `x` and `y`; or `x_train`, `y_train`, `x_test`
       and `y_test`; or, for several inputs, `y` and any other names.
