@@ -6,6 +6,7 @@ The only file that touches private Keras graph attributes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_nested_model",
     "require_graph",
     "require_plain_constructor",
+    "scope_of",
     "shallow_copy",
     "structures",
     "walk",
@@ -202,6 +204,15 @@ def has_plain_constructor(model: keras.Model) -> bool:
     """Whether a model's class is constructed as Keras' own model classes are."""
     owner = next(cls for cls in type(model).__mro__ if "__init__" in vars(cls))
     return owner.__module__.startswith("keras.")
+
+
+def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
+    """The scope of the distribution strategy that a model was made under.
+
+    What is made from the model, such as an edited copy, belongs to it as well.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:

@@ -101,11 +101,15 @@ class Rebuild:
         self.tensors: dict[int, tuple[Any, Any]] = {}
         self._zero = _Zeros(model, self._absent) if self._absent else None
         self._nothing = not removed.any()
+        with _graph.scope_of(model):
+            self._run(model)
+
+    def _run(self, model: keras.Model) -> None:
         with keras.utils.custom_object_scope(self._scope):
             self.model = self._build(model)
         for layer, name, initializer in self._restore:
             setattr(layer, name, initializer)
-        if inherit:
+        if self._inherit:
             for old, new in self.layers.values():
                 if id(old) not in self._wrap:  # those have theirs, and may be baked
                     self._copy_weights(old, new)
