@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfcompress.structure._text import printable
+
 __all__ = ["quantity", "table"]
 
 _PREFIXES = {4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p"}
@@ -31,6 +33,7 @@ def table(
     left: int = 1,
 ) -> str:
     """A table; the first `left` columns are text, the others numbers."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     every = [head, *rows, *([total] if total else [])]
     widths = [max(len(row[i]) for row in every) for i in range(len(head))]
 

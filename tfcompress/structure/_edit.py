@@ -18,7 +18,7 @@ from tfcompress.structure._groups import (
     ChannelGroups,
     channel_groups,
     masks_of,
-    unknown_name,
+    resolve_name,
     zero_classes,
 )
 from tfcompress.structure._rebuild import Edit, Rebuild
@@ -71,6 +71,7 @@ def zero_channels(
             cannot be removed.
     """
     groups = channel_groups(model, inexact)
+    model = groups.model
     removed = groups.classes(channels)
     rebuild = Rebuild(model, groups.analysis)
     _assign(rebuild, masks_of(groups, removed))
@@ -116,6 +117,7 @@ def remove_channels(
     """
     _check_multiple(multiple_of)
     groups = channel_groups(model, inexact)
+    model = groups.model
     masked = groups.classes(channels)
     emptied = _emptied(groups, masked)
     if emptied:
@@ -309,6 +311,7 @@ def shrink_recorded(
     """
     _check_multiple(multiple_of)
     groups = channel_groups(model)
+    model = groups.model
     steps: list[Rebuild] = []
     for name in _dead_branches(groups):
         try:
@@ -362,6 +365,7 @@ def resize(
             f"Received: weights={weights!r}"
         )
     groups = channel_groups(model)
+    model = groups.model
     removed = _narrow(groups, widths)
     if weights == "inherit":
         return _cut(model, groups, removed, removed, verify, carry_optimizer).model
@@ -404,6 +408,7 @@ def wrap(
         ValueError: for unknown layers.
         TypeError: if a function does not return a layer.
     """
+    model = _graph.edited(model)
     analysis = trace(model)
     chosen = {id(_find(analysis, name)): fn for name, fn in layers.items()}
     rebuild = Rebuild(model, analysis, wrap=chosen)
@@ -438,6 +443,7 @@ def insert_after(
                 "Invalid value for argument `layers`. Expected keras.layers.Layer "
                 f"objects as values. Received: {layer!r} for {name!r}"
             )
+    model = _graph.edited(model)
     analysis = trace(model)
     chosen = {id(_find(analysis, name)): layer for name, layer in layers.items()}
     rebuild = Rebuild(model, analysis, insert=chosen)
@@ -478,6 +484,7 @@ def rewire(
         ValueError: if an edit names a tensor that is not one of the model's, or
             two edits replace the same tensor for the same reader.
     """
+    model = _graph.edited(model)
     analysis = trace(model)
     for edit in edits:
         for tensor in (edit.tensor, *edit.reads):
@@ -574,6 +581,7 @@ def fold_batch_norm(
         TypeError, ValueError: for what is not a built Keras 3 graph.
         VerificationError: if the two models disagree.
     """
+    model = _graph.edited(model)
     analysis = trace(model)
     rebuild = Rebuild(model, analysis, fold=foldings(model))
     if verify:
@@ -612,6 +620,7 @@ def _drop(
     carry_optimizer: bool,
 ) -> Rebuild:
     """Drops branches; `silenced` are at zero in what the result is checked with."""
+    model = _graph.edited(model)
     analysis = trace(model)
     absent = [id(_find(analysis, name)) for name in layers]
     rebuild = Rebuild(model, analysis, absent=absent)
@@ -639,12 +648,7 @@ def _check_multiple(multiple_of: int) -> None:
 
 
 def _find(analysis: Trace, name: str) -> keras.Layer:
-    if name in analysis.layers:
-        return analysis.layers[name]
-    nested = [key for key in analysis.layers if key.rsplit("/", 1)[-1] == name]
-    if len(nested) == 1:
-        return analysis.layers[nested[0]]
-    raise ValueError(unknown_name("layer", name, analysis.layers))
+    return analysis.layers[resolve_name("layers", name, analysis.layers)]
 
 
 def _emptied(groups: ChannelGroups, removed: np.ndarray) -> list[str]:
@@ -690,10 +694,8 @@ def _narrow(groups: ChannelGroups, widths: Mapping[str, int]) -> np.ndarray:
     removed = np.zeros(solution.frozen.size, bool)
     asked: dict[str, tuple[str, int]] = {}
     for key, width in widths.items():
-        try:
-            group = groups[key]
-        except KeyError:
-            group = groups.of(key)
+        found = groups.named("widths", key)
+        group = found if isinstance(found, ChannelGroup) else groups.of(key)
         if isinstance(width, bool) or not isinstance(width, int | np.integer):
             raise TypeError(
                 f"Invalid value for argument `widths`. Expected an integer for "

@@ -17,16 +17,17 @@ __all__ = [
     "Call",
     "calls",
     "copy_operation",
+    "edited",
     "evaluate",
     "functional",
     "graphs",
-    "has_plain_constructor",
     "inner_inputs",
     "input_layer",
     "is_editable",
     "is_nested_model",
+    "rebuilt_class",
+    "require_editable",
     "require_graph",
-    "require_plain_constructor",
     "scope_of",
     "shallow_copy",
     "structures",
@@ -93,7 +94,7 @@ def inner_inputs(call: Call) -> tuple[KerasTensor, ...] | None:
 
 def is_editable(call: Call) -> bool:
     """Whether a call is of a nested model that can be rebuilt from its graph."""
-    return inner_inputs(call) is not None and has_plain_constructor(call.operation)
+    return inner_inputs(call) is not None
 
 
 def functional(model: keras.Model) -> Any:
@@ -109,7 +110,12 @@ def functional(model: keras.Model) -> Any:
 
 
 def require_graph(model: Any, argument: str = "model") -> None:
-    """Raises unless `model` is a built Functional or Sequential model."""
+    """Raises unless `model` is a built Functional or Sequential model.
+
+    Models of a subclass that passes inputs and outputs to the constructor of
+    `keras.Model` are among them; of a `keras.distillation.Distiller`, the student
+    is the model with the graph (see `edited`).
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Invalid value for argument `{argument}`. Expected a keras.Model "
@@ -117,8 +123,85 @@ def require_graph(model: Any, argument: str = "model") -> None:
             f"{type(model).__name__}. Models of legacy Keras (tf_keras) must be "
             "converted to Keras 3 first."
         )
-    if _graph_of(model) is None:
+    if _graph_of(edited(model)) is None:
         raise ValueError(_explain(model, argument))
+
+
+def edited(model: Any) -> Any:
+    """The model whose graph stands for `model`: the student of a distiller."""
+    if isinstance(model, keras.distillation.Distiller):
+        return model.student
+    return model
+
+
+def require_editable(model: Any, argument: str = "model") -> None:
+    """Raises unless an edited copy of `model` would train as `model` does.
+
+    Edits return a plain Functional model where the class of a model has a
+    constructor of its own, since only that class knows what to give to it. The
+    copy computes the same, but the methods of the class are gone. Whatever goes
+    on to train such a copy calls this first.
+
+    Args:
+        model: what the caller was given.
+        argument: what the caller's argument is called, for the message. Defaults
+            to `"model"`.
+
+    Raises:
+        TypeError: if `model` is not a Keras 3 model.
+        ValueError: if it has no graph, is a distiller, or is of a class with a
+            constructor of its own that changes how a model is trained.
+    """
+    require_graph(model, argument)
+    if edited(model) is not model:
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected a model that can be "
+            f"rebuilt while it trains. Received: {model.name!r} of class "
+            f"{type(model).__name__}. Train it with fit, then edit its student."
+        )
+    own = [name for name in _TRAINING if not _is_of_keras(type(model), name)]
+    if own and not _is_of_keras(type(model), "__init__"):
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected a model that trains "
+            f"the same once it is rebuilt. Received: {model.name!r} of class "
+            f"{type(model).__name__}, which has a constructor of its own and defines "
+            f"{', '.join(own)}: a rebuilt model would be a plain Functional one. Train "
+            "with fit, or give the class the constructor of keras.Model."
+        )
+
+
+# Methods by which a class changes how its models are trained and evaluated.
+_TRAINING = (
+    "train_step",
+    "test_step",
+    "predict_step",
+    "compute_loss",
+    "compute_metrics",
+    "stateless_compute_loss",
+    "make_train_function",
+    "make_test_function",
+    "make_predict_function",
+    "compile",
+    "fit",
+    "evaluate",
+    "predict",
+)
+
+
+def _is_of_keras(cls: type, name: str) -> bool:
+    """Whether a class takes a method from Keras."""
+    owner = next(base for base in cls.__mro__ if name in vars(base))
+    return owner.__module__.startswith("keras.")
+
+
+def rebuilt_class(model: keras.Model) -> type:
+    """The class that an edited copy of a model is of.
+
+    It is that of the model if it is constructed as Keras' own classes are.
+    """
+    if _is_of_keras(type(model), "__init__"):
+        return type(model)
+    return keras.Sequential if isinstance(model, keras.Sequential) else keras.Model
 
 
 def calls(model: keras.Model) -> Iterator[Call]:
@@ -184,26 +267,6 @@ def graphs(model: keras.Model) -> list[tuple[str, keras.Model]]:
         if is_editable(call)
     }
     return [("", model), *nested.values()]
-
-
-def require_plain_constructor(model: keras.Model) -> None:
-    """Raises if the class of `model` has a constructor of its own.
-
-    Such a class cannot be built from inputs and outputs.
-    """
-    if not has_plain_constructor(model):
-        raise ValueError(
-            "Invalid value for argument `model`. Expected a model whose class has no "
-            f"constructor of its own. Received: {model.name!r} of class "
-            f"{type(model).__name__}. Pass keras.Model(model.inputs, model.outputs) "
-            "instead."
-        )
-
-
-def has_plain_constructor(model: keras.Model) -> bool:
-    """Whether a model's class is constructed as Keras' own model classes are."""
-    owner = next(cls for cls in type(model).__mro__ if "__init__" in vars(cls))
-    return owner.__module__.startswith("keras.")
 
 
 def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
@@ -282,6 +345,8 @@ def _evaluate(
 
 
 def _graph_of(model: keras.Model) -> Any | None:
+    if not _is_of_keras(type(model), "call"):
+        return None  # the graph is not what it computes
     if isinstance(model, keras.Sequential):
         if not model.built:
             return None
@@ -290,6 +355,17 @@ def _graph_of(model: keras.Model) -> Any | None:
 
 
 def _explain(model: keras.Model, argument: str = "model") -> str:
+    model = edited(model)
+    if hasattr(model, "_nodes_by_depth") or (
+        isinstance(model, keras.Sequential) and not _is_of_keras(type(model), "call")
+    ):
+        return (
+            f"Invalid value for argument `{argument}`. Expected a Functional or "
+            f"Sequential model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, whose `call` is its own, so that its graph is "
+            "not what it computes. Pass keras.Model(model.inputs, model.outputs) if "
+            "that is what you want to edit."
+        )
     if isinstance(model, keras.Sequential):
         return (
             f"Invalid value for argument `{argument}`. Expected a built model. "

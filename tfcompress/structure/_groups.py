@@ -10,6 +10,8 @@ from functools import cached_property
 import keras
 import numpy as np
 
+from tfcompress.structure._graph import edited
+from tfcompress.structure._text import printable
 from tfcompress.structure._trace import Axis, Trace
 from tfcompress.structure._walk import trace
 
@@ -66,6 +68,7 @@ class ChannelGroup:
     reason: str
     _axes: tuple[Axis, ...]
     _trace: Trace
+    _refused: str = ""  # the layer, where no variable carries the channels
 
     @property
     def size(self) -> int:
@@ -94,7 +97,7 @@ class ChannelGroup:
     @property
     def producers(self) -> tuple[str, ...]:
         """Names of the layers that create these channels."""
-        return self._names({"kernel"})
+        return (self._refused,) if self._refused else self._names({"kernel"})
 
     @property
     def consumers(self) -> tuple[str, ...]:
@@ -118,7 +121,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
     def __init__(self, model: keras.Model, analysis: Trace) -> None:
         self.model = model
         self.analysis = analysis
-        self._groups = tuple(_collect(analysis))
+        found = [*_collect(analysis), *_refused(analysis)]
+        first = {label: i for i, label in reversed(list(enumerate(_roots(analysis))))}
+        self._groups = tuple(sorted(found, key=lambda group: first[group.classes[0]]))
         self._by_name = {group.name: group for group in self._groups}
 
     def __len__(self) -> int:
@@ -130,7 +135,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
     def __getitem__(self, key: int | str) -> ChannelGroup:  # type: ignore[override]
         if isinstance(key, str):
             if key not in self._by_name:
-                raise KeyError(unknown_name("group", key, self._by_name))
+                close = difflib.get_close_matches(key, self._by_name, 3)
+                raise KeyError(
+                    f"Unknown group {key!r}. Known: {close or list(self._by_name)[:10]}"
+                )
             return self._by_name[key]
         return self._groups[key]
 
@@ -163,17 +171,35 @@ class ChannelGroups(Sequence[ChannelGroup]):
     def labels(self, layer: str) -> np.ndarray:
         """Labels of the output channels of a layer."""
         outputs = self.analysis.outputs
-        if layer not in outputs:
-            nested = [key for key in outputs if key.rsplit("/", 1)[-1] == layer]
-            if len(nested) == 1:
-                return outputs[nested[0]]
-            if layer in self.analysis.layers:
-                raise ValueError(
-                    "Invalid value for argument `layer`. Expected a layer whose "
-                    f"output has channels. Received: layer={layer!r}"
-                )
-            raise ValueError(unknown_name("layer", layer, outputs))
-        return outputs[layer]
+        key = resolve_name("layer", layer, {**self.analysis.layers, **outputs})
+        if key not in outputs:
+            raise ValueError(
+                "Invalid value for argument `layer`. Expected a layer whose "
+                f"output has channels. Received: layer={layer!r}"
+            )
+        return outputs[key]
+
+    def named(self, argument: str, key: str) -> ChannelGroup | np.ndarray:
+        """The group or the labels that a key of a dict stands for.
+
+        Args:
+            argument: what the caller's argument is called, for the message.
+            key: name of a group or a layer; the last part of a nested name is
+                enough where only one has it.
+        """
+        if key in self._by_name:
+            return self._by_name[key]
+        outputs = self.analysis.outputs
+        known = [*self._by_name, *outputs, *self.analysis.layers]
+        name = resolve_name(argument, key, known)
+        if name in outputs:
+            return outputs[name]
+        if name in self._by_name:
+            return self._by_name[name]
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected names of layers whose "
+            f"output has channels. Received: {key!r}"
+        )
 
     def classes(self, selection: Mapping[str, Iterable[int]]) -> np.ndarray:
         """Bool array over label classes: those that `selection` names.
@@ -194,11 +220,11 @@ class ChannelGroups(Sequence[ChannelGroup]):
         solution = self.analysis.solution
         chosen = np.zeros(solution.frozen.size, bool)
         for key, indices in selection.items():
-            group = self._by_name.get(key)
-            if group is not None:
-                classes = group.classes
+            found = self.named("channels", key)
+            if isinstance(found, ChannelGroup):
+                classes = found.classes
             else:
-                classes = solution.root[self._labels_orunknown_name(key)]
+                classes = solution.root[found]
             index = np.asarray(
                 list(indices) if not hasattr(indices, "shape") else indices
             )
@@ -225,25 +251,16 @@ class ChannelGroups(Sequence[ChannelGroup]):
             chosen[picked] = True
         return chosen
 
-    def _labels_orunknown_name(self, key: str) -> np.ndarray:
-        try:
-            return self.labels(key)
-        except ValueError as error:
-            if key in self.analysis.layers:
-                raise
-            names = [*self._by_name, *self.analysis.outputs]
-            raise ValueError(unknown_name("layer or group", key, names)) from error
-
     def __str__(self) -> str:
         rows = [("group", "size", "producers", "consumers", "prunable")]
         for group in self._groups:
             rows.append(
                 (
-                    group.name,
+                    printable(group.name),
                     str(group.size),
-                    _brief(group.producers),
-                    _brief(group.consumers),
-                    "yes" if group.prunable else f"no: {group.reason}",
+                    printable(_brief(group.producers)),
+                    printable(_brief(group.consumers)),
+                    "yes" if group.prunable else printable(f"no: {group.reason}"),
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -277,7 +294,9 @@ def channel_groups(model: keras.Model, inexact: Sequence[str] = ()) -> ChannelGr
     >>> groups.of("conv2d_3").size
 
     Args:
-        model: a built Functional or Sequential model. It is not modified.
+        model: a built Functional or Sequential model, or a
+            `keras.distillation.Distiller`, for which its student stands. It is
+            not modified.
         inexact: normalisations to prune through although their statistics
             change, `("layer_norm",)` or nothing. The result must be fine-tuned.
             Defaults to `()`.
@@ -287,9 +306,11 @@ def channel_groups(model: keras.Model, inexact: Sequence[str] = ()) -> ChannelGr
 
     Raises:
         TypeError: if `model` is not a Keras 3 model.
-        ValueError: if `model` is subclassed or not built.
+        ValueError: if `model` is not built, is subclassed and has no graph, or is
+            of a class whose `call` is its own.
     """
-    return ChannelGroups(model, trace(model, inexact))
+    analysis = trace(model, inexact)
+    return ChannelGroups(edited(model), analysis)
 
 
 def keep_masks(
@@ -405,6 +426,20 @@ def _collect(analysis: Trace) -> Iterator[ChannelGroup]:
         yield ChannelGroup(name, classes, not reason, reason, own, analysis)
 
 
+def _refused(analysis: Trace) -> Iterator[ChannelGroup]:
+    """A row for each layer that cannot be pruned because of what it is."""
+    root = analysis.solution.root
+    bound = {id(axis.layer) for axis in analysis.axes.values()}
+    for key, (labels, reason) in analysis.refused.items():
+        if id(analysis.layers[key]) not in bound:
+            yield ChannelGroup(key, root[labels], False, reason, (), analysis, key)
+
+
+def _roots(analysis: Trace) -> list[int]:
+    """The classes in the order in which their labels were created."""
+    return analysis.solution.root.tolist()
+
+
 def _name(
     analysis: Trace,
     axes: tuple[Axis, ...],
@@ -433,9 +468,28 @@ def _brief(names: Sequence[str], limit: int = 3) -> str:
     return shown + (f", +{len(names) - limit}" if len(names) > limit else "")
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """A message for a name that does not exist, with the closest that do."""
-    known = list(known)
+def resolve_name(argument: str, name: str, known: Iterable[str]) -> str:
+    """The full name that `name` stands for.
+
+    Args:
+        argument: what the caller's argument is called, for the message.
+        name: a name of `known`, or the last part ("c2" of "base/c2") of one.
+        known: the names that exist.
+
+    Raises:
+        ValueError: if there is no such name, or several, with names that exist.
+    """
+    known = list(dict.fromkeys(known))
+    if name in known:
+        return name
+    ending = [key for key in known if key.endswith(f"/{name}")]
+    if len(ending) == 1:
+        return ending[0]
+    start = f"Invalid value for argument `{argument}`. "
+    if ending:
+        raise ValueError(f"{start}{name!r} stands for several of the names {ending}.")
     close = difflib.get_close_matches(name, known, 3)
-    hint = f" Did you mean {close}?" if close else f" Known: {known[:10]}"
-    return f"Unknown {kind} {name!r}.{hint}"
+    short = {key.rsplit("/", 1)[-1]: key for key in reversed(known)}
+    close = close or [short[key] for key in difflib.get_close_matches(name, short, 3)]
+    hint = f"Did you mean {close}?" if close else f"Known: {known[:10]}"
+    raise ValueError(f"{start}Unknown name {name!r}. {hint}")

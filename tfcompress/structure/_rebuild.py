@@ -168,7 +168,6 @@ class Rebuild:
 
     def _build(self, model: keras.Model) -> keras.Model:
         graph = _graph.functional(model)
-        _graph.require_plain_constructor(model)
         sequential = isinstance(model, keras.Sequential)
         if sequential and not self._absent and not self._touches(model):
             return self._build_sequential(model)
@@ -204,7 +203,7 @@ class Rebuild:
         # An input stays itself, also where all that read it get something else.
         inputs = keras.tree.map_structure(lambda t: self.tensors[id(t)][1], inputs)
         outputs = keras.tree.map_structure(lambda t: self._get(t, new), outputs)
-        kind = keras.Model if sequential else type(model)
+        kind = keras.Model if sequential else _graph.rebuilt_class(model)
         return kind(inputs=inputs, outputs=outputs, name=model.name)
 
     def _record(self, old: Any, result: Any, new: dict[int, Any]) -> None:
@@ -301,7 +300,7 @@ class Rebuild:
             layers.append(self._prepare(call)[0])
             if id(call.operation) in self._insert:
                 layers.append(self._insert[id(call.operation)])
-        new = type(model)(layers, name=model.name)
+        new = _graph.rebuilt_class(model)(layers, name=model.name)
         fresh = _graph.functional(new)
         self.tensors[id(graph.inputs[0])] = (graph.inputs[0], fresh.inputs[0])
         outputs = {id(call.operation): call.outputs[0] for call in _graph.calls(new)}

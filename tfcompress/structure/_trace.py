@@ -62,6 +62,9 @@ class Trace:
         keys: id of layer -> layer key.
         sources: id of `KerasTensor` -> key of the operation that it comes from.
         created: (id of layer, tag) -> labels that the layer created.
+        refused: layer key -> labels of the channels of a layer that cannot be
+            pruned because of what it is, and why.
+        refusal: why a rule froze its inputs last.
     """
 
     inexact: frozenset[str] = frozenset()
@@ -75,6 +78,8 @@ class Trace:
     keys: dict[int, str] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
     created: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    refused: dict[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+    refusal: str = ""
 
     def key(self, layer: keras.Operation) -> str:
         """The unique key of `layer`: its name, or "outer/inner" if nested."""
@@ -92,6 +97,15 @@ class Trace:
                 self.table.freeze(labels, "a single channel cannot be removed")
             self.created[id(layer), tag] = labels
         return labels
+
+    def refuse(self, layer: keras.Layer, size: int, reason: str) -> None:
+        """Notes the channels of a layer that cannot be pruned, and why."""
+        key = self.key(layer)
+        if key not in self.refused:
+            labels = self.table.fresh(size)
+            self.table.freeze(labels, reason)
+            self.refused[key] = (labels, reason)
+            self.outputs.setdefault(key, labels)
 
     def bind(
         self,
@@ -260,6 +274,7 @@ class Trace:
         self, tensors: Sequence[Abstract], reason: str, outputs: Sequence[Any]
     ) -> list[Abstract]:
         """Freezes all channels of `tensors`; returns unlabelled outputs."""
+        self.refusal = reason
         for tensor in tensors:
             self.table.freeze(tensor.labels, reason)
         return [Abstract.frozen(tuple(out.shape)) for out in outputs]

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 
 from tfcompress.structure import _graph
+from tfcompress.structure._facts import kernels
 from tfcompress.structure._labels import Abstract, Solution
 from tfcompress.structure._trace import Trace
 from tfcompress.structure.rules import rule_for
+from tfcompress.structure.rules._base import PRODUCER, channel_axis
 
 __all__ = ["trace"]
 
@@ -21,6 +23,7 @@ def trace(model: keras.Model, inexact: Sequence[str] = ()) -> Trace:
     channels.
     """
     _graph.require_graph(model)
+    model = _graph.edited(model)
     allowed = {"layer_norm"}
     if isinstance(inexact, str) or set(inexact) - allowed:
         raise ValueError(
@@ -71,14 +74,34 @@ class _Walk:
                 given = [result.tensors[id(tensor)] for tensor in inner]
                 outputs = self.run(operation, given, key + "/")
             else:
-                rule = rule_for(operation, tensors)
-                outputs = rule.trace(result, operation, call, tensors)
+                outputs = self._apply(operation, call, tensors, key)
             for tensor, abstract in zip(call.outputs, outputs, strict=True):
                 self._record(tensor, abstract)
                 result.sources.setdefault(id(tensor), key)
             if len(outputs) == 1 and isinstance(operation, keras.Layer):
                 self._note_output(key, outputs[0])
         return [result.tensors[id(tensor)] for tensor in graph.outputs]
+
+    def _apply(
+        self, operation: Any, call: _graph.Call, tensors: list[Abstract], key: str
+    ) -> list[Abstract]:
+        """What the rule of an operation says, and whether it refused a layer.
+
+        A layer that creates channels, but not such that can be removed, is noted
+        with the reason: nothing else tells of it, for its variables carry no
+        labels.
+        """
+        result = self.result
+        result.refusal = ""
+        rule = rule_for(operation, tensors)
+        outputs = rule.trace(result, operation, call, tensors)
+        if result.refusal and isinstance(operation, keras.Layer):
+            known = any(axis.layer is operation for axis in result.axes.values())
+            if not known and (rule.kind == PRODUCER or _has_kernels(operation)):
+                shape = call.outputs[0].shape
+                size = shape[channel_axis(operation, len(shape))] or 1
+                result.refuse(operation, size, result.refusal)
+        return outputs
 
     def _record(self, tensor: Any, abstract: Abstract) -> None:
         known = self.result.tensors.get(id(tensor))
@@ -120,3 +143,12 @@ class _Walk:
                     )
                 solution = table.solve()
         return solution
+
+
+def _has_kernels(layer: keras.Layer) -> bool:
+    """Whether a layer multiplies its input with weights, as far as can be told.
+
+    The weights of a layer that is not of Keras may be anything.
+    """
+    foreign = not type(layer).__module__.startswith("keras.")
+    return bool(kernels(layer)) or (foreign and bool(layer.weights))

@@ -102,7 +102,7 @@ def channel_axis(layer: Any, rank: int) -> int:
 def why_not_plain(layer: Any) -> str | None:
     """Why the weights of a layer are not what its rule expects."""
     if getattr(layer, "quantization_mode", None):
-        return "is quantised"
+        return "is quantized"
     if getattr(layer, "lora_enabled", False):
         return "has LoRA weights"
     return None

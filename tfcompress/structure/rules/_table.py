@@ -194,11 +194,8 @@ def rule_for(operation: Any, inputs: Sequence[Abstract]) -> Rule:
     rule = _LAYERS.get(type(operation))
     if rule is None and not isinstance(operation, keras.Layer):
         rule = _OPS.get(type(operation).__name__)
-    if rule is not None and (
-        isinstance(rule, Weighted) or any(t.labelled for t in inputs)
-    ):
-        return rule
-    if not any(t.labelled for t in inputs):
+    weights = isinstance(operation, keras.Layer) and bool(operation.weights)
+    if not (isinstance(rule, Weighted) or weights or any(t.labelled for t in inputs)):
         return _UNLABELLED
     return rule or _PROBE
 

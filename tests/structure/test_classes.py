@@ -1,0 +1,154 @@
+"""Models of classes of one's own, distillers, models of a distribution strategy."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import pytest
+from keras import layers as L
+
+import tfcompress as tfc
+from tests.structure import graphs
+from tfcompress.structure._graph import require_editable
+
+structure = tfc.structure
+
+
+class Backbone(keras.Model):
+    """Passes inputs and outputs to the constructor of `keras.Model`."""
+
+    def __init__(self, width, **kwargs):
+        i = keras.Input((6,))
+        x = L.Dense(width, activation="relu", name="hidden")(i)
+        super().__init__(inputs=i, outputs=L.Dense(3, name="out")(x), **kwargs)
+        self.width = width
+
+
+class Trained(Backbone):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class Doubled(Backbone):
+    def call(self, inputs, training=None, mask=None):
+        return 2.0 * super().call(inputs)
+
+
+class Loss(keras.Model):
+    def compute_loss(self, *args, **kwargs):
+        return 2.0 * super().compute_loss(*args, **kwargs)
+
+
+class Stack(keras.Sequential):
+    def __init__(self, width):
+        super().__init__([keras.Input((6,)), L.Dense(width, name="hidden"), L.Dense(3)])
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(Backbone, keras.Model), (Stack, None)])
+def test_functional_subclasses_are_edited_and_become_plain(kind, plain):
+    model = graphs.randomize(kind(8))
+    small = structure.remove_channels(model, {"hidden": [0, 3]})
+    assert small.get_layer("hidden").units == 6
+    assert type(small).__module__.startswith("keras.")
+    assert isinstance(small, plain or keras.Sequential)
+    masked = structure.zero_channels(model, {"hidden": [0, 3]})
+    inputs = graphs.random_inputs(model)
+    assert graphs.largest_difference(masked, small, inputs) < 1e-6
+    require_editable(model)
+
+
+def test_functional_subclasses_inside_of_a_model_are_entered():
+    i = keras.Input((6,))
+    task = keras.Model(i, L.Dense(2)(Backbone(8, name="backbone")(i)))
+    model = graphs.randomize(task)
+    small = structure.remove_channels(model, {"hidden": [1], "out": [0]})
+    inner = small.get_layer("backbone")
+    assert inner.get_layer("hidden").units == 7 and inner.get_layer("out").units == 2
+    masked = structure.zero_channels(model, {"backbone/hidden": [1], "out": [0]})
+    inputs = graphs.random_inputs(model)
+    assert graphs.largest_difference(masked, small, inputs) < 1e-6
+
+
+def test_classes_without_a_constructor_stay():
+    i = keras.Input((6,))
+    model = Loss(i, L.Dense(3)(L.Dense(8, name="hidden")(i)))
+    require_editable(model)
+    assert type(structure.remove_channels(model, {"hidden": [0]})) is Loss
+
+
+def test_a_graph_that_is_not_what_a_model_computes_is_refused():
+    with pytest.raises(ValueError, match=r"Doubled, whose `call` is its own"):
+        structure.shrink(Doubled(8))
+    # Inside of a model it is a layer like others of unknown classes.
+    i = keras.Input((6,))
+    model = keras.Model(i, L.Dense(2)(Doubled(8, name="doubled")(i)))
+    groups = structure.channel_groups(model)
+    assert "Doubled" in groups.of("doubled").reason
+
+
+def test_a_class_that_would_lose_how_it_trains_is_refused_for_training_only():
+    model = Trained(8)
+    with pytest.raises(ValueError, match=r"`net`.*Trained.*defines train_step"):
+        require_editable(model, "net")
+    small = structure.remove_channels(model, {"hidden": [0]})
+    assert small.get_layer("hidden").units == 7
+    with pytest.raises(TypeError, match="`net`"):
+        require_editable("model", "net")
+
+
+def test_of_a_distiller_the_student_is_edited():
+    teacher, student = Backbone(16, name="teacher"), Backbone(8, name="student")
+    distiller = keras.distillation.Distiller(
+        teacher, student, keras.distillation.LogitsDistillation()
+    )
+    assert structure.channel_groups(distiller).of("hidden").size == 8
+    small = structure.remove_channels(distiller, {"hidden": [2]})
+    assert small.get_layer("hidden").units == 7 and small.name == "student"
+    assert student.get_layer("hidden").units == 8
+    with pytest.raises(ValueError, match=r"Distiller.*edit its student"):
+        require_editable(distiller)
+
+
+STRATEGY = """
+import json, keras, numpy as np, tensorflow as tf, tfcompress as tfc
+from keras import layers as L
+(cpu,) = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(8, name="hidden"),
+                              L.BatchNormalization(), L.ReLU(), L.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+x, y = np.ones((8, 6), "float32"), np.ones((8, 3), "float32")
+model.fit(x, y, batch_size=4, verbose=0)
+edits = {
+    "zero": tfc.structure.zero_channels(model, {"hidden": [0]}),
+    "remove": tfc.structure.remove_channels(model, {"hidden": [0]}),
+    "random": tfc.structure.resize(model, {"hidden": 4}, weights="random"),
+    "wrap": tfc.structure.wrap(model, {}),
+    "fold": tfc.structure.fold_batch_norm(model),
+}
+found = {}
+for name, edited in edits.items():
+    kernel = edited.get_layer("hidden").kernel.value
+    slots = [v for v in edited.optimizer.variables if "momentum" in v.path]
+    found[name] = [edited.distribute_strategy.num_replicas_in_sync,
+                   len(getattr(kernel, "values", [0])),
+                   len(getattr(slots[0].value, "values", [0])) if slots else 2]
+    if name == "remove":
+        edited.fit(x, y, batch_size=4, verbose=0)
+        iterations = keras.ops.convert_to_numpy(edited.optimizer.iterations)
+        found["iterations"] = int(iterations)
+print(json.dumps(found))
+"""
+
+
+def test_edited_models_stay_under_the_strategy_of_the_original():
+    result = subprocess.run(
+        [sys.executable, "-c", STRATEGY], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found.pop("iterations") == 4
+    assert found == {key: [2, 2, 2] for key in found} and len(found) == 5
