@@ -8,38 +8,28 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
+from tfcompress.structure._facts import (
+    ACTIVATION_LAYERS,
+    IDENTITY_LAYERS,
+    KERNELS,
+    applied_function,
+    at_zero,
+    makes_zeros,
+    unwrapped,
+)
 from tfcompress.structure._graph import (
     Call,
     calls,
     functional,
     inner_inputs,
     is_editable,
-    is_nested_model,
+    walk,
 )
 from tfcompress.structure._trace import Trace
 from tfcompress.structure._walk import trace
 
 __all__ = ["Tap", "activation_taps", "filter_taps"]
-
-# Operations that may stand between a filter and its activation function.
-_TRANSPARENT = (
-    keras.layers.BatchNormalization,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-)
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ELU,
-)
 
 
 # The activation of each filter ----------------------------------------------------
@@ -73,18 +63,16 @@ def filter_taps(
 
 
 def _calls_by_name(
-    model: keras.Model, prefix: str = ""
+    model: keras.Model,
 ) -> Iterator[tuple[str, Call, dict[int, list[Call]]]]:
     """Every call of a layer, by the layer's name, with who reads its tensors."""
-    listed = list(calls(model))
+    listed = list(walk(model))
     readers: dict[int, list[Call]] = {}
-    for call in listed:
+    for _, call in listed:
         for tensor in call.inputs:
             readers.setdefault(id(tensor), []).append(call)
-    for call in listed:
-        if is_nested_model(call.operation):
-            yield from _calls_by_name(call.operation, f"{prefix}{call.operation.name}/")
-        else:
+    for prefix, call in listed:
+        if not is_editable(call):
             yield f"{prefix}{call.operation.name}", call, readers
 
 
@@ -109,7 +97,7 @@ def _last_operation(call: Call, readers: dict[int, list[Call]]) -> Any:
         if len(following) != 1:
             break
         operation = following[0].operation
-        if not isinstance(operation, (*_TRANSPARENT, *_ACTIVATIONS)):
+        if not isinstance(operation, _BETWEEN):
             break
         if len(operation._inbound_nodes) != 1:
             break  # a shared layer: its output is not this layer's alone
@@ -118,38 +106,16 @@ def _last_operation(call: Call, readers: dict[int, list[Call]]) -> Any:
 
 
 def _is_activated(operation: Any) -> bool:
-    if isinstance(operation, _ACTIVATIONS):
-        return True
-    activation = getattr(operation, "activation", None)
-    return activation is not None and activation is not keras.activations.linear
+    return isinstance(operation, ACTIVATION_LAYERS) or (
+        applied_function(operation) is not None
+    )
+
+
+# What may stand between a filter and its activation function, or be that.
+_BETWEEN = (keras.layers.BatchNormalization, *IDENTITY_LAYERS, *ACTIVATION_LAYERS)
 
 
 # Density of non-zero activations -------------------------------------------------
-
-# Layers whose activations are counted.
-_KERNEL_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-# Activation functions among the operations of `keras.ops`, by class name.
-_ACTIVATION_OPS = frozenset(
-    {
-        *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Silu"),
-        *("HardSilu", "Sigmoid", "HardSigmoid", "Tanh", "HardTanh", "Softplus"),
-        *("Softsign", "SoftShrink", "HardShrink", "TanhShrink", "Threshold"),
-        *("SparsePlus", "Squareplus", "LogSigmoid", "Softmax", "LogSoftmax"),
-    }
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,15 +208,13 @@ def _steps(model: keras.Model, prefix: str) -> Iterator[_Step]:
 
 
 def _has_kernel(operation: Any) -> bool:
-    while isinstance(operation, keras.layers.Wrapper):
-        operation = operation.layer
-    return isinstance(operation, _KERNEL_LAYERS)
+    return isinstance(unwrapped(operation), tuple(KERNELS))
 
 
 def _follow(analysis: Trace, steps: Sequence[_Step], index: int) -> Tap | str:
     """The first activation that the channels of a layer reach, or why none."""
     start = steps[index]
-    own = _function(start.operation)
+    own = applied_function(start.operation)
     if own is not None:
         return _tap(start, own, None)
     root = analysis.solution.root
@@ -272,7 +236,7 @@ def _follow(analysis: Trace, steps: Sequence[_Step], index: int) -> Tap | str:
             mine = np.isin(root[analysis.tensors[output].labels], classes)
             if not mine.any():
                 continue
-            function = _function(step.operation)
+            function = applied_function(step.operation)
             if function is not None:
                 return _tap(step, function, None if mine.all() else mine)
             reached.add(output)
@@ -281,30 +245,9 @@ def _follow(analysis: Trace, steps: Sequence[_Step], index: int) -> Tap | str:
 
 def _tap(step: _Step, function: Any, positions: np.ndarray | None) -> Tap | str:
     operation: Any = step.operation
-    if isinstance(function, keras.layers.PReLU):
+    if isinstance(unwrapped(operation), keras.layers.PReLU):
         return Tap(operation, positions, sparse=False)
-    zero, *below = np.ravel(
-        ops.convert_to_numpy(function(ops.convert_to_tensor(_PROBE, "float32")))
-    )
+    zero = at_zero(function)
     if abs(zero) > 1e-6:
         return f"its activation {operation.name!r} is no rectifier: f(0) = {zero:.3g}"
-    return Tap(operation, positions, sparse=0.0 in below)
-
-
-# Zero, and values at which GELU and swish are still far from underflow.
-_PROBE = np.concatenate([[0.0], np.linspace(-4.0, -0.05, 80)]).reshape(1, -1)
-
-
-def _function(operation: Any) -> Any | None:
-    """The activation function that an operation applies, if it applies one."""
-    while isinstance(operation, keras.layers.Wrapper):
-        operation = operation.layer
-    if isinstance(operation, keras.layers.PReLU):
-        return operation
-    if isinstance(operation, (*_ACTIVATIONS, keras.layers.Softmax)):
-        return type(operation).call.__get__(operation)
-    if not isinstance(operation, keras.Layer):
-        named = type(operation).__name__ in _ACTIVATION_OPS
-        return type(operation).call.__get__(operation) if named else None
-    activation = getattr(operation, "activation", None)
-    return None if activation is keras.activations.linear else activation
+    return Tap(operation, positions, sparse=makes_zeros(function))

@@ -21,6 +21,7 @@ __all__ = [
     "UNKNOWN",
     "Facts",
     "applied_function",
+    "at_zero",
     "facts",
     "is_elementwise",
     "kernels",
@@ -221,7 +222,12 @@ def is_elementwise(function: Any) -> bool:
 def preserves_zero(function: Any) -> bool:
     """Whether an elementwise function maps 0 to 0; tried if unknown."""
     known = facts(function).zero if facts(function) is not UNKNOWN else None
-    return abs(_at(function, [0.0])[0]) < 1e-6 if known is None else known
+    return abs(at_zero(function)) < 1e-6 if known is None else known
+
+
+def at_zero(function: Any) -> float:
+    """What a function makes of 0."""
+    return float(_at(function, [0.0, -1.0])[0])
 
 
 def makes_zeros(function: Any) -> bool:

@@ -14,9 +14,7 @@ from tfcompress import structure
 from tfcompress._checks import whole
 from tfcompress._files import lock
 from tfcompress.structure._graph import (
-    is_nested_model,
-    require_graph,
-    require_plain_constructor,
+    require_editable,
 )
 from tfcompress.training._backup import Backup, scope_of
 from tfcompress.training._run import Run
@@ -197,10 +195,7 @@ def _shrunk(model: keras.Model, multiple_of: int) -> keras.Model:
 
 
 def _check(model: Any, callbacks: Any, **counts: Any) -> None:
-    require_graph(model)
-    for part in model._flatten_layers():
-        if part is model or is_nested_model(part):
-            require_plain_constructor(part)
+    require_editable(model)
     if not model.compiled:
         raise ValueError(
             "Invalid value for argument `model`. Expected a compiled model. "
