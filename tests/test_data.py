@@ -416,6 +416,9 @@ def test_files_of_arrays(tmp_path):
     unit = data.load(f"npz:{tmp_path}/one.npz")
     np.testing.assert_allclose(unit.test.images * 255, loaded.test.images, rtol=1e-6)
 
+    with pytest.raises(ValueError, match="argument `image_size`"):
+        data.load(f"npz:{tmp_path}/one.npz", image_size=(8, 8))
+
     np.savez(tmp_path / "k.npz", x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
     loaded = data.load(f"npz:{tmp_path}/k.npz", validation=0)
     assert [len(getattr(loaded, split)) for split in SPLITS] == [100, 0, 7]

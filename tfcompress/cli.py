@@ -205,7 +205,8 @@ def _add_data(
     parser.add_argument(
         "--data",
         required=required,
-        help=f"{summary}: digits, folder:PATH or a TensorFlow Datasets name",
+        help=f"{summary}: digits, folder:PATH, npz:FILE, csv:FILE or a TensorFlow "
+        "Datasets name",
     )
     parser.add_argument("--data_dir", help="folder of prepared TensorFlow Datasets")
     parser.add_argument(

@@ -60,7 +60,10 @@ def scaled_data(
     size = None
     if len(shape) == 3 and None not in shape[:2]:
         size = (shape[0], shape[1])
-    loaded = data.load(name, data_dir, seed=seed, image_size=size)
+    of_images = not name.startswith(("npz:", "csv:"))
+    loaded = data.load(
+        name, data_dir, seed=seed, image_size=size if of_images else None
+    )
     if scale == 1:
         return loaded
     factor = np.float32(scale)

@@ -64,7 +64,7 @@ def read_folder(
         train, test = hold_out(samples, TEST_FRACTION, _by_hash(names))
         if not len(test):
             raise ValueError(
-                "Invalid value for argument `name`. Expected a folder with at least 3 "
+                "Invalid value for argument `name`. Expected a folder with at least 2 "
                 "images in a class, a fifth of which is kept for testing. Received: "
                 f"{str(root)!r} with {len(samples)} images in {len(classes)} classes"
             )

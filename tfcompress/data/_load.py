@@ -105,10 +105,13 @@ def load(
     elif kind == "folder":
         source = read_folder(Path(place).expanduser(), image_size, scale, skip_broken)
     elif kind in ("npz", "csv"):
-        if image_size is not None:
-            raise ValueError(invalid("image_size", f"None for {name!r}", image_size))
         reader = read_npz if kind == "npz" else read_csv
         source = reader(Path(place).expanduser(), scale)
+        images = source.train.images
+        own = getattr(images, "shape", ())[1:3]
+        if image_size is not None and tuple(image_size) != own:
+            expected = f"None or the size of the images of {name!r}, {own}"
+            raise ValueError(invalid("image_size", expected, image_size))
     else:
         from tfcompress.data._tfds import read_tfds
 

@@ -221,8 +221,8 @@ def hold_out(split: Split, fraction: float, order: np.ndarray) -> tuple[Split, S
 
     Args:
         split: the samples.
-        fraction: how much of each class is held out; of everything where the
-            labels are no classes.
+        fraction: how much of each class is held out, at least one sample of two;
+            of everything where the labels are no classes.
         order: permutation of the samples; the first of a class are held out.
     """
     held_out = np.zeros(len(split), bool)
@@ -232,7 +232,10 @@ def hold_out(split: Split, fraction: float, order: np.ndarray) -> tuple[Split, S
         if classes
         else (order,)
     ):
-        held_out[members[: round(fraction * len(members))]] = True
+        count = round(fraction * len(members))
+        if fraction and len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        held_out[members[:count]] = True
     return at(split, ~held_out), at(split, held_out)
 
 
