@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import keras
@@ -147,3 +148,61 @@ def test_bad_identifiers_are_refused():
 def test_bad_seeds_are_refused(seed):
     with pytest.raises((TypeError, ValueError), match="argument `seed`"):
         criteria.Random(seed)
+
+
+def nested():
+    base = keras.Sequential(
+        [keras.Input((6, 6, 2)), layers.Conv2D(4, 3, activation="relu", name="c2")],
+        name="base",
+    )
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 1, name="head")(base(inputs))
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+
+
+def test_a_criterion_from_the_docstring_works_on_nested_models():
+    text = inspect.getdoc(criteria.Criterion)
+    names = {"tfc": tfc, "np": np, "keras": keras}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    model = nested()
+    groups = tfc.structure.channel_groups(model)
+    largest = np.abs(model.get_layer("base").get_layer("c2").kernel).max(axis=(0, 1, 2))
+    found = criteria.score(names["LargestWeight"](), model, [groups.of("base/c2")])
+    np.testing.assert_allclose(found[0], largest / largest.mean(), rtol=1e-6)
+    model.compile("sgd", "mse")
+    callback = tfc.callbacks.FilterPruning(0.5, criterion=names["LargestWeight"]())
+    model.fit(np.ones((8, 6, 6, 2)), np.ones((8, 2)), verbose=0, callbacks=[callback])
+    kept = (
+        np.abs(model.get_layer("base").get_layer("c2").kernel).max(axis=(0, 1, 2)) > 0
+    )
+    np.testing.assert_array_equal(
+        np.flatnonzero(kept), np.sort(np.argsort(largest)[2:])
+    )
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "mean_activation"])
+def test_scores_that_are_nan_mean_that_training_diverged(name):
+    model = single()
+    model.get_layer("conv").kernel.assign(np.full((3, 3, 2, 5), np.nan))
+    criterion = name
+    if name == "mean_activation":
+        criterion = criteria.MeanActivation(np.ones((4, 6, 6, 2)))
+    with pytest.raises(ValueError, match="training has diverged"):
+        score(criterion, model, "conv")
+
+
+def test_scores_of_a_criterion_are_checked():
+    class Odd(criteria.Criterion):
+        def __init__(self, scores):
+            self.scores = scores
+
+        def __call__(self, model, groups, pruned=None):
+            return self.scores
+
+    model = single()
+    group = tfc.structure.channel_groups(model).of("conv")
+    for scores in ([], [np.zeros(4)], [np.zeros((5, 1))]):
+        with pytest.raises(ValueError, match=r"`criterion`.*\[\(5,\)\].*Odd"):
+            criteria.score(Odd(scores), model, [group])
+    with pytest.raises(ValueError, match="training has diverged"):
+        criteria.score(Odd([np.full(5, np.nan)]), model, [group])

@@ -35,6 +35,7 @@ __all__ = [
     "deserialize",
     "get",
     "normalize",
+    "score",
     "serialize",
 ]
 
@@ -47,7 +48,31 @@ class Criterion(ABC):
     """Scores for the channels of channel groups; the lowest are pruned first.
 
     Subclass it to add a criterion of your own: implement `__call__`, and
-    `attach` and `detach` if it has to watch the training.
+    `attach` and `detach` if it has to watch the training. The weights are in the
+    groups, also those of layers in nested models: each member of a group is one
+    axis of one variable; those with the role `"kernel"` are the filters.
+
+    Example:
+
+    ```python
+    class LargestWeight(tfc.criteria.Criterion):
+        def __call__(self, model, groups, pruned=None):
+            return [self.score(group) for group in groups]
+
+        def score(self, group):
+            total = np.zeros(group.size)
+            for member in group.members:
+                if member.role == "kernel":
+                    weights = keras.ops.convert_to_numpy(member.variable)
+                    filters = np.moveaxis(np.abs(weights), member.axis, 0)
+                    largest = filters.reshape(len(filters), -1).max(axis=1)
+                    # Positions of other groups' channels are -1.
+                    mine = member.channels >= 0
+                    scores = np.zeros(group.size)
+                    np.maximum.at(scores, member.channels[mine], largest[mine])
+                    total += tfc.criteria.normalize(scores)
+            return total
+    ```
     """
 
     @abstractmethod
@@ -257,6 +282,9 @@ class MeanActivation(Criterion):
         pruned: Mapping[str, np.ndarray] = _NOTHING,
     ) -> list[np.ndarray]:
         """Scores the channels of `groups`."""
+        for member in _kernels(groups):
+            # A rectifier may turn NaN into zero, an activation like any other.
+            _refuse_nan(keras.ops.convert_to_numpy(member.variable))
         meter = self._meter
         if self.data is not None:
             meter = self._measure(model, groups)
@@ -325,13 +353,59 @@ def normalize(scores: np.ndarray) -> np.ndarray:
 
     Returns:
         A float array of the same shape with mean 1 (or 0).
+
+    Raises:
+        ValueError: if scores are NaN.
     """
+    _refuse_nan(scores)
     mean = scores.mean() if scores.size else 0.0
     return scores / mean if mean > 0 else scores
 
 
-def get(identifier: Any) -> Criterion:
-    """Returns the criterion that `identifier` stands for.
+def score(
+    criterion: Criterion,
+    model: keras.Model,
+    groups: Sequence[Any],
+    pruned: Mapping[str, np.ndarray] = _NOTHING,
+) -> list[np.ndarray]:
+    """Returns what `criterion` says of the channels of `groups`, checked.
+
+    Args:
+        criterion: a `Criterion`.
+        model: the `keras.Model`.
+        groups: `ChannelGroup`s of that model.
+        pruned: group name -> channels that are pruned already. Defaults to none.
+
+    Returns:
+        One float array of shape `(group.size,)` for each group.
+
+    Raises:
+        ValueError: if scores are of another shape, or NaN, because training has
+            diverged.
+    """
+    scores = [np.asarray(found) for found in criterion(model, groups, pruned)]
+    expected = [(group.size,) for group in groups]
+    received = [found.shape for found in scores]
+    if received != expected:
+        raise ValueError(
+            "Invalid value for argument `criterion`. Expected a criterion that returns "
+            f"scores of the shapes {expected}. Received: {received} from {criterion!r}"
+        )
+    for found in scores:
+        _refuse_nan(found)
+    return scores
+
+
+def _refuse_nan(scores: np.ndarray) -> None:
+    if np.isnan(scores).any():
+        raise ValueError(
+            "Invalid value for argument `criterion`. Expected numbers as scores. "
+            "Received: NaN; training has diverged, try a lower learning rate"
+        )
+
+
+def get(criterion: Any) -> Criterion:
+    """Returns the criterion that `criterion` stands for.
 
     Example:
 
@@ -340,31 +414,31 @@ def get(identifier: Any) -> Criterion:
     ```
 
     Args:
-        identifier: a `Criterion`, one of `"l1"`, `"l2"`, `"mean_activation"`,
+        criterion: a `Criterion`, one of `"l1"`, `"l2"`, `"mean_activation"`,
             `"random"`, or a dict from `serialize`.
 
     Returns:
         A `Criterion`.
 
     Raises:
-        TypeError: if `identifier` is none of these.
+        TypeError: if it is none of these.
         ValueError: if the name is not known.
     """
-    if isinstance(identifier, Criterion):
-        return identifier
-    if isinstance(identifier, Mapping):
-        return deserialize(identifier)
-    if isinstance(identifier, str):
-        if identifier not in _NAMES:
+    if isinstance(criterion, Criterion):
+        return criterion
+    if isinstance(criterion, Mapping):
+        return deserialize(criterion)
+    if isinstance(criterion, str):
+        if criterion not in _NAMES:
             raise ValueError(
-                "Invalid value for argument `identifier`. Expected one of "
-                f"{', '.join(map(repr, _NAMES))}. Received: {identifier!r}"
+                "Invalid value for argument `criterion`. Expected one of "
+                f"{', '.join(map(repr, _NAMES))}. Received: {criterion!r}"
             )
-        return _NAMES[identifier]()
+        return _NAMES[criterion]()
     raise TypeError(
-        "Invalid value for argument `identifier`. Expected a Criterion or one of "
-        f"{', '.join(map(repr, _NAMES))}. Received: {identifier!r} of type "
-        f"{type(identifier).__name__}"
+        "Invalid value for argument `criterion`. Expected a Criterion or one of "
+        f"{', '.join(map(repr, _NAMES))}. Received: {criterion!r} of type "
+        f"{type(criterion).__name__}"
     )
 
 

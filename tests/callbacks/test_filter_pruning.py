@@ -474,7 +474,7 @@ def test_configuration_round_trip():
         ({"schedule": Linear(0.0, 1.5, 0, 9)}, "schedule"),
         ({"schedule": {}}, "schedule"),
         ({"schedule": {"conv1": 1.5}}, "schedule"),
-        ({"schedule": 0.5, "criterion": "l3"}, "identifier"),
+        ({"schedule": 0.5, "criterion": "l3"}, "criterion"),
         ({"schedule": 0.5, "unit": "batch"}, "unit"),
         ({"schedule": 0.5, "multiple_of": 0}, "multiple_of"),
         ({"schedule": 0.5, "ranking": "best"}, "ranking"),

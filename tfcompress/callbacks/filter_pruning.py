@@ -365,7 +365,7 @@ class FilterPruning(keras.callbacks.Callback):
     def _scores(self) -> dict[str, np.ndarray]:
         """Scores of each group's channels; -inf for those that are pruned."""
         groups = list(self.selection.chosen.values())
-        scores = self.criterion(self.model, groups, self._pruned)
+        scores = criteria.score(self.criterion, self.model, groups, self._pruned)
         result = {}
         for group, values in zip(groups, scores, strict=True):
             result[group.name] = np.array(values, dtype="float64")
