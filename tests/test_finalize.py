@@ -61,3 +61,64 @@ def test_what_is_no_graph_is_refused():
         tfc.finalize("model.keras")
     with pytest.raises(ValueError, match=r"argument `model`.*input shape"):
         tfc.finalize(keras.Sequential([layers.Dense(3)]))
+
+
+def mixed(policy):
+    """A model with branches, a nested model and a wrapper, in some policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inner = keras.Sequential(
+            [keras.Input((6, 4)), layers.TimeDistributed(layers.Dense(4))], name="inner"
+        )
+        inputs = keras.Input((6, 4))
+        x = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+        x = layers.BatchNormalization()(keras.ops.relu(x + inner(x)))
+        model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    finally:
+        keras.config.set_dtype_policy(before)
+    return model
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_a_mixed_model_can_be_finalized_to_float32(policy):
+    model = mixed(policy)
+    small = tfc.finalize(model, dtype="float32")
+    for layer in small._flatten_layers():
+        assert layer.dtype_policy.name == "float32"
+        assert all(v.dtype in ("float32", "int64") for v in layer.variables)
+    assert [t.dtype for t in small.outputs] == ["float32"]
+    for old, new in zip(model.weights, small.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(old).astype("float32"), new.numpy()
+        )
+    plain = mixed("float32")
+    for source, target in zip(small.weights, plain.weights, strict=True):
+        target.assign(source)
+    x = np.random.default_rng(0).normal(size=(5, 6, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert model.layers[1].dtype_policy.name == policy  # as it was
+    with pytest.raises(ValueError, match="argument `dtype`"):
+        tfc.finalize(model, dtype="float64")
+
+
+def test_quantised_layers_keep_their_dtype():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, name="q")])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"`dtype`.*'q' is quantised to int8"):
+        tfc.finalize(model, dtype="float32")
+
+
+def test_a_layer_without_kwargs_is_told_what_it_lacks():
+    class Mine(layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def call(self, x):
+            return x * self.units
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Mine(3)(inputs)))
+    with pytest.raises(ValueError, match=r"class Mine.*\*\*kwargs.*get_config"):
+        tfc.finalize(model)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from tfcompress import gates, structure
+from tfcompress._checks import fraction, one_of
 from tfcompress._samples import read, reusable
 from tfcompress.policy import named_layers
 from tfcompress.structure._graph import require_graph
@@ -16,7 +17,11 @@ __all__ = ["finalize"]
 
 
 def finalize(
-    model: keras.Model, data: Any = None, *, threshold: float | None = None
+    model: keras.Model,
+    data: Any = None,
+    *,
+    threshold: float | None = None,
+    dtype: Literal["float32"] | None = None,
 ) -> keras.Model:
     """Returns `model` as a plain Keras model without anything superfluous.
 
@@ -52,18 +57,32 @@ def finalize(
         threshold: a number in (0, 1]: gates that are neither always open nor
             always closed count as open where they are open for at least this
             fraction of the samples. Defaults to `None`, which refuses them.
+        dtype: `"float32"` makes every layer compute in float32, with the same
+            weights, as files for other runtimes need it after training in mixed
+            precision. Defaults to `None`, which leaves the layers' policies alone.
 
     Returns:
         A new `keras.Model` with the same inputs and outputs. Where `model` is
         compiled, so is the result, with the optimizer's state.
 
     Raises:
-        TypeError: if `model` is not a Keras model.
+        TypeError: if `model` is not a Keras model, or an argument of another kind.
         ValueError: if `model` is subclassed or not built; if it has gates and
             there is no data, or a gate is not polarised (it is named, with its
-            ratio) and there is no threshold.
+            ratio) and there is no threshold; if a layer has quantised weights and
+            `dtype` is given.
     """
     require_graph(model)
+    if threshold is not None:
+        fraction("threshold", threshold, what=" or None")
+    one_of("dtype", dtype, (None, "float32"))
+    if dtype is not None:
+        _refuse_quantised(model, dtype)
+    small = _finalized(model, data, threshold)
+    return small if dtype is None else _in_dtype(small, dtype)
+
+
+def _finalized(model: keras.Model, data: Any, threshold: float | None) -> keras.Model:
     if not gates.gates_of(model):
         return structure.shrink(_bake(model))
     if data is None:
@@ -76,7 +95,7 @@ def finalize(
     openings = gates.measure(model, data, verbose="auto")
     small = gates.resolve(model, openings, threshold)
     if openings.undecided:
-        warnings.warn(_effect(model, small, data, openings), stacklevel=2)
+        warnings.warn(_effect(model, small, data, openings), stacklevel=3)
     return small
 
 
@@ -101,6 +120,29 @@ def _effect(
     )
     changes = (f"{name} {first[name]:.4g} to {last[name]:.4g}" for name in last)
     return told + f"On {openings.samples} samples: " + ", ".join(changes) + "."
+
+
+def _refuse_quantised(model: keras.Model, dtype: str) -> None:
+    for name, layer in named_layers(model).items():
+        mode = getattr(layer, "quantization_mode", None)
+        if mode is not None:
+            raise ValueError(
+                "Invalid value for argument `dtype`. Expected None for "
+                f"{model.name!r}, because layer {name!r} is quantised to {mode}. "
+                f"Received: dtype={dtype!r}"
+            )
+
+
+def _in_dtype(model: keras.Model, dtype: str) -> keras.Model:
+    """A copy whose layers compute in `dtype`, with the same weights."""
+    copy = structure.wrap(model, {})
+    for layer in copy._flatten_layers():
+        layer.dtype_policy = dtype
+    # Built anew, so that variables and the tensors between layers are of it, too.
+    result = structure.wrap(copy, {})
+    for layer in result._flatten_layers():
+        layer.dtype_policy = dtype
+    return result
 
 
 def _bake(model: keras.Model) -> keras.Model:

@@ -355,10 +355,10 @@ class Rebuild:
             own = "activation" in config and isinstance(function, FunctionType)
             if own and not function.__module__.startswith("keras."):
                 config["activation"] = None  # may be a lambda: hand it over itself
-                new = type(old).from_config(config)
+                new = _created(old, config)
                 new.activation = function
             else:
-                new = type(old).from_config(config)
+                new = _created(old, config)
             self._restore.extend((new, *pair) for pair in initializers)
         self.layers[id(old)] = (old, new)
         wrap = self._wrap.get(id(old))
@@ -570,6 +570,20 @@ _WITH_VOCABULARY = (
     keras.layers.IntegerLookup,
     keras.layers.TextVectorization,
 )
+
+
+def _created(old: keras.Layer, config: dict) -> keras.Layer:
+    """A layer from a configuration that may be edited."""
+    try:
+        return type(old).from_config(config)
+    except TypeError as error:
+        reason = str(error).partition("Exception encountered: ")[2] or str(error)
+        raise ValueError(
+            f"Layer {old.name!r} of class {type(old).__name__} cannot be created from "
+            f"its get_config(): {reason.strip()}. Let its constructor take **kwargs, "
+            "hand them to super().__init__(**kwargs), and let get_config() return "
+            "every other argument."
+        ) from error
 
 
 def _copy_lambda(layer: Any) -> keras.Layer:
