@@ -179,7 +179,7 @@ def test_a_seed_makes_initial_weights_reproducible(data, falling):
 
 def test_widths_are_rounded_up_and_never_zero(data, falling, monkeypatch):
     monkeypatch.setattr(
-        "tfcompress._activations.DensityMeter.layers",
+        "tfcompress._meters.DensityMeter.layers",
         lambda self: dict.fromkeys(self.taps, 0.01),
     )
     result = resize_by_density(compiled(), *data, epochs=1, max_rounds=1, **FIT)
@@ -190,20 +190,85 @@ def test_widths_are_rounded_up_and_never_zero(data, falling, monkeypatch):
     assert set(result.nets[1].widths.values()) == {4}
 
 
-def test_the_first_network_whose_density_rises_is_the_final_one(data, monkeypatch):
-    trends = iter(["convex", "concave"])
-    monkeypatch.setattr(
-        "tfcompress.training._density.trend", lambda curve: next(trends)
-    )
+def rising(monkeypatch, *trends):
+    found = iter(trends)
+    monkeypatch.setattr("tfcompress.training._density.trend", lambda curve: next(found))
+
+
+def test_the_last_network_whose_density_does_not_rise_is_the_final_one(
+    data, monkeypatch
+):
+    rising(monkeypatch, "convex", "flat", "concave")
     result = resize_by_density(
         compiled(), *data, epochs=4, round_epochs=2, max_rounds=5, **FIT
     )
-    assert result.stop == "concave"
-    assert [net.epochs for net in result.nets] == [2, 4]
-    assert [net.trend for net in result.nets] == ["convex", "concave"]
+    assert (result.stop, result.final) == ("concave", 1)
+    assert [net.epochs for net in result.nets] == [2, 4, 2]
+    assert [net.trend for net in result.nets] == ["convex", "flat", "concave"]
     final = result.nets[1]
+    assert result.model is final.model
     assert len(final.curve) == len(final.history["loss"]) == 4
     assert int(final.model.optimizer.iterations) == 4 * 2
+    assert "final: net 1" in str(result)
+
+
+def test_a_first_network_whose_density_rises_is_the_final_one(data, monkeypatch):
+    rising(monkeypatch, "concave")
+    result = resize_by_density(compiled(), *data, epochs=2, round_epochs=1, **FIT)
+    assert (result.stop, result.final) == ("concave", 0)
+    assert [net.epochs for net in result.nets] == [2]
+
+
+def test_what_does_not_train_keeps_its_width_and_weights(data, falling):
+    model = compiled()
+    for name in ("inner", "outer"):
+        model.get_layer(name).trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    before = {name: model.get_layer(name).get_weights() for name in ("inner", "outer")}
+    result = resize_by_density(model, *data, epochs=1, max_rounds=1, **FIT)
+    # "stem" is read by "inner", and coupled to "outer".
+    assert result.nets[1].widths["hidden"] < 8
+    assert result.nets[1].widths["stem"] == 12
+    assert "not trainable" in result.skipped["stem"]
+    for name, weights in before.items():
+        for one, two in zip(
+            weights, result.model.get_layer(name).get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_densities_that_are_no_numbers_make_no_network(data, falling, monkeypatch):
+    monkeypatch.setattr(
+        "tfcompress._meters.DensityMeter.layers",
+        lambda self: dict.fromkeys(self.taps, float("nan")),
+    )
+    with pytest.raises(ValueError, match="diverged"):
+        resize_by_density(compiled(), *data, epochs=1, max_rounds=1, **FIT)
+
+
+def test_a_kept_backup_holds_the_result(data, falling, tmp_path):
+    def run(*callbacks):
+        return resize_by_density(
+            compiled(),
+            *data,
+            epochs=2,
+            round_epochs=1,
+            max_rounds=1,
+            callbacks=list(callbacks),
+            backup_dir=tmp_path,
+            keep_backup=True,
+            **FIT,
+        )
+
+    first, again = run(), run(Interrupt(0, 0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "net0.keras",
+        "net1.keras",
+    ]
+    assert [net.history for net in first.nets] == [net.history for net in again.nets]
+    pairs = zip(first.model.get_weights(), again.model.get_weights(), strict=True)
+    for one, two in pairs:
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_callback_may_end_the_final_training(data, falling):
@@ -217,12 +282,13 @@ def test_a_callback_may_end_the_final_training(data, falling):
         callbacks=[stop],
         **FIT,
     )
-    assert [net.epochs for net in result.nets] == [1, 3]
+    # A round of one epoch, and the rest: one epoch, and two without improvement.
+    assert [net.epochs for net in result.nets] == [1, 4]
 
 
 def test_dense_activations_leave_the_network_as_it_is(data, falling, monkeypatch):
     monkeypatch.setattr(
-        "tfcompress._activations.DensityMeter.layers",
+        "tfcompress._meters.DensityMeter.layers",
         lambda self: dict.fromkeys(self.taps, 0.999),
     )
     result = resize_by_density(compiled(), *data, epochs=3, round_epochs=1, **FIT)
@@ -260,7 +326,8 @@ class Interrupt(keras.callbacks.Callback):
         ((0, 1), "random"),
         ((1, 0), "inherit"),
         ((1, 1), "random"),
-        ((2, 2), "inherit"),
+        ((2, 1), "inherit"),
+        ((3, 2), "random"),
     ],
 )
 def test_an_interruption_in_any_round_changes_nothing(
@@ -289,11 +356,12 @@ def test_an_interruption_in_any_round_changes_nothing(
     for one, two in zip(resumed.nets, whole.nets, strict=True):
         assert one.widths == two.widths
         assert one.epochs == two.epochs
-        np.testing.assert_allclose(one.curve, two.curve, rtol=1e-6)
+        assert one.curve == two.curve
+        assert one.history == two.history
     for one, two in zip(
         resumed.model.get_weights(), whole.model.get_weights(), strict=True
     ):
-        np.testing.assert_allclose(one, two, atol=1e-5)
+        np.testing.assert_array_equal(one, two)
     assert not (tmp_path / "a").exists()
 
 

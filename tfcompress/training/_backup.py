@@ -18,9 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress._files import check_writable, replacing
+from tfcompress._files import check_writable, lock, replacing
 
-__all__ = ["Backup", "Saved", "scope_of"]
+__all__ = ["Backup", "Saved", "owned", "scope_of"]
 
 _STATE = "tfcompress/state.json"
 _ARRAYS = "tfcompress/arrays.npz"
@@ -138,6 +138,15 @@ class Backup:
     def delete(self) -> None:
         """Deletes what was saved."""
         self.path.unlink(missing_ok=True)
+
+
+def owned(
+    backup_dir: str | os.PathLike[str] | None,
+) -> AbstractContextManager[Any]:
+    """Locks a folder for backups while a run is at work, if there is one."""
+    return (
+        nullcontext() if backup_dir is None else lock(backup_dir, argument="backup_dir")
+    )
 
 
 def scope_of(model: keras.Model) -> AbstractContextManager[Any]:

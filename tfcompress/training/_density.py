@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +19,16 @@ import numpy as np
 from tfcompress import cost, policy, structure
 from tfcompress._checks import whole
 from tfcompress._figures import Curves, Heatmap
-from tfcompress._files import check_writable, write_atomic
 from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.structure._graph import require_graph
+from tfcompress.training._backup import Backup, owned
 from tfcompress.training._shrinking import fit_shrinking
 
 __all__ = ["DensityNet", "DensityResult", "resize_by_density"]
 
 _OTHER = "is no convolution or dense layer"
+_FROZEN = "it, or a layer that is coupled to it or reads it, is not trainable"
 
 Build = Callable[[dict[str, int]], keras.Model]
 Stop = Literal["concave", "unchanged", "max_rounds"]
@@ -79,18 +80,26 @@ class DensityResult:
     """What `resize_by_density` did; `print` shows a table.
 
     Attributes:
-        nets: the networks, from the one given to the final one.
-        stop: why it is the final one: its density rises ("concave"), every layer
-            would keep its width ("unchanged"), or "max_rounds".
+        nets: the networks that were trained, from the one given on.
+        stop: why there are no more: the density of the last one rises ("concave"),
+            so that the one before is the final one; every layer would keep its
+            width ("unchanged"); or "max_rounds".
+        final: number of the final network.
+        skipped: layer name -> why it keeps its width.
     """
 
     nets: tuple[DensityNet, ...]
     stop: Stop
+    final: int = -1
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "final", range(len(self.nets))[self.final])
 
     @property
     def model(self) -> keras.Model:
         """The final model, trained, compiled and with the optimizer's state."""
-        return self.nets[-1].model
+        return self.nets[self.final].model
 
     @property
     def ops_reductions(self) -> list[float]:
@@ -104,7 +113,7 @@ class DensityResult:
 
     @property
     def training_complexity(self) -> float:
-        """Epochs in units of epochs of the first network (eq. 4)."""
+        """Epochs of all networks, in units of epochs of the first one (eq. 4)."""
         return cost.training_complexity(
             self.ops_reductions, [net.epochs for net in self.nets]
         )
@@ -169,8 +178,8 @@ class DensityResult:
         ]
         lines.insert(1, "  ".join("-" * width for width in columns))
         lines.append(
-            f"training complexity {self.training_complexity:.1f} epochs of net 0, "
-            f"stopped: {self.stop}"
+            f"final: net {self.final}, stopped: {self.stop}, training complexity "
+            f"{self.training_complexity:.1f} epochs of net 0"
         )
         return "\n".join(line.rstrip() for line in lines)
 
@@ -194,6 +203,7 @@ def resize_by_density(
     seed: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backup_dir: str | os.PathLike[str] | None = None,
+    keep_backup: bool = False,
     verbose: Any = "auto",
     **fit_arguments: Any,
 ) -> DensityResult:
@@ -205,12 +215,18 @@ def resize_by_density(
     layer gets `round(density · width)` channels (equation 2), at least one, and
     the narrower network is trained in turn. That goes on until the density of a
     network rises while it trains (criterion δ), no width changes any more, or
-    `max_rounds` is reached; this last network is trained for all `epochs`.
+    `max_rounds` is reached. The last network whose density does not rise is the
+    final one, as in Table I of the paper; it is trained for all `epochs`. If the
+    density of the first network rises already, it is that one.
 
     Layers whose channels are coupled, by residual additions for example, can only
     have one width: it follows from the mean of their densities. A function in
     place of a model builds networks in which every layer has a width of its own,
     as in the paper's residual networks.
+
+    Layers that do not train (`trainable=False`) keep their widths and weights, and
+    so do layers that are coupled to them or that they read, unless `layers` names
+    them.
 
     Every network starts its training anew: at epoch 0, with the learning rate
     and the optimizer of a first step.
@@ -238,7 +254,8 @@ def resize_by_density(
         epochs: epochs of the final network.
         max_rounds: how often networks are resized at most. Defaults to `3`.
         round_epochs: epochs after which a network that has not saturated counts
-            as if it had; `None` for `epochs`. Defaults to `None`.
+            as if it had; `None` for `epochs`. Only the final network is trained
+            further. Defaults to `None`.
         weights: "random" initialises resized networks anew, as in the paper;
             "inherit" keeps the channels with the largest filters, with their
             weights. Defaults to "random".
@@ -259,8 +276,11 @@ def resize_by_density(
             trained with the same objects. Defaults to `()`.
         backup_dir: a folder in which finished networks, and the present one at
             the end of each epoch, are kept. A run that finds them there goes on
-            where they end; a run that is complete deletes them. Defaults to
-            `None`, no backup.
+            as if it had not been interrupted, see `fit_shrinking`. One run at a time
+            may use the folder. Defaults to `None`, no backup.
+        keep_backup: whether a run that is complete leaves its backup; the same call
+            then returns at once what it returned. Whoever saves the result deletes
+            the folder after that. Defaults to `False`: it is deleted.
         verbose: as for `fit`. Defaults to `"auto"`.
         **fit_arguments: anything else that `fit` takes, such as
             `validation_data`.
@@ -272,8 +292,10 @@ def resize_by_density(
         TypeError: if an argument has the wrong type.
         ValueError: if a model is subclassed, not built or not compiled, if a
             number is out of range, if a name is unknown or stands for something
-            that cannot be resized, or if `backup_dir` cannot be written or
-            belongs to another run.
+            that cannot be resized, if there are no data, if training has diverged
+            (no network is made from such densities; the last backup stays), or if
+            `backup_dir` cannot be written, belongs to a run of other settings or is
+            used by another run.
     """
     whole("epochs", epochs)
     whole("max_rounds", max_rounds, 0)
@@ -296,68 +318,172 @@ def resize_by_density(
         "seed": seed,
     }
 
-    def measure(stop: bool) -> ActivationDensity:
-        return ActivationDensity(
-            sample, patience, min_delta, stop=stop, threshold=threshold
-        )
-
-    measure(stop=True)  # refuses bad arguments before any work is done
+    backup = None if backup_dir is None else _Backup(Path(backup_dir), settings)
+    run = _Rounds(
+        sizing=sizing,
+        data=(x, y),
+        epochs=epochs,
+        round_epochs=round_epochs,
+        max_rounds=max_rounds,
+        density=_Measure(sample, patience, min_delta, threshold),
+        callbacks=list(callbacks),
+        fit_arguments={"verbose": verbose, **fit_arguments},
+        backup=backup,
+    )
     model = sizing.first()
-    backup = None if backup_dir is None else _Backup(backup_dir, settings)
-    saved = backup.load() if backup else {}
+    with owned(backup_dir):
+        result = run.result(model)
+        if backup and not keep_backup:
+            backup.delete(len(result.nets))
+    return result
 
-    def train(
-        index: int, model: keras.Model, until: int, stop: bool, before: Any = None
-    ) -> DensityNet:
-        """Trains a network, or trains what `before` describes further."""
-        density = measure(stop)
-        begun = 0
-        if before is not None:
-            begun = before.epochs
-            density.set_state(_state(before))
-        phase = f"net{index}" if before is None else f"net{index}-final"
-        if verbose not in (0, "0"):
-            print(f"net {index}: {model.count_params():,} parameters", flush=True)
-        model = fit_shrinking(
-            model,
-            x,
-            y,
-            epochs=until,
-            initial_epoch=begun,
-            callbacks=[density, *callbacks],
-            backup_dir=backup.folder / phase if backup else None,
-            verbose=verbose,
-            **fit_arguments,
+
+@dataclass(frozen=True)
+class _Measure:
+    """How densities are measured."""
+
+    sample: Any
+    patience: int
+    min_delta: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        self.callback(stop=True)  # refuses bad arguments before any work is done
+
+    def callback(self, stop: bool) -> ActivationDensity:
+        return ActivationDensity(
+            self.sample,
+            self.patience,
+            self.min_delta,
+            stop=stop,
+            threshold=self.threshold,
         )
-        net = _net(model, density, before)
-        if backup:
-            backup.save(index, net)
-        return net
 
-    nets: list[DensityNet] = []
-    stop: Stop | None = None
-    while stop is None:
-        index = len(nets)
-        last = index == max_rounds
-        net = saved.get(index)
-        if net is None:
-            net = train(index, model, epochs if last else round_epochs, stop=not last)
-        if last:
-            stop = "max_rounds"
-        elif net.trend == "concave":
-            stop = "concave"
-        else:
-            changes = sizing.changes(net)
-            if changes:
-                model = sizing.resized(net, changes, index + 1)
+
+@dataclass
+class _Rounds:
+    """The rounds of Algorithm 1, each of which can be taken from a backup."""
+
+    sizing: _Sizing
+    data: tuple[Any, Any]
+    epochs: int
+    round_epochs: int
+    max_rounds: int
+    density: _Measure
+    callbacks: list[keras.callbacks.Callback]
+    fit_arguments: dict[str, Any]
+    backup: _Backup | None
+
+    def result(self, model: keras.Model) -> DensityResult:
+        """Trains networks until one is the final one, and that to the end."""
+        first = model
+        nets: list[DensityNet] = []
+        stop: Stop | None = None
+        while stop is None:
+            index = len(nets)
+            net = self.backup.load(index, first) if self.backup else None
+            nets.append(net or self._train(index, model))
+            net = nets[-1]
+            if net.trend == "concave":
+                stop = "concave"
+            elif index == self.max_rounds:
+                stop = "max_rounds"
+            elif changes := self.sizing.changes(net):
+                model = self.sizing.resized(net, changes, index + 1)
             else:
                 stop = "unchanged"
-        if stop and not last and net.epochs < epochs:
-            net = train(index, net.model, epochs, stop=False, before=net)
-        nets.append(net)
-    if backup:
-        backup.delete()
-    return DensityResult(tuple(nets), stop)
+        # A network whose density rises needs what it has: it was made too small.
+        final = max(0, len(nets) - 2) if stop == "concave" else len(nets) - 1
+        if nets[final].epochs < self.epochs:
+            net = nets[final]
+            nets[final] = self._train(final, net.model, before=net)
+        return DensityResult(tuple(nets), stop, final, self.sizing.skipped)
+
+    def _train(
+        self, index: int, model: keras.Model, before: DensityNet | None = None
+    ) -> DensityNet:
+        """Trains a network until its density has saturated.
+
+        Or to the end, if it was trained as `before` says.
+        """
+        density = self.density.callback(stop=before is None)
+        if before is not None:
+            density.set_state(_state(before))
+        if self.fit_arguments["verbose"] not in (0, "0"):
+            print(f"net {index}: {model.count_params():,} parameters", flush=True)
+        further = before is not None
+        model = fit_shrinking(
+            model,
+            *self.data,
+            epochs=self.epochs if further else self.round_epochs,
+            initial_epoch=0 if before is None else before.epochs,
+            callbacks=[density, *self.callbacks],
+            backup_dir=self.backup.run(index, further) if self.backup else None,
+            keep_backup=True,
+            **self.fit_arguments,
+        )
+        net = _net(model, density, before)
+        if self.backup:
+            self.backup.save(index, net)
+        return net
+
+
+class _Backup:
+    """Finished networks on disk, and the backups of the runs that train them.
+
+    A run's backup is deleted when the network that it made is on disk.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings = json.loads(json.dumps(settings))
+
+    def run(self, index: int, further: bool) -> Path:
+        """Folder for the backup of a run: a round, or the further training."""
+        return self.folder / (f"net{index}-final" if further else f"net{index}")
+
+    def save(self, index: int, net: DensityNet) -> None:
+        """Adds a network, or replaces it by one that was trained further."""
+        fields = [f.name for f in dataclasses.fields(net) if f.name != "model"]
+        record = {field: getattr(net, field) for field in fields}
+        state = {"settings": self.settings, "net": record}
+        self._file(index).save(net.model, state)
+        self._delete_runs(index, net)
+
+    def load(self, index: int, like: keras.Model) -> DensityNet | None:
+        """A network that an earlier run has saved."""
+        saved = self._file(index).load(like)
+        if saved is None:
+            return None
+        if saved.state["settings"] != self.settings:
+            raise ValueError(
+                "Invalid value for argument `backup_dir`. Expected a folder without a "
+                f"run of other settings. Received: {str(self.folder)!r} with a run of "
+                f"{saved.state['settings']}"
+            )
+        record = dict(saved.state["net"])
+        densities = record.pop("densities")
+        net = DensityNet(
+            model=saved.model,
+            curve=tuple(record.pop("curve")),
+            densities={name: tuple(values) for name, values in densities.items()},
+            **record,
+        )
+        self._delete_runs(index, net)  # a kill may have come before
+        return net
+
+    def delete(self, count: int) -> None:
+        """Deletes as many networks."""
+        for index in range(count):
+            self._file(index).delete()
+
+    def _file(self, index: int) -> Backup:
+        return Backup(self.folder, f"net{index}")
+
+    def _delete_runs(self, index: int, net: DensityNet) -> None:
+        shutil.rmtree(self.run(index, further=False), ignore_errors=True)
+        if net.epochs == self.settings["epochs"]:
+            shutil.rmtree(self.run(index, further=True), ignore_errors=True)
 
 
 class _Sizing:
@@ -392,6 +518,7 @@ class _Sizing:
         self.exclude = policy.check_list(exclude, "exclude")
         self.seed = seed
         self.rate: float | None = None
+        self.skipped: dict[str, str] = {}
 
     def first(self) -> keras.Model:
         """The network to begin with, checked."""
@@ -414,6 +541,12 @@ class _Sizing:
         members: dict[str, list[float]] = {}
         owner = self._owners(net.model, net.densities)
         for name, values in net.densities.items():
+            if math.isnan(values[-1]):
+                raise ValueError(
+                    "Training has diverged: activations behind the layer "
+                    f"{name!r} are NaN, and say nothing about its width. Try a lower "
+                    "learning rate, or clip gradients."
+                )
             members.setdefault(owner[name], []).append(values[-1])
         sizes = self._selected(net.model)
         widths = {
@@ -432,6 +565,7 @@ class _Sizing:
         model = structure.resize(
             net.model, changes, weights=self.weights, seed=seed, carry_optimizer=False
         )
+        _keep_frozen(net.model, model)
         if self.rate is not None:
             # A callback may have changed it.
             model.optimizer.learning_rate = self.rate
@@ -460,7 +594,12 @@ class _Sizing:
             chosen = policy.select_layers(
                 model, lambda layer: refused[id(layer)] or None, **options
             ).chosen
-            return {name: groups.labels(name).size for name in chosen}
+            self.skipped = dict(reasons)
+            return {
+                name: groups.labels(name).size
+                for name in chosen
+                if self._trains(name, [named[name]])
+            }
         selected = policy.select_groups(groups, model, **options).chosen
         measured = set(self._owners(model, taps).values())
         for name, group in selected.items():
@@ -470,7 +609,21 @@ class _Sizing:
                     f"activation function follows. Received: {group.producers}: "
                     f"{reasons.get(group.producers[0], _OTHER)}"
                 )
-        return {n: group.size for n, group in selected.items() if n in measured}
+        self.skipped = dict(reasons)
+        named = policy.named_layers(model)
+        return {
+            name: group.size
+            for name, group in selected.items()
+            if name in measured
+            and self._trains(name, [named[m.layer_name] for m in group.members])
+        }
+
+    def _trains(self, name: str, layers: Iterable[keras.Layer]) -> bool:
+        """Whether nothing in a group is frozen, or the user asks for it by name."""
+        if self.layers is not None or all(layer.trainable for layer in layers):
+            return True
+        self.skipped[name] = _FROZEN
+        return False
 
     def _owners(self, model: keras.Model, layers: Iterable[str]) -> dict[str, str]:
         """What each layer is resized with: itself, or its channel group."""
@@ -484,60 +637,6 @@ class _Sizing:
         return min(size, math.ceil(width / self.multiple_of) * self.multiple_of)
 
 
-class _Backup:
-    """Finished networks on disk, each complete or absent."""
-
-    def __init__(
-        self, folder: str | os.PathLike[str], settings: Mapping[str, Any]
-    ) -> None:
-        self.state_file = check_writable(
-            Path(folder) / "rounds.json", argument="backup_dir"
-        )
-        self.folder = self.state_file.parent
-        self.state: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
-        if self.state_file.exists():
-            state = json.loads(self.state_file.read_text())
-            if state["settings"] != self.state["settings"]:
-                raise ValueError(
-                    "Invalid value for argument `backup_dir`. Expected a folder "
-                    f"without a run of other settings. Received: {str(folder)!r} with "
-                    f"a run of {state['settings']}"
-                )
-            self.state = state
-
-    def load(self) -> dict[int, DensityNet]:
-        """The networks that are there, by number."""
-        return {
-            int(index): self._net(**record)
-            for index, record in self.state.get("nets", {}).items()
-        }
-
-    def _net(self, file: str, curve: Any, densities: Any, **record: Any) -> DensityNet:
-        return DensityNet(
-            model=keras.saving.load_model(self.folder / file),
-            curve=tuple(curve),
-            densities={name: tuple(values) for name, values in densities.items()},
-            **record,
-        )
-
-    def save(self, index: int, net: DensityNet) -> None:
-        """Adds a network, or replaces it by one that was trained further."""
-        file = f"net{index}-{net.epochs}.keras"
-        net.model.save(self.folder / file)
-        fields = dataclasses.fields(net)
-        record = {f.name: getattr(net, f.name) for f in fields if f.name != "model"}
-        self.state.setdefault("nets", {})[str(index)] = {**record, "file": file}
-        write_atomic(self.state_file, json.dumps(self.state, default=float))
-
-    def delete(self) -> None:
-        """Deletes what was saved, and the folder if nothing else is in it."""
-        self.state_file.unlink(missing_ok=True)
-        for old in self.folder.glob("net*.keras"):
-            old.unlink()
-        if not any(self.folder.iterdir()):
-            shutil.rmtree(self.folder)
-
-
 def _net(
     model: keras.Model, density: ActivationDensity, before: DensityNet | None
 ) -> DensityNet:
@@ -548,7 +647,7 @@ def _net(
     }
     if before is not None:
         history = {
-            name: before.history[name] + values for name, values in history.items()
+            name: [*before.history[name], *values] for name, values in history.items()
         }
     counted = cost.count(model)
     return DensityNet(
@@ -564,6 +663,17 @@ def _net(
         macs=counted.macs,
         parameters=counted.parameters,
     )
+
+
+def _keep_frozen(old: keras.Model, new: keras.Model) -> None:
+    """Gives layers that do not train the weights that they had."""
+    layers = policy.named_layers(new)
+    for name, layer in policy.named_layers(old).items():
+        if not layer.trainable and layer.weights and name in layers:
+            pairs = zip(layer.weights, layers[name].weights, strict=True)
+            for before, after in pairs:
+                if before.shape == after.shape:
+                    after.assign(before)
 
 
 def _state(net: DensityNet) -> dict[str, Any]:

@@ -194,17 +194,20 @@ def _diverged(what: str) -> ValueError:
     )
 
 
-def _get_states(callbacks: Sequence[Any]) -> list[Any]:
-    return [c.get_state() if hasattr(c, "get_state") else None for c in callbacks]
+def _get_states(callbacks: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Class and state of the callbacks that have one."""
+    stateful = [each for each in callbacks if hasattr(each, "get_state")]
+    return [(type(each).__name__, each.get_state()) for each in stateful]
 
 
-def _set_states(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
-    if len(callbacks) != len(states):
+def _set_states(callbacks: Sequence[Any], states: Sequence[tuple[str, Any]]) -> None:
+    stateful = [each for each in callbacks if hasattr(each, "set_state")]
+    found = [type(each).__name__ for each in stateful]
+    expected = [name for name, _ in states]
+    if found != expected:
         raise ValueError(
-            "Invalid value for argument `callbacks`. Expected the callbacks of the "
-            f"run in `backup_dir`, {len(states)} of them. Received: "
-            f"callbacks={callbacks!r}"
+            "Invalid value for argument `callbacks`. Expected the callbacks of the run "
+            f"in `backup_dir`, those with a state: {expected}. Received: {found}"
         )
-    for callback, state in zip(callbacks, states, strict=True):
-        if state is not None:
-            callback.set_state(state)
+    for callback, (_, state) in zip(stateful, states, strict=True):
+        callback.set_state(state)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import keras
 
 from tfcompress import structure
 from tfcompress._checks import whole
-from tfcompress._files import lock
-from tfcompress.structure._graph import (
-    require_editable,
-)
-from tfcompress.training._backup import Backup, scope_of
+from tfcompress.structure._graph import require_editable
+from tfcompress.training._backup import Backup, owned, scope_of
 from tfcompress.training._run import Run
 from tfcompress.training._stream import Stream
 
@@ -139,9 +135,7 @@ def fit_shrinking(
     _check(model, callbacks, shrink_every=shrink_every, multiple_of=multiple_of)
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         whole(name, value, 0)
-    with (
-        nullcontext() if backup_dir is None else lock(backup_dir, argument="backup_dir")
-    ):
+    with owned(backup_dir):
         backup = None if backup_dir is None else Backup(backup_dir)
         saved = backup.load(model) if backup else None
         if saved:
