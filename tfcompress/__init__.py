@@ -25,6 +25,7 @@ _SUBMODULES = frozenset(
         "layers",
         "ops",
         "policy",
+        "quantization",
         "report",
         "schedules",
         "structure",

@@ -4,14 +4,18 @@ from tfcompress.layers._drum import DrumMultiply
 from tfcompress.layers._gates import ChannelGate, LayerGate
 from tfcompress.layers._kernel_wrapper import KernelWrapper
 from tfcompress.layers._masked_kernel import KernelMask, MaskedKernel
+from tfcompress.layers._quantized import FakeQuantize, InFloat, QuantizedKernel
 from tfcompress.layers._wrap import wrap
 
 __all__ = [
     "ChannelGate",
     "DrumMultiply",
+    "FakeQuantize",
+    "InFloat",
     "KernelMask",
     "KernelWrapper",
     "LayerGate",
     "MaskedKernel",
+    "QuantizedKernel",
     "wrap",
 ]

@@ -22,9 +22,9 @@ class KernelWrapper(keras.layers.Wrapper):
     variables. Subclasses override `effective_kernel`. Wrappers nest: the outer
     one is applied first, and the inner one to what it returns.
 
-    The kernels are those of `Conv1D`, `Conv2D`, `Conv3D`, `DepthwiseConv1D`,
-    `DepthwiseConv2D` and `Dense`, and the depthwise and the pointwise one of
-    `SeparableConv1D` and `SeparableConv2D`. Dtype policy, input checks, masks
+    The kernels are those of `Conv1D`, `Conv2D`, `Conv3D`, their transposed forms,
+    `DepthwiseConv1D`, `DepthwiseConv2D` and `Dense`, and the depthwise and the
+    pointwise one of `SeparableConv1D` and `SeparableConv2D`. Dtype policy, input checks, masks
     and the activity regularizer are those of the layer.
 
     Args:
@@ -131,9 +131,9 @@ class KernelWrapper(keras.layers.Wrapper):
 
     def cost_layer(self) -> tuple[keras.Layer, dict[str, Any]]:
         """The inner layer and what `tfcompress.cost` has to know beside it."""
-        return self.layer, {"values": self._values}
+        return self.layer, {"values": self.values}
 
-    def _values(self, variable: keras.Variable) -> Any:
+    def values(self, variable: keras.Variable) -> Any:
         """What the computation uses in the place of a variable of `core`."""
         if not any(variable is kernel for kernel in self.kernels):
             return None
@@ -215,6 +215,21 @@ def _conv(layer: Any, inputs: Any, product: Product) -> Any:
     return _finish(layer, product(operation, inputs, layer.kernel))
 
 
+def _transposed(layer: Any, inputs: Any, product: Product) -> Any:
+    def operation(x: Any, kernel: Any) -> Any:
+        return ops.conv_transpose(
+            x,
+            kernel,
+            strides=list(layer.strides),
+            padding=layer.padding,
+            output_padding=layer.output_padding,
+            dilation_rate=layer.dilation_rate,
+            data_format=layer.data_format,
+        )
+
+    return _finish(layer, product(operation, inputs, layer.kernel))
+
+
 def _depthwise(layer: Any, inputs: Any, product: Product) -> Any:
     outputs = product(_depthwise_operation(layer), inputs, layer.kernel)
     return _finish(layer, outputs)
@@ -255,6 +270,11 @@ def _finish(layer: Any, outputs: Any, data_format: str | None = None) -> Any:
 
 _KINDS: tuple[tuple[tuple[Any, ...], tuple[str, ...], Callable], ...] = (
     ((layers.Conv1D, layers.Conv2D, layers.Conv3D), ("kernel",), _conv),
+    (
+        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        ("kernel",),
+        _transposed,
+    ),
     ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), ("kernel",), _depthwise),
     (
         (layers.SeparableConv1D, layers.SeparableConv2D),

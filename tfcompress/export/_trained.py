@@ -1,0 +1,70 @@
+"""Models that were trained with fake quantization, as converters read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcompress import structure
+from tfcompress.layers import FakeQuantize, InFloat, KernelWrapper, QuantizedKernel
+from tfcompress.policy import named_layers
+
+__all__ = ["frozen", "is_prepared", "ranges"]
+
+
+def is_prepared(model: keras.Model) -> bool:
+    """Whether a model computes with fake quantization."""
+    return any(isinstance(x, FakeQuantize) for x in named_layers(model).values())
+
+
+def frozen(model: keras.Model) -> keras.Model:
+    """A copy whose kernels and ranges are constants, in a form for the converter.
+
+    Raises:
+        ValueError: if a range has not been learned yet.
+    """
+    layers = named_layers(model)
+    unknown = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, FakeQuantize) and layer.range is None
+    ]
+    if unknown:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model that has learned "
+            "its ranges: fit it, or pass it to quantization.calibrate with typical "
+            f"inputs. Received: {model.name!r}, in which {len(unknown)} ranges are "
+            f"not known, {unknown[0]!r} among them."
+        )
+    changed = {
+        name: _frozen
+        for name, layer in layers.items()
+        if isinstance(layer, InFloat | FakeQuantize) or _quantized(layer) is not None
+    }
+    return structure.wrap(model, changed, carry_optimizer=False)
+
+
+def ranges(model: keras.Model) -> list[tuple[float, float] | None]:
+    """The learned range of each input of a model; `None` where it has none."""
+    found: list[tuple[float, float] | None] = []
+    for tensor in model.inputs:
+        readers = [
+            node.operation
+            for node in tensor._keras_history.operation._outbound_nodes
+            if isinstance(node.operation, FakeQuantize)
+        ]
+        found.append(readers[0].range if readers else None)
+    return found
+
+
+def _quantized(layer: Any) -> QuantizedKernel | None:
+    """The wrapper inside all others that quantizes."""
+    while isinstance(layer, KernelWrapper) and not isinstance(layer, QuantizedKernel):
+        layer = layer.layer
+    return layer if isinstance(layer, QuantizedKernel) else None
+
+
+def _frozen(layer: Any) -> keras.Layer:
+    inner = _quantized(layer)
+    return layer.freeze() if inner is None else inner.freeze(layer.values)

@@ -1,0 +1,6 @@
+"""Quantization-aware training: models that know of their integer files."""
+
+from tfcompress.quantization._plan import Plan, Row, plan
+from tfcompress.quantization._prepare import prepare
+
+__all__ = ["Plan", "Row", "plan", "prepare"]

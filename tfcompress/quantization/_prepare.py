@@ -1,0 +1,229 @@
+"""Fake quantization in a plain Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfcompress import _checks, structure
+from tfcompress.layers import FakeQuantize, InFloat, QuantizedKernel
+from tfcompress.quantization._plan import Bits, Request, Step, steps
+from tfcompress.structure import _graph
+from tfcompress.structure._carry import carry_compile
+from tfcompress.structure._rebuild import Edit, Rebuild
+from tfcompress.structure._trace import trace
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    model: keras.Model,
+    weights: Bits = 8,
+    activations: int = 8,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> keras.Model:
+    """A copy of `model` that computes as its integer file will.
+
+    Kernels are rounded to the grid of a few bits (`layers.QuantizedKernel`) and
+    the tensors between layers to that of 8 or 16 (`layers.FakeQuantize`), at the
+    places where an integer file has them: after a convolution with its
+    activation, an addition, a concatenation, …, and on inputs and outputs. Train
+    the copy with plain `fit`, beside any callback; a few epochs at a small
+    learning rate are usual. `calibrate` finds the ranges without training. Then
+
+    - `export.to_tflite(qat, path)` writes the integer file, which needs no
+      calibration: the ranges were learned;
+    - `finalize(qat)` leaves the plain float model with its kernels on the grid.
+
+    Batch normalizations go into the layers before them, as they do in every
+    integer file, and so train as part of their kernels. Those that cannot become
+    depthwise convolutions of size 1. Where a layer is not known, or not computed
+    on integers by LiteRT, it stays in float; `plan` says which and why.
+
+    Example:
+
+    ```python
+    qat = tfc.quantization.prepare(model, weights={"conv1": 8, "conv2": 4})
+    qat.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    qat.fit(x_train, y_train, epochs=2)
+    tfc.export.to_tflite(qat, "model.tflite")
+    ```
+
+    Args:
+        model: a built Functional or Sequential model. It is not modified.
+        weights: bits of the kernels, from 2 to 8; or a dict from layer names to
+            bits, in which layers that are not named get 8. Defaults to `8`.
+        activations: bits of all other tensors, 8 or 16; one figure, because
+            LiteRT has no products of mixed widths. Defaults to `8`.
+        layers: names of the layers and operations to quantize, `"outer/inner"`
+            inside nested models; `None` for all. Defaults to `None`.
+        exclude: names of those to leave in float. Defaults to `()`.
+
+    Returns:
+        A new model with the weights and the compile state of `model`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if `model` is subclassed, not built or prepared already, bits
+            are out of range, a name is unknown, or nothing would be quantized.
+    """
+    _graph.require_graph(model)
+    request = Request(model, weights, activations, layers, exclude)
+    folded = structure.fold_batch_norm(model)
+    found = steps(folded, request)
+    kernels = [step for step in found if step.decision.kind == "kernel"]
+    if not kernels:
+        reasons = "; ".join(
+            f"{step.row.name}: {step.row.note}" for step in found if step.row.in_float
+        )
+        raise ValueError(
+            _checks.invalid(
+                "model",
+                "at least one convolution or Dense layer to quantize",
+                f"{model.name!r} ({reasons or 'no layers with kernels'})",
+            )
+        )
+    wrap = {id(step.call.operation): _Wrap(step, request) for step in kernels}
+    edits = _Grids(request.activations).edits(folded, found)
+    rebuild = Rebuild(folded, trace(folded), wrap=wrap, edits=edits)
+    carry_compile(folded, rebuild, slots=True)
+    return rebuild.model
+
+
+class _Wrap:
+    """Wraps the copy of a layer; its activation may come after a grid."""
+
+    def __init__(self, step: Step, request: Request) -> None:
+        self.split = step.decision.activation is not None
+        self.bits = request.bits(step.row.name)
+        self.activations = request.activations
+
+    def __call__(self, layer: Any) -> keras.Layer:
+        if self.split:
+            layer.activation = keras.activations.linear
+        return QuantizedKernel(
+            layer,
+            self.bits,
+            activation_bits=self.activations,
+            trainable=layer.trainable,
+        )
+
+
+class _Grids:
+    """Makes the edits that put tensors on grids."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self._names: dict[str, int] = {}
+
+    def edits(self, model: keras.Model, found: list[Step]) -> list[Edit]:
+        """The edits for all steps, and for the inputs of the model."""
+        self._of: dict[int, FakeQuantize] = {}
+        edits = []
+        for tensor in _graph.functional(model).inputs:
+            if "float" in keras.backend.standardize_dtype(tensor.dtype):
+                edits.append(self._edit(tensor, self._layer(tensor.name)))
+        for step in found:
+            edits += self._step(step)
+        return edits
+
+    def _step(self, step: Step) -> list[Edit]:
+        call, decision = step.call, step.decision
+        edits = [
+            Edit(tensor, (tensor,), self._bar(call), call.node) for tensor in step.barred
+        ]
+        if decision.kind == "pass":
+            shared = self._of.get(id(call.inputs[0])) if call.inputs else None
+            if shared is not None:
+                self._of.update((id(tensor), shared) for tensor in call.outputs)
+            return edits
+        if decision.kind == "instead" and not step.rounded:
+            build = _Instead(self, call.operation.name, decision.build, None)
+            return [*edits, Edit(call.outputs[0], tuple(call.inputs), build)]
+        for tensor in step.rounded:
+            name = call.operation.name
+            if decision.kind == "same" and id(call.inputs[0]) in self._of:
+                shared = self._of[id(call.inputs[0])]
+                self._of[id(tensor)] = shared
+                edits.append(Edit(tensor, (tensor,), _Round(shared)))
+            elif decision.kind == "instead":
+                grid = self._layer(name)
+                self._of[id(tensor)] = grid
+                build = _Instead(self, name, decision.build, grid)
+                edits.append(Edit(tensor, tuple(call.inputs), build))
+            elif decision.activation is not None:
+                build = _Activate(self, call.operation, decision.activation)
+                self._of[id(tensor)] = build.grid
+                edits.append(Edit(tensor, (tensor,), build))
+            else:
+                fixed = decision.kind if decision.kind in ("unit", "signed") else None
+                edits.append(self._edit(tensor, self._layer(name, fixed)))
+        return edits
+
+    def _edit(self, tensor: Any, grid: FakeQuantize) -> Edit:
+        self._of[id(tensor)] = grid
+        return Edit(tensor, (tensor,), grid)
+
+    def _layer(self, name: str, fixed: Any = None) -> FakeQuantize:
+        return FakeQuantize(self.bits, fixed=fixed, name=self.name(name, "quantize"))
+
+    def _bar(self, call: Any) -> InFloat:
+        return InFloat(name=self.name(call.operation.name, "in_float"))
+
+    def name(self, name: str, what: str) -> str:
+        """A name that is not given twice."""
+        full = f"{name}_{what}"
+        count = self._names[full] = self._names.get(full, 0) + 1
+        return full if count == 1 else f"{full}_{count}"
+
+
+class _Round:
+    """Rounds to the grid of another tensor, without learning from this one."""
+
+    def __init__(self, grid: FakeQuantize) -> None:
+        self.grid = grid
+
+    def __call__(self, tensor: Any) -> Any:
+        return self.grid(tensor, observe=False)
+
+
+class _Instead:
+    """Other operations in the place of one, with grids between them."""
+
+    def __init__(
+        self, grids: _Grids, name: str, build: Any, grid: FakeQuantize | None
+    ) -> None:
+        self.grids, self.name, self.build, self.grid = grids, name, build, grid
+
+    def __call__(self, *tensors: Any) -> Any:
+        def make(tensor: Any, fixed: Any = None) -> Any:
+            return self.grids._layer(f"{self.name}_part", fixed)(tensor)
+
+        outputs = self.build(make, *tensors)
+        return outputs if self.grid is None else self.grid(outputs)
+
+
+class _Activate:
+    """The activation of a layer behind a grid of its own."""
+
+    def __init__(self, grids: _Grids, layer: Any, name: str) -> None:
+        from tfcompress.quantization._rules import _activation
+
+        self.decision = _activation(name, grids.bits)
+        self.before = grids._layer(f"{layer.name}_before")
+        kind = self.decision.kind
+        self.grid = grids._layer(layer.name, kind if kind in ("unit", "signed") else None)
+        self.grids, self.layer = grids, layer
+
+    def __call__(self, tensor: Any) -> Any:
+        tensor = self.before(tensor)
+        if self.decision.build is not None:
+            build = _Instead(self.grids, self.layer.name, self.decision.build, self.grid)
+            return build(tensor)
+        if self.decision.kind == "float":
+            tensor = InFloat(name=self.grids.name(self.layer.name, "in_float"))(tensor)
+        name = self.grids.name(self.layer.name, "activation")
+        return self.grid(keras.layers.Activation(self.layer.activation, name=name)(tensor))
