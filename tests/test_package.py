@@ -63,7 +63,8 @@ KNOWS = {
     "criteria": {"structure"},
     "policy": {"structure"},
     "cost": {"structure"},
-    "export": {"structure", "cost", "ops"},
+    "export": {"structure", "cost", "ops", "policy", "layers"},
+    "quantization": {"structure", "policy", "layers"},
     "report": {"structure", "cost", "export"},
     "callbacks": {
         "structure",

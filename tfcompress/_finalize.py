@@ -11,7 +11,7 @@ from tfcompress import gates, structure
 from tfcompress._checks import fraction, one_of
 from tfcompress._samples import read, reusable
 from tfcompress.policy import named_layers
-from tfcompress.structure._graph import require_graph
+from tfcompress.structure._graph import require_graph, walk
 
 __all__ = ["finalize"]
 
@@ -38,7 +38,8 @@ def finalize(
     and how the compiled metrics changed on `data`, if that has labels.
 
     A layer of your own takes part by a method `bake()` that returns the plain
-    layer to put in its place, built and with its weights.
+    layer to put in its place, built and with its weights; or by an attribute
+    `temporary = True`, which says that it vanishes.
 
     Example:
 
@@ -151,4 +152,10 @@ def _bake(model: keras.Model) -> keras.Model:
         for name, layer in named_layers(model).items()
         if callable(getattr(layer, "bake", None))
     }
-    return structure.wrap(model, baking) if baking else model
+    model = structure.wrap(model, baking) if baking else model
+    passing = [
+        structure.Edit(call.outputs[0], (call.inputs[0],), lambda tensor: tensor)
+        for _, call in walk(model)
+        if getattr(call.operation, "temporary", False)
+    ]
+    return structure.rewire(model, passing) if passing else model

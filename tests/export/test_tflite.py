@@ -127,6 +127,161 @@ class TestQuantized:
                 calibration=np.zeros((4, 6, 4)),
             )
 
+    @pytest.mark.parametrize("io", ["uint8", "float32"])
+    def test_ends_of_the_file_are_what_was_asked_for(
+        self, model, images, int8_file, tmp_path, io
+    ):
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization="int8", calibration=images, io=io
+        )
+        (name,) = tensor_types(artifact.path) - tensor_types(int8_file.path)
+        assert name == io
+        np.testing.assert_allclose(
+            tfc.export.run(artifact.path, images),
+            tfc.export.run(int8_file.path, images),
+            atol=1 / 256 + 1e-6,
+        )
+
+    def test_fixed_batches_are_calibrated_as_such(self, tmp_path):
+        inputs = keras.Input((4, 4, 1), batch_size=4)
+        model = keras.Model(
+            inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs))
+        )
+        data = np.random.default_rng(0).random((10, 4, 4, 1)).astype("float32")
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization="int8", calibration=data
+        )
+        outputs = tfc.export.run(artifact.path, data)
+        expected = model.predict(data[:8], batch_size=4, verbose=0)
+        np.testing.assert_allclose(outputs[:8], expected, atol=0.05)
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "mixed_bfloat16"])
+    def test_half_precision_models_are_exported_in_float32(
+        self, model, images, tmp_path, policy
+    ):
+        half = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(4, 3, activation="relu", dtype=policy),
+                keras.layers.Flatten(dtype=policy),
+                keras.layers.Dense(10, dtype=policy),
+            ]
+        )
+        artifact = tfc.export.to_tflite(half, tmp_path / "m.tflite", calibration=images)
+        assert tensor_types(artifact.path) <= {"float32", "int32"}
+        # The same weights in float32, computed without TFLite.
+        single = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(4, 3, activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+            ]
+        )
+        single.set_weights([np.asarray(w, "float32") for w in half.get_weights()])
+        np.testing.assert_allclose(
+            tfc.export.run(artifact.path, images), single(images), atol=1e-5
+        )
+        assert half.layers[0].compute_dtype == policy.removeprefix("mixed_")
+
+
+def scaled(model, first, last):
+    """The same function with other scales of the two kernels, channel by channel."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    kernel = np.array(model.get_layer("first").kernel) * first
+    copy.get_layer("first").kernel.assign(kernel)
+    kernel = np.array(model.get_layer("last").kernel) * np.reshape(last, (-1, 1))
+    copy.get_layer("last").kernel.assign(kernel)
+    return copy
+
+
+class TestTolerance:
+    """Files that compute something else are refused, whatever their kind."""
+
+    @pytest.fixture(scope="class")
+    def twice(self):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+        x = keras.layers.Conv2D(10, 1, name="last")(x)
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    # 1e-9 is 0 in float16, 1e6 is infinite.
+    @pytest.mark.parametrize("factor", [1e-9, 1e6])
+    def test_float16(self, twice, images, tmp_path, factor):
+        model = scaled(twice, factor, np.full(8, 1 / factor))
+        with pytest.raises(RuntimeError, match="does not compute"):
+            tfc.export.to_tflite(
+                model, tmp_path / "m.tflite", quantization="float16", calibration=images
+            )
+        assert not list(tmp_path.iterdir())
+
+    def test_int8_with_the_layer_that_is_to_blame(self, twice, images, tmp_path):
+        # One channel takes the whole range of the tensor between the layers.
+        model = scaled(twice, [1e4, *[1] * 7], [1e-4, *[1] * 7])
+        with pytest.raises(RuntimeError, match=r"difference is .* Layer 'last'"):
+            tfc.export.to_tflite(
+                model, tmp_path / "m.tflite", quantization="int8", calibration=images
+            )
+
+    def test_every_output_has_its_own_range(self, twice, images, tmp_path):
+        inputs = keras.Input((8, 8, 1))
+        bad = scaled(twice, 1e-9, np.full(8, 1e9))
+        large = keras.layers.Rescaling(1e4)(keras.layers.Flatten()(inputs))
+        model = keras.Model(inputs, [large, bad(inputs)])
+        with pytest.raises(RuntimeError, match="output 1"):
+            tfc.export.to_tflite(
+                model, tmp_path / "m.tflite", quantization="float16", calibration=images
+            )
+
+    def test_is_the_users(self, model, images, tmp_path):
+        with pytest.raises(RuntimeError, match="does not compute"):
+            tfc.export.to_tflite(
+                model,
+                tmp_path / "m.tflite",
+                quantization="dynamic",
+                calibration=images,
+                tolerance=1e-6,
+            )
+
+    @pytest.mark.parametrize("value", [0.0, 0.7])
+    def test_constant_calibration_is_refused(self, model, tmp_path, value):
+        with pytest.raises(ValueError, match="everywhere"):
+            tfc.export.to_tflite(
+                model,
+                tmp_path / "m.tflite",
+                quantization="int8",
+                calibration=np.full((8, 8, 8, 1), value),
+            )
+
+
+class TestDebug:
+    def test_table_of_layers(self, model, images, int8_file):
+        errors = tfc.export.debug(model, int8_file.path, images)
+        named = {row.name for row in errors.rows} | set(errors.merged)
+        assert named == {layer.name for layer in model.layers}
+        assert {model.layers[4].name, model.layers[5].name} <= {
+            row.name for row in errors.rows
+        }
+        assert all(row.error < 0.05 for row in errors.rows)
+        assert "max difference" in str(errors)
+
+    def test_the_layer_with_other_weights_stands_first(self, model, images, float_file):
+        other = keras.models.clone_model(model)
+        other.set_weights(model.get_weights())
+        layer = other.layers[-2]
+        layer.kernel.assign(-np.array(layer.kernel))
+        errors = tfc.export.debug(other, float_file.path, images)
+        assert errors.rows[0].name == layer.name
+        assert errors.rows[0].added > 0.5
+
+    def test_file_of_another_model(self, images, float_file):
+        inputs = keras.Input((8, 8, 1))
+        other = keras.Model(inputs, keras.layers.Flatten(name="nothing")(inputs))
+        with pytest.raises(ValueError, match="`path`"):
+            tfc.export.debug(other, float_file.path, images)
+
 
 class TestSeveralInputsAndOutputs:
     @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -147,7 +302,7 @@ class TestSeveralInputsAndOutputs:
             quantization=quantization,
             calibration=dict(zip(names, data, strict=True)),
         )
-        assert artifact.parity.top1_agreement is None
+        assert [len(artifact.parity.outputs)] == [2]
         for got, expected in zip(
             tfc.export.run(artifact.path, data), model(data), strict=True
         ):
@@ -213,6 +368,16 @@ class TestBadInput:
     @pytest.fixture(autouse=True)
     def no_conversion(self, monkeypatch):
         monkeypatch.setattr(_tflite, "_convert", pytest.fail)
+
+    def test_text_inputs_are_named(self, tmp_path):
+        inputs = keras.Input((1,), dtype="string", name="words")
+        model = keras.Model(inputs, keras.layers.StringLookup(vocabulary=["a"])(inputs))
+        with pytest.raises(ValueError, match="text at input 'words'"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite")
+
+    def test_ends_of_float_files(self, model, tmp_path):
+        with pytest.raises(ValueError, match="`io`"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite", io="int8")
 
     def test_unknown_quantization(self, model, tmp_path):
         with pytest.raises(ValueError, match=r"`quantization`.*'int4'"):

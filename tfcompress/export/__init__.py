@@ -1,6 +1,7 @@
 """From a Keras model to the files that devices run."""
 
-from tfcompress.export._parity import Parity, parity
+from tfcompress.export._debug import LayerError, LayerErrors, debug
+from tfcompress.export._parity import OutputParity, Parity, parity
 from tfcompress.export._runtime import Latency, benchmark, run
 from tfcompress.export._tflite import Artifact, to_tflite
 from tfcompress.export.targets import (
@@ -23,12 +24,16 @@ __all__ = [
     "Check",
     "InvalidFileError",
     "Latency",
+    "LayerError",
+    "LayerErrors",
+    "OutputParity",
     "PackedFile",
     "PackedTensor",
     "Parity",
     "TargetFigures",
     "TargetProfile",
     "benchmark",
+    "debug",
     "pack",
     "parity",
     "run",

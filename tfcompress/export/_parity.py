@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,45 @@ import keras
 import numpy as np
 
 from tfcompress._samples import Samples, call_model, random_samples, take_samples
-from tfcompress.export._runtime import Program, open_file
+from tfcompress.export._runtime import open_file
 from tfcompress.structure._graph import require_graph
 
-__all__ = ["RANDOM_SAMPLES", "SAMPLE_LIMIT", "Parity", "compare_outputs", "parity"]
+__all__ = [
+    "RANDOM_SAMPLES",
+    "SAMPLE_LIMIT",
+    "OutputParity",
+    "Parity",
+    "compare_outputs",
+    "parity",
+]
 
 SAMPLE_LIMIT = 1000
 RANDOM_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """Difference of one output.
+
+    Attributes:
+        max_difference: largest absolute difference of any value.
+        mean_difference: mean absolute difference.
+        output_range: largest absolute value of the Keras model.
+        step: distance of two values that the file can tell apart; 0 where it
+            answers in float.
+        top1_agreement: fraction of samples with the same largest value; `None`
+            where the output is not of shape `(batch, classes)`.
+        changed: fraction of samples with another decision among those on which
+            the Keras model decides by more than two steps; `None` as above, and
+            where there are none.
+    """
+
+    max_difference: float
+    mean_difference: float
+    output_range: float
+    step: float
+    top1_agreement: float | None
+    changed: float | None
 
 
 @dataclass(frozen=True)
@@ -27,11 +60,13 @@ class Parity:
         max_difference: largest absolute difference of any output value.
         output_range: largest absolute output value of the Keras model, which
             `max_difference` is to be seen against.
-        top1_agreement: fraction of samples with the same largest output; `None`
-            where the model has not one output of shape `(batch, classes)`.
+        top1_agreement: fraction of samples with the same largest output, the
+            lowest of all outputs of shape `(batch, classes)`; `None` where there
+            is no such output.
         samples: how many samples were compared.
         data: `"given"`, or `"random"` where no data were given and seeded
             uniform noise was used; agreement on noise says little.
+        outputs: the same for each output.
     """
 
     max_difference: float
@@ -39,6 +74,7 @@ class Parity:
     top1_agreement: float | None
     samples: int
     data: str
+    outputs: tuple[OutputParity, ...] = ()
 
     def __str__(self) -> str:
         kind = "" if self.data == "given" else "random "
@@ -52,13 +88,37 @@ class Parity:
             f"({self.samples} {kind}samples)"
         )
 
+    def fault(self, tolerance: float) -> str | None:
+        """Says what is beyond a tolerance, or returns `None`.
+
+        Args:
+            tolerance: the largest difference of each output, as a share of its
+                range, and the largest share of changed decisions. One step of an
+                integer output, and half of one for its rounding, is no fault.
+        """
+        for number, output in enumerate(self.outputs):
+            name = f"output {number}: " if len(self.outputs) > 1 else ""
+            limit = max(tolerance * output.output_range, 1.5 * output.step, 1e-9)
+            # Written so that NaN fails, too.
+            if not output.max_difference <= limit:
+                return (
+                    f"{name}the largest difference is {output.max_difference:.3g}, at "
+                    f"most {limit:.3g} is tolerated at values up to "
+                    f"{output.output_range:.3g}"
+                )
+            if output.changed is not None and output.changed > tolerance:
+                return (
+                    f"{name}it decides otherwise on {100 * output.changed:.1f} % of "
+                    "the samples that are no close call, at most "
+                    f"{100 * tolerance:.3g} % are tolerated"
+                )
+        return None
+
 
 def parity(
-    model: keras.Model,
-    path: str | os.PathLike[str] | bytes | keras.Model,
-    data: Any = None,
+    model: keras.Model, path: str | os.PathLike[str] | bytes, data: Any = None
 ) -> Parity:
-    """Compares an exported file, or another model, with a Keras model.
+    """Compares an exported file with the Keras model it came from.
 
     Args:
         model: the Keras model.
@@ -87,8 +147,11 @@ def parity(
     kind = "random" if data is None else "given"
     if isinstance(path, keras.Model):
         _check_same_outputs(model, path)
-        return compare_outputs(model, _ModelProgram(path), samples, kind)
-    return compare_outputs(model, open_file(path), samples, kind)
+        program: Any = _ModelProgram(path)
+    else:
+        program = open_file(path)
+    expected = call_model(model, samples, remember=True)
+    return compare_outputs(expected, program, samples, kind)
 
 
 def _check_same_outputs(model: keras.Model, other: keras.Model) -> None:
@@ -117,25 +180,48 @@ class _ModelProgram:
         """The model's outputs."""
         return call_model(self._model, samples, remember=True)
 
+    def step(self, output: int) -> float:
+        """A model answers in float."""
+        return 0.0
+
 
 def compare_outputs(
-    model: keras.Model, program: Program | _ModelProgram, samples: Samples, kind: str
+    expected: Sequence[np.ndarray], program: Any, samples: Samples, kind: str
 ) -> Parity:
-    """The `Parity` of a loaded file on checked samples."""
-    expected = call_model(model, samples, remember=True)
+    """The `Parity` of a loaded file with the outputs of the model on samples."""
     actual = program(program.check(samples if len(samples) > 1 else samples[0]))
-    differences = [
-        np.abs(a.astype(np.float64) - e.astype(np.float64)).max(initial=0.0)
-        for a, e in zip(actual, expected, strict=True)
-    ]
-    agreement = None
-    if len(expected) == 1 and expected[0].ndim == 2 and expected[0].shape[1] > 1:
-        same = expected[0].argmax(-1) == actual[0].argmax(-1)
-        agreement = float(same.mean())
+    outputs = tuple(
+        _compare(
+            np.asarray(e, "float64"), np.asarray(a, "float64"), program.step(number)
+        )
+        for number, (e, a) in enumerate(zip(expected, actual, strict=True))
+    )
+    agreements = [o.top1_agreement for o in outputs if o.top1_agreement is not None]
     return Parity(
-        max_difference=float(np.max(differences)),
-        output_range=float(max(np.abs(e).max(initial=0.0) for e in expected)),
-        top1_agreement=agreement,
+        max_difference=float(np.max([output.max_difference for output in outputs])),
+        output_range=max(output.output_range for output in outputs),
+        top1_agreement=min(agreements, default=None),
         samples=len(samples[0]),
         data=kind,
+        outputs=outputs,
+    )
+
+
+def _compare(expected: np.ndarray, actual: np.ndarray, step: float) -> OutputParity:
+    """The difference of one output."""
+    difference = np.abs(actual - expected)
+    agreement = changed = None
+    if expected.ndim == 2 and expected.shape[1] > 1:
+        same = expected.argmax(-1) == actual.argmax(-1)
+        agreement = float(same.mean())
+        second, first = np.sort(expected, -1)[:, -2:].T
+        clear = first - second > 2 * step
+        changed = float((~same)[clear].mean()) if clear.any() else None
+    return OutputParity(
+        max_difference=float(difference.max(initial=0.0)),
+        mean_difference=float(difference.mean()) if difference.size else 0.0,
+        output_range=float(np.abs(expected).max(initial=0.0)),
+        step=step,
+        top1_agreement=agreement,
+        changed=changed,
     )

@@ -154,11 +154,13 @@ def benchmark_together(
     return latencies
 
 
-def open_file(path: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Program:
-    """A `Program` for a `.tflite` file or its content."""
+def open_file(
+    path: str | os.PathLike[str] | bytes, *, threads: int = 1, keep: bool = False
+) -> Program:
+    """A `Program` for a `.tflite` file or its content; may keep all tensors."""
     _check_count(threads, "threads", 1)
     if isinstance(path, bytes):
-        return Program(path, threads, "the given bytes")
+        return Program(path, threads, "the given bytes", keep)
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
             "Invalid value for argument `path`. Expected the path of a .tflite file. "
@@ -171,7 +173,7 @@ def open_file(path: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Prog
             "Invalid value for argument `path`. Expected the path of a .tflite file. "
             f"Received: path={str(path)!r} ({error.strerror})"
         ) from error
-    return Program(content, threads, str(path))
+    return Program(content, threads, str(path), keep)
 
 
 def reference_interpreter(content: bytes) -> Any:
@@ -192,13 +194,15 @@ def reference_interpreter(content: bytes) -> Any:
 class Program:
     """A loaded `.tflite` file: called with a list of arrays, in real units."""
 
-    def __init__(self, content: bytes, threads: int, name: str):
+    def __init__(self, content: bytes, threads: int, name: str, keep: bool = False):
         from ai_edge_litert.interpreter import Interpreter
 
         with captured_output() as log:
             try:
                 self._interpreter = Interpreter(
-                    model_content=content, num_threads=threads
+                    model_content=content,
+                    num_threads=threads,
+                    experimental_preserve_all_tensors=keep,
                 )
                 self._interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
@@ -214,6 +218,56 @@ class Program:
     def batch(self) -> int:
         """Samples that the file takes at once."""
         return int(self.inputs[0][1]["shape"][0])
+
+    def step(self, output: int) -> float:
+        """Distance of two values of an output; 0 where it is in float."""
+        return _scale(self.outputs[output][1])
+
+    def step_of(self, tensor: int) -> float:
+        """Distance of two values of a tensor; 0 where it is in float."""
+        return _scale(self._interpreter._get_tensor_details(tensor, 0))
+
+    def made(self) -> list[tuple[int, str]]:
+        """(index, name) of the tensors that are computed, in the order of that."""
+        found = []
+        for operation in self._interpreter._get_ops_details():
+            if operation["op_name"] != "DELEGATE":
+                for index in map(int, operation["outputs"]):
+                    if index >= 0:
+                        detail = self._interpreter._get_tensor_details(index, 0)
+                        found.append((index, detail["name"]))
+        return found
+
+    def tensors(
+        self, inputs: list[np.ndarray], indices: Sequence[int]
+    ) -> dict[int, np.ndarray]:
+        """Index of a tensor -> its values for all samples, in real units.
+
+        For files that were opened to keep their tensors. Without the batch, the
+        shape may differ from that in Keras.
+        """
+        found: dict[int, list[np.ndarray]] = {index: [] for index in indices}
+        details = {i: self._interpreter._get_tensor_details(i, 0) for i in indices}
+        count = len(inputs[0])
+        for start in range(0, count, self.batch):
+            self._feed(inputs, start)
+            self._interpreter.invoke()
+            for index, values in found.items():
+                try:
+                    raw = self._interpreter.get_tensor(index)
+                except ValueError:
+                    continue  # part of a delegate or a subgraph
+                value = _dequantize(raw, details[index])
+                room = min(self.batch, count - start)
+                if value.ndim and len(value) == self.batch:
+                    value = value[:room]
+                values.append(value)
+        return {
+            index: np.concatenate([value.reshape(-1) for value in values])
+            if values
+            else np.empty(0)
+            for index, values in found.items()
+        }
 
     def check(self, inputs: Any) -> list[np.ndarray]:
         """`inputs` as one array for each input of the file, in order."""
@@ -250,12 +304,7 @@ class Program:
         results: list[list[np.ndarray]] = [[] for _ in self.outputs]
         count = len(inputs[0])
         for start in range(0, count, self.batch):
-            for array, (_, detail) in zip(inputs, self.inputs, strict=True):
-                chunk = array[start : start + self.batch]
-                short = self.batch - len(chunk)
-                if short:
-                    chunk = np.concatenate([chunk, np.repeat(chunk[-1:], short, 0)])
-                self._interpreter.set_tensor(detail["index"], _quantize(chunk, detail))
+            self._feed(inputs, start)
             self._interpreter.invoke()
             for result, (_, detail) in zip(results, self.outputs, strict=True):
                 raw = self._interpreter.get_tensor(detail["index"])
@@ -266,6 +315,15 @@ class Program:
                 for _, detail in self.outputs
             ]
         return [np.concatenate(result) for result in results]
+
+    def _feed(self, inputs: list[np.ndarray], start: int) -> None:
+        """Sets the inputs to one batch; the last sample fills what is left."""
+        for array, (_, detail) in zip(inputs, self.inputs, strict=True):
+            chunk = array[start : start + self.batch]
+            short = self.batch - len(chunk)
+            if short:
+                chunk = np.concatenate([chunk, np.repeat(chunk[-1:], short, 0)])
+            self._interpreter.set_tensor(detail["index"], _quantize(chunk, detail))
 
     def feed_random(self, seed: int = 0) -> None:
         """Sets every input to seeded random numbers."""

@@ -14,15 +14,18 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress import _checks, structure
 from tfcompress._files import check_writable, write_atomic
 from tfcompress._samples import (
     Samples,
+    call_model,
     fixed_batch,
     input_specs,
     packed,
     random_samples,
     take_samples,
 )
+from tfcompress.export._debug import compare_layers
 from tfcompress.export._parity import (
     RANDOM_SAMPLES,
     SAMPLE_LIMIT,
@@ -31,17 +34,31 @@ from tfcompress.export._parity import (
 )
 from tfcompress.export._quiet import captured_output
 from tfcompress.export._runtime import open_file
+from tfcompress.export._trained import frozen, is_prepared, ranges
 from tfcompress.ops import portable
+from tfcompress.policy import named_layers
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Artifact", "Quantization", "to_tflite"]
 
 Quantization = Literal["float16", "dynamic", "int8"]
+Io = Literal["int8", "uint8", "float32"]
 _QUANTIZATIONS = (None, "float16", "dynamic", "int8")
+_IO = (None, "int8", "uint8", "float32")
 
-# Rounding of float32 sums differs between kernels by far less than this share
-# of the largest output; a wrong conversion by far more.
-_FLOAT32_TOLERANCE = 1e-3
+# Shares of the largest output. Rounding of float32 sums differs between kernels
+# by far less than its tolerance, a wrong conversion by far more; the others leave
+# room for the rounding of weights and activations. A file that was trained for
+# its rounding has errors of single steps, which add up from layer to layer.
+_TOLERANCES = {
+    None: 1e-3,
+    "float16": 0.02,
+    "dynamic": 0.2,
+    "int8": 0.25,
+    "trained": 0.2,
+}
+# What computing in less than float32 costs in Keras itself.
+_HALF = {"float16": 0.02, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,8 @@ class Artifact:
     Attributes:
         path: where it is.
         bytes: its size.
-        quantization: `None`, `"float16"`, `"dynamic"` or `"int8"`.
+        quantization: `None`, `"float16"`, `"dynamic"` or `"int8"`; `"trained"` for
+            models of `quantization.prepare`.
         parity: how close it is to the Keras model.
         versions: versions of the packages that made and ran it.
     """
@@ -73,6 +91,8 @@ def to_tflite(
     *,
     quantization: Quantization | None = None,
     calibration: Any = None,
+    io: Io | None = None,
+    tolerance: float | None = None,
 ) -> Artifact:
     """Exports a model to a TFLite file and checks the file against the model.
 
@@ -84,14 +104,23 @@ def to_tflite(
     | `None` | float32 | float32 | as in Keras |
     | `"float16"` | float16 | float32 (float16 on GPUs) | as in Keras |
     | `"dynamic"` | int8 | int8 with ranges found at run time | as in Keras |
-    | `"int8"` | int8 | integers only | int8 |
+    | `"int8"` | int8 | integers only | `io` |
+    | models of `quantization.prepare` | as trained | integers | `io` |
+
+    A model of `quantization.prepare` has learned its ranges, and needs neither
+    `quantization` nor `calibration`: the file computes what the model computes,
+    up to single steps of rounding.
 
     `"int8"` is what microcontrollers and integer accelerators expect, inputs
     and outputs included; its scales are in the file and `tfcompress.export.run`
     applies them. Inputs that are integers in Keras stay as they are.
 
+    Models that compute in float16 or bfloat16 are exported in float32.
+
     Nothing is left at `path` unless the file works: it is loaded, run and
-    compared first, and then put in place in one step.
+    compared first, output by output, and then put in place in one step. A file
+    that is beyond `tolerance` is refused, and the layer is named that adds most
+    to the error; `debug` lists all.
 
     Example:
 
@@ -115,6 +144,14 @@ def to_tflite(
             Needed for `"int8"`, where 100 to 500 are usually enough; used for the
             comparison with all. Defaults to `None`, which compares on 32 samples
             of seeded random numbers.
+        io: what an integer file takes and returns: `"int8"`, `"uint8"` or
+            `"float32"`, with which it converts by itself. Defaults to `None`:
+            `"int8"`.
+        tolerance: the largest difference of each output, as a share of its largest
+            value, and the largest share of samples, close calls left out, on which
+            the file decides otherwise. Defaults to `None`: 0.001 without
+            quantization, 0.02 for `"float16"`, 0.2 for `"dynamic"` and models of
+            `quantization.prepare`, 0.25 for `"int8"`.
 
     Returns:
         An `Artifact` with the size and the parity.
@@ -126,11 +163,25 @@ def to_tflite(
             or the file does not compute what the model does.
     """
     require_graph(model)
-    if quantization not in _QUANTIZATIONS:
+    _checks.one_of("quantization", quantization, _QUANTIZATIONS)
+    trained = is_prepared(model)
+    if trained and quantization is not None:
         raise ValueError(
-            "Invalid value for argument `quantization`. Expected one of "
-            f"{_QUANTIZATIONS}. Received: quantization={quantization!r}"
+            _checks.invalid(
+                "quantization",
+                f"None for {model.name!r}, whose bits quantization.prepare has fixed",
+                quantization,
+            )
         )
+    kind = "trained" if trained else quantization
+    _checks.one_of("io", io, _IO)
+    if io not in (None, "float32") and kind not in ("int8", "trained"):
+        raise ValueError(
+            _checks.invalid("io", "None or 'float32' for a float file", io)
+        )
+    limit = _TOLERANCES[kind] if tolerance is None else None
+    if tolerance is not None:
+        limit = _checks.positive("tolerance", tolerance)
     if calibration is None and quantization == "int8":
         raise ValueError(
             "Invalid value for argument `calibration`. Expected typical inputs, "
@@ -138,24 +189,36 @@ def to_tflite(
             "Received: calibration=None"
         )
     _refuse_rounding(model, quantization)
+    _refuse_text(model)
     input_specs(model)
     target = check_writable(path, suffixes=(".tflite",))
-    if calibration is None:
-        samples, kind = random_samples(model, RANDOM_SAMPLES), "random"
-    else:
-        samples, _ = take_samples(model, calibration, limit=SAMPLE_LIMIT)
-        kind = "given"
+    samples, given = _samples(model, calibration)
     if quantization == "int8":
         _refuse_loops(model)
+    if calibration is not None:
+        _refuse_constant(samples)
 
-    content = _convert(model, quantization, samples)
-    result = compare_outputs(model, open_file(content), samples, kind)
-    _refuse_wrong(model, quantization, result)
+    expected = call_model(model, samples, remember=True)
+    half = [_HALF[dtype] for dtype in _dtypes(model) & set(_HALF)]
+    source = _in_float32(model) if half else model
+    source = frozen(source) if trained else source
+    content = _convert(source, kind, samples, io)
+    result = compare_outputs(expected, open_file(content), samples, given)
+    assert limit is not None
+    fault = result.fault(max([limit, *half]) if tolerance is None else limit)
+    if fault is not None:
+        raise RuntimeError(
+            f"The TFLite file of model {model.name!r} with quantization={kind!r} does "
+            f"not compute what the model does: {fault}."
+            f"{_responsible(source, content, samples)} Nothing was written."
+        )
     write_atomic(target, content)
-    return Artifact(target, len(content), quantization, result, _versions())
+    return Artifact(target, len(content), kind, result, _versions())
 
 
-def _convert(model: keras.Model, quantization: str | None, samples: Samples) -> bytes:
+def _convert(
+    model: keras.Model, quantization: str | None, samples: Samples, io: str | None
+) -> bytes:
     """The content of the TFLite file."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -169,7 +232,7 @@ def _convert(model: keras.Model, quantization: str | None, samples: Samples) -> 
                 format="litert",
                 input_signature=_signature(model),
                 verbose=False,
-                **_settings(model, quantization, samples),
+                **_settings(model, quantization, samples, io),
             )
         except Exception as error:
             raise RuntimeError(
@@ -187,8 +250,7 @@ def _reason(text: str) -> str:
     if left_over:
         return (
             f"TFLite has no built-in operation for {', '.join(left_over)} as it is "
-            "used there. Models that compute in float16 or bfloat16 must be rebuilt "
-            "with a float32 dtype policy."
+            "used there."
         )
     return "Its last words:\n" + "\n".join(text.strip().splitlines()[-20:])
 
@@ -247,7 +309,7 @@ def _refuse_loops(model: keras.Model) -> None:
 
 
 def _settings(
-    model: keras.Model, quantization: str | None, samples: Samples
+    model: keras.Model, quantization: str | None, samples: Samples, io: str | None
 ) -> dict[str, Any]:
     """Attributes of the TFLite converter."""
     import tensorflow as tf
@@ -259,9 +321,12 @@ def _settings(
         return {"target_spec": target, **optimize}
     if quantization == "dynamic":
         return {"target_spec": {"supported_ops": builtins}, **optimize}
+    numbers = getattr(tf, io or "int8")
+    ends = {"inference_input_type": numbers, "inference_output_type": numbers}
+    if quantization == "trained":
+        return {"target_spec": {"supported_ops": builtins}, **ends, **optimize}
     if quantization == "int8":
-
-        def one_by_one() -> Iterator[dict[str, np.ndarray]]:
+        def batches() -> Iterator[dict[str, np.ndarray]]:
             size = fixed_batch(model) or 1
             for start in range(0, len(samples[0]), size):
                 # A last, smaller batch is completed by its last sample.
@@ -273,26 +338,105 @@ def _settings(
 
         return {
             "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
-            "representative_dataset": one_by_one,
-            "inference_input_type": tf.int8,
-            "inference_output_type": tf.int8,
+            "representative_dataset": batches,
+            **ends,
             **optimize,
         }
     return {"target_spec": {"supported_ops": builtins}}
 
 
-def _refuse_wrong(model: keras.Model, quantization: str | None, result: Parity) -> None:
-    """Raises where the file is not what the model computes."""
-    limit = np.inf
-    if quantization is None and model.compute_dtype == "float32":
-        limit = _FLOAT32_TOLERANCE * max(result.output_range, 1e-6)
-    # Written so that NaN fails, too.
-    if not (result.max_difference <= limit and np.isfinite(result.max_difference)):
-        raise RuntimeError(
-            f"The TFLite file of model {model.name!r} with "
-            f"quantization={quantization!r} does not compute what the model does: "
-            f"{result}. Nothing was written."
+def _samples(model: keras.Model, calibration: Any) -> tuple[Samples, str]:
+    """What the file is compared on, and where it is from."""
+    if calibration is not None:
+        samples, _ = take_samples(model, calibration, limit=SAMPLE_LIMIT)
+        return samples, "given"
+    samples = random_samples(model, RANDOM_SAMPLES)
+    for number, known in enumerate(ranges(model)):
+        if known is not None:  # noise in the range that the model has learned
+            low, high = known
+            samples[number] = (low + (high - low) * samples[number]).astype(
+                samples[number].dtype
+            )
+    return samples, "random"
+
+
+def _refuse_text(model: keras.Model) -> None:
+    """Raises where an input is no number."""
+    for tensor in model.inputs:
+        if tensor.dtype == "string":
+            raise ValueError(
+                _checks.invalid(
+                    "model",
+                    "inputs that are numbers, because TFLite's built-in operations "
+                    "read no text: split the model after its text layers",
+                    f"{model.name!r} with text at input {tensor.name!r}",
+                )
+            )
+
+
+def _refuse_constant(samples: Samples) -> None:
+    """Raises where all samples are one and the same number."""
+    if all(array.size and array.min() == array.max() for array in samples):
+        raise ValueError(
+            _checks.invalid(
+                "calibration",
+                "typical inputs, on which ranges can be found and outputs compared",
+                f"inputs that are {samples[0].reshape(-1)[0]:g} everywhere",
+            )
         )
+
+
+def _dtypes(model: keras.Model) -> set[str]:
+    return {layer.compute_dtype for layer in named_layers(model).values()}
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """A copy that computes in float32."""
+
+    def convert(layer: Any) -> keras.Layer:
+        if any(variable.dtype in _HALF for variable in layer.variables):
+            twin = type(layer).from_config(_single(layer.get_config()))
+            twin.build_from_config(layer.get_build_config())
+            for old, new in zip(layer.variables, twin.variables, strict=True):
+                new.assign(keras.ops.cast(old, new.dtype))
+            return twin
+        for part in layer._flatten_layers():
+            part.dtype_policy = "float32"
+        return layer
+
+    chosen = {
+        name: convert
+        for name, layer in named_layers(model).items()
+        if layer.compute_dtype in _HALF
+        and not isinstance(layer, keras.layers.InputLayer)
+    }
+    return structure.wrap(model, chosen, carry_optimizer=False)
+
+
+def _single(config: Any) -> Any:
+    """A config in which all dtypes of half precision are float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return "float32"
+        return {
+            key: "float32" if key == "dtype" and str(value) in _HALF else _single(value)
+            for key, value in config.items()
+        }
+    return [_single(value) for value in config] if isinstance(config, list) else config
+
+
+def _responsible(model: keras.Model, content: bytes, samples: Samples) -> str:
+    """Names the layer that adds most to the error."""
+    try:
+        rows = compare_layers(model, open_file(content, keep=True), samples).rows
+    except (ValueError, RuntimeError):  # a file that cannot keep its tensors
+        return ""
+    if not rows:
+        return ""
+    return (
+        f" Layer {rows[0].name!r} adds most to the error: "
+        f"{100 * rows[0].added:.3g} % of its output."
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -24,8 +24,8 @@ class KernelWrapper(keras.layers.Wrapper):
 
     The kernels are those of `Conv1D`, `Conv2D`, `Conv3D`, their transposed forms,
     `DepthwiseConv1D`, `DepthwiseConv2D` and `Dense`, and the depthwise and the
-    pointwise one of `SeparableConv1D` and `SeparableConv2D`. Dtype policy, input checks, masks
-    and the activity regularizer are those of the layer.
+    pointwise one of `SeparableConv1D` and `SeparableConv2D`. Dtype policy, input
+    checks, masks and the activity regularizer are those of the layer.
 
     Args:
         layer: one of these layers (or of a subclass that leaves `call` alone),

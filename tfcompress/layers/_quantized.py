@@ -51,6 +51,10 @@ class FakeQuantize(keras.Layer):
     its input on. The range is saved and loaded with the model; `finalize` drops
     the layer.
 
+    Attributes:
+        calibrating: while True, calls extend the range by all that they see, and
+            pass their input on.
+
     Called with `observe=False`, the layer rounds to its range without learning
     from the tensor: for operations whose output shares the grid of their input.
 
@@ -75,6 +79,9 @@ class FakeQuantize(keras.Layer):
         ValueError: if an argument is out of range.
     """
 
+    # What `finalize` drops: a layer that only training needs.
+    temporary = True
+
     def __init__(
         self,
         bits: int = 8,
@@ -89,6 +96,7 @@ class FakeQuantize(keras.Layer):
         self.fixed = _checks.one_of("fixed", fixed, (None, "unit", "signed"))
         self.supports_masking = True
         self.frozen: tuple[float, float] | None = None
+        self.calibrating = False
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the range."""
@@ -111,8 +119,12 @@ class FakeQuantize(keras.Layer):
     def call(self, inputs: Any, training: bool = False, observe: bool = True) -> Any:
         """The inputs on the grid."""
         if self.fixed is not None or self.frozen is not None:
-            return _on_grid(inputs, *self.range, self.bits)
-        if training and observe:
+            low, high = self.frozen or _FIXED[str(self.fixed), self.bits]
+            return _on_grid(inputs, low, high, self.bits)
+        if observe and self.calibrating:
+            self._extend(inputs)
+            return inputs
+        if observe and training:
             self._observe(ops.stop_gradient(inputs))
         outputs = _on_grid(inputs, self.low.value, self.high.value, self.bits)
         return ops.where(ops.greater(self.seen, 0.0), outputs, inputs)
@@ -138,6 +150,10 @@ class FakeQuantize(keras.Layer):
         """That of the input."""
         return input_shape
 
+    def cost_macs(self, input_shapes: Any, output_shapes: Any) -> int:
+        """No product: the rounding is part of the operation before."""
+        return 0
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         own = {name: getattr(self, name) for name in ("bits", "momentum", "fixed")}
@@ -147,15 +163,24 @@ class FakeQuantize(keras.Layer):
 
     def _observe(self, inputs: Any) -> None:
         """Moves the range towards that of a batch."""
-        values = ops.cast(inputs, "float32")
-        low = ops.minimum(ops.min(values), 0.0)
-        high = ops.maximum(ops.max(values), 0.0)
-        finite = ops.logical_and(ops.isfinite(low), ops.isfinite(high))
+        low, high, finite = _extremes(inputs)
         weight = self.momentum * self.seen.value
         for variable, value in ((self.low, low), (self.high, high)):
             moved = weight * variable.value + (1.0 - weight) * value
             variable.assign(ops.where(finite, moved, variable.value))
         self.seen.assign(ops.where(finite, 1.0, self.seen.value))
+
+    def _extend(self, inputs: Any) -> None:
+        """Makes the range include that of a batch."""
+        low, high, finite = _extremes(inputs)
+        if not bool(ops.convert_to_numpy(finite)):
+            raise ValueError(
+                "Invalid value for argument `data`. Expected inputs on which the model "
+                f"computes finite numbers. Received: NaN or infinity at {self.name!r}"
+            )
+        self.low.assign(ops.minimum(self.low.value, low))
+        self.high.assign(ops.maximum(self.high.value, high))
+        self.seen.assign(1.0)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -167,6 +192,8 @@ class InFloat(keras.Layer):
     the parts of such an operation by ranges that they make up. `finalize` drops
     the layer.
     """
+
+    temporary = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -182,6 +209,10 @@ class InFloat(keras.Layer):
         # The same number, by a way that no converter can quantize or fold.
         bits = tf.bitwise.right_shift(tf.bitcast(inputs, tf.int32), 0)
         return tf.bitcast(bits, tf.float32)
+
+    def cost_macs(self, input_shapes: Any, output_shapes: Any) -> int:
+        """No product."""
+        return 0
 
     def freeze(self) -> InFloat:
         """Keeps converters from looking through. Returns itself."""
@@ -255,9 +286,7 @@ class QuantizedKernel(KernelWrapper):
                 )
             )
         self.per_channel = per_channel
-        self.activation_bits = _width(
-            "activation_bits", activation_bits
-        )
+        self.activation_bits = _width("activation_bits", activation_bits)
         self.between: FakeQuantize | None = None
         if isinstance(
             self.core, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D
@@ -292,7 +321,9 @@ class QuantizedKernel(KernelWrapper):
         last = variable is self.kernels[-1]
         return outputs if self.between is None or last else self.between(outputs)
 
-    def grid(self, variable: keras.Variable, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    def grid(
+        self, variable: keras.Variable, value: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The integers and the step of a kernel.
 
         Args:
@@ -423,6 +454,14 @@ class QuantizedKernel(KernelWrapper):
 
 
 # Helpers --------------------------------------------------------------------
+
+
+def _extremes(inputs: Any) -> tuple[Any, Any, Any]:
+    """Min and max of a batch and of 0, and whether they are finite."""
+    values = ops.cast(inputs, "float32")
+    low = ops.minimum(ops.min(values), 0.0)
+    high = ops.maximum(ops.max(values), 0.0)
+    return low, high, ops.logical_and(ops.isfinite(low), ops.isfinite(high))
 
 
 def _on_grid(inputs: Any, low: Any, high: Any, bits: int) -> Any:

@@ -72,7 +72,9 @@ class Plan:
             lines.append((row.name, row.kind, weights, *bits, row.note))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
-            "  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip()
+            "  ".join(
+                cell.ljust(n) for cell, n in zip(line, widths, strict=True)
+            ).rstrip()
             for line in lines
         )
 
@@ -134,12 +136,18 @@ class Request:
                         model.name,
                     )
                 )
-        known = [name for name, _ in _named(model, "")]
+        known = [
+            prefix + call.operation.name
+            for prefix, call in _graph.walk(model)
+            if not _graph.is_editable(call)
+        ]
         self.activations = _checks.whole("activations", activations)
         if self.activations not in (8, 16):
             raise ValueError(_checks.invalid("activations", "8 or 16", activations))
         self.weights = _weights(weights, known)
-        self.layers = None if layers is None else policy.check_names(layers, known, "layers")
+        self.layers = (
+            None if layers is None else policy.check_names(layers, known, "layers")
+        )
         self.exclude = policy.check_names(exclude, known, "exclude")
         both = sorted(set(self.layers or ()) & set(self.exclude))
         if both:
@@ -280,17 +288,6 @@ def _distinct(tensors: Iterable[Any]) -> list[Any]:
 
 def _is_float(tensor: Any) -> bool:
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
-
-
-def _named(model: keras.Model, prefix: str) -> list[tuple[str, Any]]:
-    """(name, operation) of all operations of a model and those inside."""
-    found: list[tuple[str, Any]] = []
-    for call in _graph.calls(model):
-        if _graph.is_editable(call):
-            found += _named(call.operation, f"{prefix}{call.operation.name}/")
-        else:
-            found.append((prefix + call.operation.name, call.operation))
-    return found
 
 
 def _weights(weights: Bits, known: list[str]) -> int | dict[str, int]:

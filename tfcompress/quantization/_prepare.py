@@ -10,10 +10,11 @@ import keras
 from tfcompress import _checks, structure
 from tfcompress.layers import FakeQuantize, InFloat, QuantizedKernel
 from tfcompress.quantization._plan import Bits, Request, Step, steps
+from tfcompress.quantization._rules import activation
 from tfcompress.structure import _graph
 from tfcompress.structure._carry import carry_compile
 from tfcompress.structure._rebuild import Edit, Rebuild
-from tfcompress.structure._trace import trace
+from tfcompress.structure._walk import trace
 
 __all__ = ["prepare"]
 
@@ -133,7 +134,8 @@ class _Grids:
     def _step(self, step: Step) -> list[Edit]:
         call, decision = step.call, step.decision
         edits = [
-            Edit(tensor, (tensor,), self._bar(call), call.node) for tensor in step.barred
+            Edit(tensor, (tensor,), self._bar(call), call.node)
+            for tensor in step.barred
         ]
         if decision.kind == "pass":
             shared = self._of.get(id(call.inputs[0])) if call.inputs else None
@@ -155,9 +157,9 @@ class _Grids:
                 build = _Instead(self, name, decision.build, grid)
                 edits.append(Edit(tensor, tuple(call.inputs), build))
             elif decision.activation is not None:
-                build = _Activate(self, call.operation, decision.activation)
-                self._of[id(tensor)] = build.grid
-                edits.append(Edit(tensor, (tensor,), build))
+                activate = _Activate(self, call.operation, decision.activation)
+                self._of[id(tensor)] = activate.grid
+                edits.append(Edit(tensor, (tensor,), activate))
             else:
                 fixed = decision.kind if decision.kind in ("unit", "signed") else None
                 edits.append(self._edit(tensor, self._layer(name, fixed)))
@@ -210,20 +212,24 @@ class _Activate:
     """The activation of a layer behind a grid of its own."""
 
     def __init__(self, grids: _Grids, layer: Any, name: str) -> None:
-        from tfcompress.quantization._rules import _activation
-
-        self.decision = _activation(name, grids.bits)
+        self.decision = activation(name, grids.bits)
         self.before = grids._layer(f"{layer.name}_before")
         kind = self.decision.kind
-        self.grid = grids._layer(layer.name, kind if kind in ("unit", "signed") else None)
+        self.grid = grids._layer(
+            layer.name, kind if kind in ("unit", "signed") else None
+        )
         self.grids, self.layer = grids, layer
 
     def __call__(self, tensor: Any) -> Any:
         tensor = self.before(tensor)
         if self.decision.build is not None:
-            build = _Instead(self.grids, self.layer.name, self.decision.build, self.grid)
+            build = _Instead(
+                self.grids, self.layer.name, self.decision.build, self.grid
+            )
             return build(tensor)
         if self.decision.kind == "float":
             tensor = InFloat(name=self.grids.name(self.layer.name, "in_float"))(tensor)
         name = self.grids.name(self.layer.name, "activation")
-        return self.grid(keras.layers.Activation(self.layer.activation, name=name)(tensor))
+        return self.grid(
+            keras.layers.Activation(self.layer.activation, name=name)(tensor)
+        )

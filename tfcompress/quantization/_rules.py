@@ -18,7 +18,7 @@ from keras import layers, ops
 from tfcompress.layers import KernelWrapper, QuantizedKernel
 from tfcompress.structure._graph import Call
 
-__all__ = ["Decision", "Maker", "decide", "is_relu"]
+__all__ = ["Decision", "Maker", "activation", "decide", "is_relu"]
 
 Kind = Literal["kernel", "own", "unit", "signed", "pass", "same", "float", "instead"]
 # Puts a tensor on a grid of its own, or on the fixed one that is named.
@@ -93,13 +93,33 @@ _KERNELS = (
 )
 
 # The output holds values of the input, and nothing else (or zeros).
-_PASSING = (
-    "Flatten Reshape Permute Cropping1D Cropping2D Cropping3D ZeroPadding1D "
-    "ZeroPadding2D ZeroPadding3D MaxPooling1D MaxPooling2D GlobalMaxPooling1D "
-    "GlobalMaxPooling2D RepeatVector Identity Dropout SpatialDropout1D "
-    "SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
-    "ActivityRegularization UpSampling1D UpSampling3D AlphaDropout"
-).split()
+_PASSING = [
+    "Flatten",
+    "Reshape",
+    "Permute",
+    "Cropping1D",
+    "Cropping2D",
+    "Cropping3D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "ZeroPadding3D",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "RepeatVector",
+    "Identity",
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "ActivityRegularization",
+    "UpSampling1D",
+    "UpSampling3D",
+    "AlphaDropout",
+]
 _POOLING = ("AveragePooling1D", "AveragePooling2D")
 _MEANS = ("GlobalAveragePooling1D", "GlobalAveragePooling2D")
 _MERGING = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Concatenate")
@@ -137,7 +157,7 @@ def _layer(layer: Any, call: Call, bits: int) -> Decision:
     if isinstance(layer, _KERNELS):
         return _kernel(layer, bits)
     if isinstance(layer, layers.Activation):
-        return _activation(_name(layer.activation), bits)
+        return activation(_name(layer.activation), bits)
     if isinstance(layer, layers.ReLU):
         return _relu(layer)
     if isinstance(layer, layers.Softmax):
@@ -179,9 +199,7 @@ def _refused(operation: Any) -> str | None:
     if not isinstance(operation, layers.Layer):
         return None if _is_keras(operation) else "it is an operation of your own"
     if isinstance(operation, KernelWrapper):
-        return (
-            f"it is wrapped in {type(operation).__name__}: finalize the model first"
-        )
+        return f"it is wrapped in {type(operation).__name__}: finalize the model first"
     if getattr(operation, "refuses_quantization", None):
         return str(operation.refuses_quantization)
     if getattr(operation, "quantization_mode", None):
@@ -208,7 +226,7 @@ def _kernel(layer: Any, bits: int) -> Decision:
     name = _name(layer.activation)
     if name in _FUSED:
         return Decision("kernel", fusable=name == "linear")
-    then = _activation(name, bits)
+    then = activation(name, bits)
     if then.kind == "float":
         return Decision(
             "kernel", f"but for its activation {name}: {then.reason}", activation=name
@@ -235,7 +253,8 @@ def _is_fused_relu(layer: Any) -> bool:
 _SIXTEEN = "LiteRT computes it with 8 bits only"
 
 
-def _activation(name: str, bits: int) -> Decision:
+def activation(name: str, bits: int) -> Decision:
+    """The `Decision` on an activation function of Keras, "own" for others."""
     if name == "linear":
         return Decision("pass")
     if name in ("relu", "relu6", "leaky_relu"):
@@ -287,7 +306,9 @@ def _average(call: Call) -> Decision:
 
     def mean(grid: Maker, *values: Any) -> Any:
         merge = _merge("Add", call)
-        total = merge.build(grid, *values) if merge.build else layers.Add()(list(values))
+        total = (
+            merge.build(grid, *values) if merge.build else layers.Add()(list(values))
+        )
         return layers.Rescaling(1 / count)(grid(total))
 
     return Decision("instead", "a sum and a factor", mean)
@@ -373,10 +394,25 @@ def _affine(
 
 # Operations -----------------------------------------------------------------
 
-_PASSING_OPERATIONS = (
-    "Reshape Transpose Squeeze ExpandDims Split GetItem Flip Identity SwapAxes "
-    "Moveaxis Ravel Unstack BroadcastTo Repeat Tile Max Amax"
-).split()
+_PASSING_OPERATIONS = [
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "ExpandDims",
+    "Split",
+    "GetItem",
+    "Flip",
+    "Identity",
+    "SwapAxes",
+    "Moveaxis",
+    "Ravel",
+    "Unstack",
+    "BroadcastTo",
+    "Repeat",
+    "Tile",
+    "Max",
+    "Amax",
+]
 _SUMS = ("Add", "Subtract", "Multiply")
 
 
@@ -390,9 +426,13 @@ def _operation(operation: Any, call: Call, bits: int) -> Decision:
         if kind == "Matmul" and (len(call.inputs) < 2 or bits == 16):
             return _float("one of its factors is a constant" if bits == 8 else _SIXTEEN)
         return Decision("own")
-    names = {"HardSilu": "hard_silu", "HardSigmoid": "hard_sigmoid", "LeakyRelu": "leaky_relu"}
+    names = {
+        "HardSilu": "hard_silu",
+        "HardSigmoid": "hard_sigmoid",
+        "LeakyRelu": "leaky_relu",
+    }
     if kind in ("Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", *names):
-        return _activation(names.get(kind, kind.lower()), bits)
+        return activation(names.get(kind, kind.lower()), bits)
     if kind == "Softmax" and operation.axis in (-1, len(call.inputs[0].shape) - 1):
         return Decision("unit")
     return _float(f"there is no rule for the operation {kind}")

@@ -1,0 +1,223 @@
+"""What is trained is what the file computes."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+
+L = keras.layers
+SQUARE, LINE = (8, 8, 4), (9, 4)
+BIAS = {"bias_initializer": "normal"}
+
+
+def network(function, *shapes):
+    inputs = [keras.Input(shape) for shape in shapes]
+    return keras.Model(inputs, function(*inputs))
+
+
+def noise(model, count=64):
+    rng = np.random.default_rng(0)
+    data = [
+        rng.normal(size=(count, *x.shape[1:])).astype("float32") for x in model.inputs
+    ]
+    return data if len(data) > 1 else data[0]
+
+
+def exported(model, folder, **bits):
+    """The prepared model, its file and what both compute."""
+    x = noise(model)
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model, **bits), x)
+    artifact = tfc.export.to_tflite(qat, folder / "m.tflite", calibration=x)
+    expected = qat(x, training=False)
+    return artifact, [np.asarray(y) for y in keras.tree.flatten(expected)], x
+
+
+def operations(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    types = {t["index"]: np.dtype(t["dtype"]) for t in interpreter.get_tensor_details()}
+    return {
+        operation["op_name"]: {types[i] for i in operation["outputs"] if i >= 0}
+        for operation in interpreter._get_ops_details()
+    }
+
+
+def is_integer(path):
+    types = set().union(*operations(path).values())
+    return all(dtype.kind == "i" for dtype in types)
+
+
+def squeeze_excite(x):
+    s = L.GlobalAveragePooling2D(keepdims=True)(x)
+    s = L.Dense(4, activation="sigmoid")(L.Dense(2, activation="relu")(s))
+    return L.Multiply()([x, s])
+
+
+BLOCKS = {
+    "conv": (lambda x: L.Conv2D(5, 3, activation="relu", **BIAS)(x), SQUARE),
+    "conv1d": (lambda x: L.Conv1D(5, 3, padding="causal", **BIAS)(x), LINE),
+    "grouped": (lambda x: L.Conv2D(8, 3, groups=2, **BIAS)(x), SQUARE),
+    "depthwise": (lambda x: L.DepthwiseConv2D(3, strides=2, **BIAS)(x), SQUARE),
+    "depthwise pairs": (lambda x: L.DepthwiseConv1D(3, 2, "same", 2)(x), LINE),
+    "separable": (lambda x: L.SeparableConv2D(5, 3, **BIAS)(x), SQUARE),
+    "transposed": (lambda x: L.Conv2DTranspose(5, 3, strides=2, **BIAS)(x), SQUARE),
+    "dense": (lambda x: L.Dense(5, **BIAS)(x), LINE),
+    "tanh": (lambda x: L.Dense(3)(L.Activation("tanh")(x)), LINE),
+    "norm alone": (
+        lambda x: L.Conv2D(3, 1)(
+            L.BatchNormalization(
+                gamma_initializer="normal", moving_mean_initializer="normal"
+            )(x)
+        ),
+        SQUARE,
+    ),
+    "squeeze-excite": (lambda x: squeeze_excite(L.Conv2D(4, 1)(x)), SQUARE),
+    "swish": (lambda x: L.Conv2D(3, 1, activation="swish")(x), SQUARE),
+    "hard swish": (lambda x: L.Conv2D(3, 1, activation="hard_swish")(x), SQUARE),
+    "prelu": (
+        lambda x: L.PReLU(alpha_initializer="normal", shared_axes=[1, 2])(
+            L.Conv2D(3, 1)(x)
+        ),
+        SQUARE,
+    ),
+    "pooling": (
+        lambda x: L.Conv2D(3, 1)(L.AveragePooling2D(2)(L.MaxPooling2D(2)(x))),
+        SQUARE,
+    ),
+    "rescaling": (lambda x: L.Conv2D(3, 1)(L.Rescaling(0.5, -1.0)(x)), SQUARE),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_are_integers_and_differ_by_single_steps(name, tmp_path):
+    function, shape = BLOCKS[name]
+    artifact, (expected,), x = exported(network(function, shape), tmp_path)
+    assert artifact.quantization == "trained"
+    assert is_integer(artifact.path)
+    (output,) = artifact.parity.outputs
+    # Rounding of ties and of the bias; two layers in a row may add up.
+    assert output.max_difference <= 2.01 * output.step
+    assert output.mean_difference < 0.05 * output.step
+    outputs = tfc.export.run(artifact.path, x)
+    assert np.abs(outputs - expected).max() == pytest.approx(output.max_difference)
+
+
+def test_two_inputs_and_two_outputs(tmp_path):
+    def function(a, b):
+        joined = L.Concatenate()([a, b, L.Average()([a, b, a])])
+        return [L.Dense(3)(joined), L.Subtract()([a, b])]
+
+    artifact, _, _ = exported(network(function, (8,), (8,)), tmp_path)
+    assert is_integer(artifact.path)
+    assert len(artifact.parity.outputs) == 2
+    for output in artifact.parity.outputs:
+        assert output.max_difference <= 1.01 * output.step
+
+
+def test_shared_and_nested_layers(tmp_path):
+    shared = L.Dense(8, activation="relu")
+    inner = keras.Sequential([keras.Input((8,)), shared, L.Dense(8)])
+
+    def function(x):
+        return L.Dense(4)(inner(inner(shared(x))))
+
+    artifact, _, _ = exported(network(function, (8,)), tmp_path)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 3.01 * output.step
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7])
+def test_kernels_of_every_width_are_exact_in_the_file(bits, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = network(lambda x: L.Dense(6, use_bias=False)(x), (32,))
+    x = noise(model)
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model, weights=bits), x)
+    artifact = tfc.export.to_tflite(qat, tmp_path / "m.tflite")
+    wrapper = qat.get_layer(model.layers[-1].name)
+    (kernel,) = wrapper.kernels
+    levels, step = wrapper.grid(kernel, kernel.value)
+    interpreter = Interpreter(
+        str(artifact.path), experimental_preserve_all_tensors=True
+    )
+    interpreter.allocate_tensors()
+    (stored,) = [
+        t for t in interpreter.get_tensor_details() if list(t["shape"]) == [6, 32]
+    ]
+    np.testing.assert_allclose(
+        stored["quantization_parameters"]["scales"], step.item(), rtol=1e-6
+    )
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 1.01 * output.step
+    assert len(np.unique(levels)) <= 2**bits - 1
+
+
+def test_four_bits_take_half_the_space(tmp_path):
+    model = network(lambda x: L.Dense(256)(x), (128,))
+    sizes = {bits: exported(model, tmp_path, weights=bits)[0].bytes for bits in (4, 8)}
+    assert 128 * 256 / 2 * 0.95 < sizes[8] - sizes[4] < 128 * 256 / 2 * 1.05
+
+
+FLOAT = {
+    "lstm": (lambda x: L.Dense(3)(L.LSTM(6)(x)), (5, 4), "lstm"),
+    "attention": (
+        lambda x: L.Dense(3)(L.LayerNormalization()(L.MultiHeadAttention(2, 4)(x, x))),
+        (5, 8),
+        "attention",
+    ),
+    "three axes": (lambda x: L.Dense(3)(L.Conv3D(4, 3)(x)), (5, 5, 5, 2), "conv3d"),
+    "own": (lambda x: L.Dense(3)(L.Lambda(lambda t: t * t)(x)), (6,), "lambda"),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_what_stays_in_float_is_computed_in_float(name, tmp_path):
+    function, shape, layer = FLOAT[name]
+    model = network(function, shape)
+    reasons = tfc.quantization.plan(model).in_float
+    assert any(layer in key.replace("_", "") for key in reasons)
+    artifact, _, _ = exported(model, tmp_path)
+    found = operations(artifact.path)
+    assert found["FULLY_CONNECTED"] or found["BATCH_MATMUL"]
+    assert not is_integer(artifact.path)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 1.01 * output.step
+
+
+def test_excluded_layers_keep_their_weights(tmp_path):
+    model = network(lambda x: L.Dense(4, name="last")(L.Dense(64)(x)), (64,))
+    x = noise(model)
+    qat = tfc.quantization.prepare(model, exclude=["last"])
+    artifact = tfc.export.to_tflite(
+        tfc.quantization.calibrate(qat, x), tmp_path / "m.tflite"
+    )
+    assert np.dtype("float32") in operations(artifact.path)["FULLY_CONNECTED"]
+
+
+def test_ranges_must_be_known(tmp_path):
+    model = network(lambda x: L.Dense(4)(x), (8,))
+    with pytest.raises(ValueError, match=r"learned.*ranges"):
+        tfc.export.to_tflite(tfc.quantization.prepare(model), tmp_path / "m.tflite")
+
+
+def test_another_quantization_is_refused(tmp_path):
+    model = tfc.quantization.prepare(network(lambda x: L.Dense(4)(x), (8,)))
+    with pytest.raises(ValueError, match="`quantization`"):
+        tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="float16")
+
+
+def test_masked_kernels_are_masked_in_the_file(tmp_path):
+    model = network(lambda x: L.Dense(6, name="dense")(x), (16,))
+    x = noise(model)
+    qat = tfc.layers.wrap(tfc.quantization.prepare(model), tfc.layers.MaskedKernel)
+    mask = qat.get_layer("dense").masks[0].mask
+    mask.assign(np.random.default_rng(0).random(mask.shape) < 0.5)
+    qat = tfc.quantization.calibrate(qat, x)
+    artifact = tfc.export.to_tflite(qat, tmp_path / "m.tflite", calibration=x)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 1.01 * output.step
+    plain = np.asarray(tfc.finalize(qat).get_layer("dense").kernel)
+    assert not plain[~np.asarray(mask.value, bool)].any()

@@ -1,0 +1,222 @@
+"""Which layer of an exported file computes something else."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.export._runtime import Program, open_file
+from tfcompress._samples import Samples, take_samples
+from tfcompress.layers import FakeQuantize
+from tfcompress.structure import _graph
+
+__all__ = ["LayerError", "LayerErrors", "compare_layers", "debug"]
+
+_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far a layer's output in a file is from that in Keras.
+
+    Attributes:
+        name: the layer or operation; `"outer/inner"` inside nested models.
+        kind: its class.
+        error: root mean square of the difference, as a share of that of the
+            output.
+        added: how much larger it is than the largest error of its inputs.
+        max_difference: largest absolute difference of any value.
+        step: distance of two values that the file can tell apart there; 0 where
+            it computes in float.
+    """
+
+    name: str
+    kind: str
+    error: float
+    added: float
+    max_difference: float
+    step: float
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """The layers of a file by error; `print` shows a table.
+
+    Attributes:
+        rows: one `LayerError` for each layer that has a tensor of its own in the
+            file, the largest `added` first.
+        merged: names of the layers that the file computes as part of others.
+    """
+
+    rows: tuple[LayerError, ...]
+    merged: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [("layer", "class", "error", "added", "max difference", "steps")]
+        for row in self.rows:
+            steps = f"{row.max_difference / row.step:.1f}" if row.step else ""
+            figures = (f"{100 * row.error:.2f} %", f"{100 * row.added:.2f} %")
+            lines.append(
+                (row.name, row.kind, *figures, f"{row.max_difference:.3g}", steps)
+            )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(
+                cell.ljust(n) for cell, n in zip(line, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        if self.merged:
+            text.append(f"computed as part of others: {', '.join(self.merged)}")
+        return "\n".join(text)
+
+
+def debug(
+    model: keras.Model, path: str | os.PathLike[str] | bytes, data: Any
+) -> LayerErrors:
+    """Compares an exported file with the Keras model, layer by layer.
+
+    Both are run on the same samples, and each layer's output in the file is
+    compared with that in Keras. The errors of a layer go on in those that follow:
+    `added` tells where they arise.
+
+    Example:
+
+    >>> print(tfc.export.debug(model, "model.tflite", x_test))
+
+    Args:
+        model: the Keras model that `path` was exported from.
+        path: the `.tflite` file, or its content as bytes.
+        data: inputs, in any form that `to_tflite` takes as its calibration. The
+            first 32 samples of a dataset are used, of arrays 32 evenly spread.
+
+    Returns:
+        A `LayerErrors`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: if `data` do not fit the model, or the file cannot be read or
+            has no tensor that is named after a layer of the model.
+    """
+    _graph.require_graph(model)
+    samples, _ = take_samples(model, data, limit=_SAMPLES, argument="data")
+    errors = compare_layers(model, open_file(path, keep=True), samples)
+    if not errors.rows:
+        raise ValueError(
+            "Invalid value for argument `path`. Expected a file that was exported from "
+            f"{model.name!r}. Received: a file without a tensor of any of its layers."
+        )
+    return errors
+
+
+def compare_layers(
+    model: keras.Model, program: Program, samples: Samples
+) -> LayerErrors:
+    """The `LayerErrors` of a file that keeps its tensors."""
+    samples = [array[:_SAMPLES] for array in samples]
+    expected = _values(model, samples)
+    calls = [
+        (prefix + call.operation.name, call)
+        for prefix, call in _graph.walk(model)
+        if not _graph.is_editable(call)
+    ]
+    found = _find(model, [name for name, _ in calls], program)
+    actual = program.tensors(samples, sorted(set(found.values())))
+    # A file stores the rounded form of a tensor, where the model has one.
+    rounded = {
+        id(call.inputs[0]): call.outputs[0]
+        for _, call in calls
+        if isinstance(call.operation, FakeQuantize)
+    }
+    rows, merged = [], []
+    errors: dict[int, float] = {}  # of tensors of the model
+    for name, call in calls:
+        before = max((errors.get(id(t), 0.0) for t in call.inputs), default=0.0)
+        tensor = call.outputs[0]
+        values = expected.get(id(rounded.get(id(tensor), tensor)))
+        place = found.get(name)
+        if place is None or values is None or actual[place].size != values.size:
+            errors.update((id(t), before) for t in call.outputs)
+            if place is None and not getattr(call.operation, "temporary", False):
+                merged.append(name)
+            continue
+        row = _row(name, call, values, actual[place], before, program.step_of(place))
+        errors.update((id(t), row.error) for t in call.outputs)
+        rows.append(row)
+    rows.sort(key=lambda row: -row.added)
+    return LayerErrors(tuple(rows), tuple(merged))
+
+
+# Helpers --------------------------------------------------------------------
+
+
+def _row(
+    name: str,
+    call: _graph.Call,
+    expected: np.ndarray,
+    actual: np.ndarray,
+    before: float,
+    step: float,
+) -> LayerError:
+    expected = expected.astype("float64").reshape(-1)
+    difference = np.abs(actual.astype("float64").reshape(-1) - expected)
+    power = float(np.sqrt(np.mean(expected**2)))
+    error = float(np.sqrt(np.mean(difference**2))) / max(power, 1e-12)
+    return LayerError(
+        name=name,
+        kind=type(call.operation).__name__,
+        error=error,
+        added=max(error - before, 0.0),
+        max_difference=float(difference.max(initial=0.0)),
+        step=step,
+    )
+
+
+def _values(model: keras.Model, samples: Samples) -> dict[int, np.ndarray]:
+    """Id of a symbolic tensor -> its value; of shared layers the last one."""
+    found: dict[int, np.ndarray] = {}
+
+    def visit(tensor: Any, value: Any) -> None:
+        if "float" in keras.backend.standardize_dtype(value.dtype):
+            found[id(tensor)] = keras.ops.convert_to_numpy(
+                keras.ops.cast(value, "float32")
+            )
+
+    inputs = [keras.ops.convert_to_tensor(array) for array in samples]
+    _graph.evaluate(model, inputs, visit)
+    return found
+
+
+def _find(model: keras.Model, names: list[str], program: Program) -> dict[str, int]:
+    """Name of a layer -> index of its tensor in the file.
+
+    The converter calls a tensor after all operations that it merged into one,
+    each with the scopes it was made in: "model_1/re_lu_1/Relu;model_1/conv_1/…".
+    Keras adds one number to the scope of a layer when an export calls it again.
+    The tensor is the output of the last of these layers.
+    """
+    patterns = {}
+    for position, name in enumerate(names):
+        scopes = "/".join(rf"{re.escape(part)}_\d+" for part in name.split("/"))
+        patterns[name] = (position, re.compile(rf"(^|/){scopes}(/|$)"))
+    found: dict[str, int] = {}
+    for index, label in program.made():
+        owners = [
+            (position, name)
+            for name, (position, pattern) in patterns.items()
+            if any(pattern.search(part) for part in label.split(";"))
+        ]
+        if owners:
+            found[max(owners)[1]] = index
+    for tensor, (_, detail) in zip(
+        _graph.functional(model).outputs, program.outputs, strict=True
+    ):
+        name = tensor._keras_history.operation.name
+        if name in patterns:  # the signature renames what it returns
+            found[name] = detail["index"]
+    return found
