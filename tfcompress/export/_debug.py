@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.export._runtime import Program, open_file
 from tfcompress._samples import Samples, take_samples
+from tfcompress.export._runtime import Program, open_file
 from tfcompress.layers import FakeQuantize
 from tfcompress.structure import _graph
 

@@ -326,6 +326,7 @@ def _settings(
     if quantization == "trained":
         return {"target_spec": {"supported_ops": builtins}, **ends, **optimize}
     if quantization == "int8":
+
         def batches() -> Iterator[dict[str, np.ndarray]]:
             size = fixed_batch(model) or 1
             for start in range(0, len(samples[0]), size):

@@ -14,6 +14,7 @@ from tfcompress.structure._graph import require_graph
 
 __all__ = ["calibrate"]
 
+
 def calibrate(model: keras.Model, data: Any, *, limit: int = 1000) -> keras.Model:
     """A copy of a prepared model whose ranges are those of typical inputs.
 
