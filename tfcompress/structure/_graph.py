@@ -25,6 +25,7 @@ __all__ = [
     "input_layer",
     "is_editable",
     "is_nested_model",
+    "is_of_keras",
     "rebuilt_class",
     "require_editable",
     "require_graph",
@@ -159,8 +160,8 @@ def require_editable(model: Any, argument: str = "model") -> None:
             f"rebuilt while it trains. Received: {model.name!r} of class "
             f"{type(model).__name__}. Train it with fit, then edit its student."
         )
-    own = [name for name in _TRAINING if not _is_of_keras(type(model), name)]
-    if own and not _is_of_keras(type(model), "__init__"):
+    own = [name for name in _TRAINING if not is_of_keras(type(model), name)]
+    if own and not is_of_keras(type(model), "__init__"):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected a model that trains "
             f"the same once it is rebuilt. Received: {model.name!r} of class "
@@ -188,7 +189,7 @@ _TRAINING = (
 )
 
 
-def _is_of_keras(cls: type, name: str) -> bool:
+def is_of_keras(cls: type, name: str) -> bool:
     """Whether a class takes a method from Keras."""
     owner = next(base for base in cls.__mro__ if name in vars(base))
     return owner.__module__.startswith("keras.")
@@ -199,7 +200,7 @@ def rebuilt_class(model: keras.Model) -> type:
 
     It is that of the model if it is constructed as Keras' own classes are.
     """
-    if _is_of_keras(type(model), "__init__"):
+    if is_of_keras(type(model), "__init__"):
         return type(model)
     return keras.Sequential if isinstance(model, keras.Sequential) else keras.Model
 
@@ -345,7 +346,7 @@ def _evaluate(
 
 
 def _graph_of(model: keras.Model) -> Any | None:
-    if not _is_of_keras(type(model), "call"):
+    if not is_of_keras(type(model), "call"):
         return None  # the graph is not what it computes
     if isinstance(model, keras.Sequential):
         if not model.built:
@@ -357,7 +358,7 @@ def _graph_of(model: keras.Model) -> Any | None:
 def _explain(model: keras.Model, argument: str = "model") -> str:
     model = edited(model)
     if hasattr(model, "_nodes_by_depth") or (
-        isinstance(model, keras.Sequential) and not _is_of_keras(type(model), "call")
+        isinstance(model, keras.Sequential) and not is_of_keras(type(model), "call")
     ):
         return (
             f"Invalid value for argument `{argument}`. Expected a Functional or "

@@ -7,7 +7,6 @@ labels. The original is only read.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -18,6 +17,12 @@ import numpy as np
 
 from tfcompress.structure import _graph
 from tfcompress.structure._fold import Folding
+from tfcompress.structure._state import (
+    builds_itself,
+    carry_state,
+    prepare_state,
+    sublayers,
+)
 from tfcompress.structure._trace import Trace
 from tfcompress.structure.rules import rule_for
 
@@ -96,6 +101,7 @@ class Rebuild:
         self._inherit = inherit
         self._scope = _custom_objects(model)
         self._made: dict[int, Any] = {}
+        self._whole: dict[int, bool] = {}  # whether a copy has tensors as before
         self._restore: list[tuple[keras.Layer, str, Any]] = []
         self.layers: dict[int, tuple[keras.Layer, keras.Layer]] = {}
         self.tensors: dict[int, tuple[Any, Any]] = {}
@@ -361,6 +367,13 @@ class Rebuild:
                 new = _created(old, config)
             self._restore.extend((new, *pair) for pair in initializers)
         self.layers[id(old)] = (old, new)
+        tensors = (*call.inputs, *call.outputs)
+        whole = all(self.shape(t) == tuple(t.shape) for t in tensors)
+        self._whole[id(old)] = whole
+        if self._inherit:
+            prepare_state(old, new, whole)
+        if whole and old.built and builds_itself(old) and not new.built:
+            new.build_from_config(old.get_build_config())
         wrap = self._wrap.get(id(old))
         if wrap is None:
             return new
@@ -420,7 +433,7 @@ class Rebuild:
                     "register_channelwise(..., config=...)."
                 )
             target.assign(value)
-        _copy_state(old, new)
+        carry_state(old, new, self._whole.get(id(old), True))
 
     def _folded_bias(self, layer: keras.Layer) -> np.ndarray | None:
         """What removed inputs with a constant add to the bias, exactly."""
@@ -555,23 +568,6 @@ def _id(thing: Any) -> int | None:
     return None if thing is None else id(thing)
 
 
-def _copy_state(old: Any, new: Any) -> None:
-    """Copies what a preprocessing layer has learned outside its variables."""
-    if isinstance(old, keras.layers.Normalization) and old.built:
-        new.finalize_state()
-    elif isinstance(old, _WITH_VOCABULARY):
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
-
-
-_WITH_VOCABULARY = (
-    keras.layers.StringLookup,
-    keras.layers.IntegerLookup,
-    keras.layers.TextVectorization,
-)
-
-
 def _created(old: keras.Layer, config: dict) -> keras.Layer:
     """A layer from a configuration that may be edited."""
     try:
@@ -600,19 +596,15 @@ def _copy_lambda(layer: Any) -> keras.Layer:
 
 
 def _copy_flags(old: keras.Layer, new: keras.Layer) -> None:
-    for source, target in zip(_sublayers(old), _sublayers(new), strict=True):
+    for source, target in zip(sublayers(old), sublayers(new), strict=True):
         if source.trainable != target.trainable:
             target.trainable = source.trainable
-
-
-def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def _custom_objects(model: keras.Model) -> dict[str, Any]:
     """Classes inside the model, so that unregistered ones deserialise."""
     found: dict[str, Any] = {}
-    for layer in _sublayers(model):
+    for layer in sublayers(model):
         if not type(layer).__module__.startswith("keras."):
             found[type(layer).__name__] = type(layer)
     return found

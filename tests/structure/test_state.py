@@ -1,0 +1,209 @@
+"""State that is neither in configs nor in variables goes along with every edit."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import tfcompress as tfc
+
+structure = tfc.structure
+
+
+class Scale(L.Layer):
+    """Learns a factor that its config does not tell."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = 1.0
+        self.memory = {}
+
+    def adapt(self, value):
+        self.factor = value
+        self.memory = {"mean": np.array([value, 1.0])}
+        self.object = lambda x: x + value
+
+    def call(self, x):
+        return self.object(x * self.factor) + self.memory["mean"][1]
+
+
+class Table(L.Layer):
+    """Keeps an array as an asset."""
+
+    table = np.zeros(4, "float32")
+
+    def save_assets(self, inner_path):
+        np.save(f"{inner_path}/table.npy", self.table)
+
+    def load_assets(self, inner_path):
+        self.table = np.load(f"{inner_path}/table.npy")
+
+    def call(self, x):
+        return x + self.table
+
+
+class Hidden(L.Layer):
+    """Saves and loads an array beside its variables."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1],), name="w")
+        self.secret = np.ones(shape[-1], "float32")
+
+    def save_own_variables(self, store):
+        store["w"] = np.array(self.w)
+        store["secret"] = self.secret
+
+    def load_own_variables(self, store):
+        self.w.assign(store["w"])
+        self.secret = np.array(store["secret"])
+
+    def call(self, x):
+        return x * self.w * keras.ops.convert_to_tensor(self.secret)
+
+
+class Built(L.Layer):
+    """Is built with more than the shapes of its inputs."""
+
+    def build(self, shape, width=3):
+        self.width = width
+        self.w = self.add_weight(shape=(shape[-1], width), name="w")
+        self.built = True
+
+    def get_build_config(self):
+        return {"shape": (None, self.w.shape[0]), "width": self.width}
+
+    def build_from_config(self, config):
+        self.build(config["shape"], config["width"])
+
+    def call(self, x):
+        return x @ self.w
+
+
+def normalization(rng):
+    layer = L.Normalization()
+    layer.adapt(rng.normal(3, 5, size=(50, 4)))
+    return layer
+
+
+def in_time(rng):
+    layer = L.TimeDistributed(normalization(rng))
+    return lambda x: L.Reshape((4,))(layer(L.Reshape((1, 4))(x)))
+
+
+def discretization(rng):
+    layer = L.Discretization(num_bins=3)
+    layer.adapt(rng.normal(size=(50,)))
+    return lambda x: keras.ops.cast(layer(x), "float32")
+
+
+def lookup(rng):
+    layer = L.IntegerLookup(vocabulary=None, num_oov_indices=1)
+    layer.adapt(np.array([0, 1, 2, 3, 3]))
+    number = L.Lambda(lambda x: keras.ops.cast(keras.ops.abs(x * 2), "int64"))
+    return lambda x: keras.ops.cast(layer(number(x)), "float32")
+
+
+def scale(rng):
+    layer = Scale()
+    layer.adapt(2.5)
+    return layer
+
+
+def table(rng):
+    layer = Table()
+    layer.table = rng.normal(size=4).astype("float32")
+    return layer
+
+
+def hidden(rng):
+    layer = Hidden()
+    layer.build((None, 4))
+    layer.secret = rng.normal(size=4).astype("float32")
+    return layer
+
+
+def built(rng):
+    layer = Built()
+    layer.build((None, 4), 5)
+    return layer
+
+
+def dropout(rng):
+    return L.Dropout(0.5, seed=3)
+
+
+def random_network(seed):
+    """Inputs through layers with state, then two layers that can be pruned."""
+    rng = np.random.default_rng(seed)
+    kinds = [normalization, in_time, discretization, lookup, scale, table, hidden]
+    kinds += [built, dropout]
+    i = keras.Input((4,))
+    parts = [kinds[n](rng)(i) for n in {seed % 9, *rng.choice(9, 2, replace=False)}]
+    x = parts[0] if len(parts) == 1 else L.Concatenate()(parts)
+    x = L.Dense(8, activation="relu", name="first")(x)
+    x = L.BatchNormalization()(L.Dense(6, name="second")(x))
+    model = keras.Model(i, L.Dense(3)(x))
+    for layer in model.layers[-4:]:
+        for variable in layer.weights:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+EDITS = {
+    "wrap": lambda m: structure.wrap(m, {"first": lambda layer: layer}),
+    "zero": lambda m: structure.zero_channels(m, {}),
+    "remove": lambda m: structure.remove_channels(m, {"first": []}),
+    "shrink": structure.shrink,
+    "fold": structure.fold_batch_norm,
+    "insert": lambda m: structure.insert_after(m, {"first": L.Identity()}),
+    "rewire": lambda m: structure.rewire(m, []),
+}
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_every_edit_carries_state(seed):
+    model = random_network(seed)
+    x = np.random.default_rng(seed).normal(size=(5, 4)).astype("float32")
+    expected = np.array(model(x))
+    for name, edit in EDITS.items():
+        edited = edit(model)
+        np.testing.assert_allclose(edited(x), expected, 1e-4, 1e-4, err_msg=name)
+    small = structure.remove_channels(model, {"first": [1], "second": [0, 5]})
+    masked = structure.zero_channels(model, {"first": [1], "second": [0, 5]})
+    assert small.get_layer("first").units == 7
+    np.testing.assert_allclose(small(x), masked(x), 1e-4, 1e-4)
+    narrow = structure.resize(model, {"first": 8, "second": 6})
+    np.testing.assert_allclose(narrow(x), expected, 1e-4, 1e-4)
+
+
+def test_vocabularies_with_weights():
+    layer = L.TextVectorization(output_mode="tf_idf", max_tokens=8)
+    layer.adapt(["a b c", "a b", "a"])
+    i = keras.Input((1,), dtype="string")
+    x = L.Dense(4, name="first")(layer(i))
+    model = keras.Model(i, L.Dense(2)(x))
+    text = keras.ops.convert_to_tensor([["a c"], ["b b x"]])
+    np.testing.assert_array_equal(structure.wrap(model, {})(text), model(text))
+
+
+def test_generators_of_noise_continue():
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dropout(0.5, seed=1)(L.GaussianNoise(1.0, seed=2)(i)))
+    x = np.ones((64, 4))
+    model(x, training=True)
+    copy = structure.wrap(model, {})
+    for _ in range(2):
+        np.testing.assert_array_equal(copy(x, training=True), model(x, training=True))
+
+
+def test_state_that_does_not_fit_a_narrower_copy_is_refused_by_name():
+    class Narrowed(Hidden):
+        pass
+
+    i = keras.Input((4,))
+    layer = Narrowed(name="hidden_state")
+    model = keras.Model(i, L.Dense(2)(layer(L.Dense(6, name="first")(i))))
+    structure.register_channelwise(Narrowed, "w")
+    structure.wrap(model, {})
+    with pytest.raises(ValueError, match="'hidden_state' of class Narrowed"):
+        structure.remove_channels(model, {"first": [0]})
