@@ -165,7 +165,7 @@ def tfmot() -> None:
     result = tfc.training.admm_compress(
         model, plan, train.images, train.labels, **arguments
     )
-    ours = model.evaluate(test.images, test.labels, **arguments)[1]
+    ours = result.model.evaluate(test.images, test.labels, **arguments)[1]
     print(f"ADMM: {ours:.2%} with {result.nonzero} weights", flush=True)
     print(f"toolkit: {_toolkit(dense, train, test)}", flush=True)
 

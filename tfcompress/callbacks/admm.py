@@ -136,6 +136,7 @@ class ADMM(keras.callbacks.Callback):
         self._updates = 0
         self._last_update = 0
         self._dual: dict[str, float] = {}
+        self._restored: Mapping[str, Any] = {}
 
     # The life of a training ------------------------------------------------
 
@@ -185,6 +186,26 @@ class ADMM(keras.callbacks.Callback):
         if self.state_path is not None:
             for path in _versions(self.state_path):
                 path.unlink(missing_ok=True)
+
+    # What the drivers of `training` need to resume ---------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns Z and U of each kernel and the counts of updates."""
+        return {
+            "kernels": [kernel.layer for kernel in self._kernels],
+            "auxiliary": [kernel.auxiliary for kernel in self._kernels],
+            "dual": [kernel.dual for kernel in self._kernels],
+            "updates": self._updates,
+            "last_update": self._last_update,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+        self._restored = state
 
     # What one can look at ----------------------------------------------------
 
@@ -238,7 +259,15 @@ class ADMM(keras.callbacks.Callback):
         ]
         self._updates, self._dual = 0, {}
         self._last_update = self._iterations()
-        if self.state_path is None or not self._restore(self.state_path):
+        if self._restored:
+            stored, self._restored = self._restored, {}
+            for kernel, auxiliary, dual in zip(
+                self._kernels, stored["auxiliary"], stored["dual"], strict=True
+            ):
+                kernel.auxiliary, kernel.dual = np.array(auxiliary), np.array(dual)
+            self._updates = stored["updates"]
+            self._last_update = stored["last_update"]
+        elif self.state_path is None or not self._restore(self.state_path):
             points = [kernel.weights() for kernel in self._kernels]
             for kernels, projected in self._projections(points):
                 for kernel, auxiliary in zip(kernels, projected, strict=True):
@@ -424,7 +453,9 @@ class _Kernel:
 
     @classmethod
     def of(cls, layer: str, variable: keras.Variable) -> Self:
-        zeros = np.zeros(variable.shape, variable.dtype)
+        # At least in float32: sums of many updates would round away in less.
+        dtype = keras.backend.result_type(variable.dtype, "float32")
+        zeros = np.zeros(variable.shape, dtype)
         target = keras.Variable(
             zeros, trainable=False, dtype=variable.dtype, name="admm_target"
         )
@@ -434,7 +465,7 @@ class _Kernel:
         self.target.assign(self.auxiliary - self.dual)
 
     def weights(self) -> np.ndarray:
-        return ops.convert_to_numpy(self.variable)
+        return np.asarray(ops.convert_to_numpy(self.variable)).astype(self.dual.dtype)
 
 
 class _Penalty(keras.regularizers.Regularizer):
@@ -451,8 +482,13 @@ class _Penalty(keras.regularizers.Regularizer):
         self.inner = inner
 
     def __call__(self, x: Any) -> Any:
-        penalty = 0.5 * self.rho * ops.sum(ops.square(x - self.target))
-        return penalty if self.inner is None else penalty + self.inner(x)
+        # At least in float32: squares of half-precision numbers underflow.
+        dtype = keras.backend.result_type(x.dtype, "float32")
+        distance = ops.cast(x, dtype) - ops.cast(self.target, dtype)
+        penalty = 0.5 * ops.cast(self.rho, dtype) * ops.sum(ops.square(distance))
+        if self.inner is None:
+            return penalty
+        return penalty + ops.cast(self.inner(x), dtype)
 
 
 def _own(regularizer: Any) -> Any:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress import schedules, structure
-from tfcompress._files import check_writable, write_atomic
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.callbacks._kernels import select_kernels
 from tfcompress.constraints import Combined, Constraint, Levels
+from tfcompress.structure._graph import require_editable
+from tfcompress.training._backup import Backup, Saved, owned, scope_of
+from tfcompress.training._run import Run
+from tfcompress.training._stream import Stream
 
 __all__ = [
     "AdmmPhase",
@@ -82,7 +82,7 @@ class AdmmPhase:
                     f"Received: {name}={value!r}"
                 )
         # Raises what is wrong with the other arguments.
-        self._callback(None)
+        self._callback()
 
     @property
     def quantises(self) -> bool:
@@ -95,13 +95,12 @@ class AdmmPhase:
             for p in parts
         )
 
-    def _callback(self, state_path: Path | None) -> ADMM:
+    def _callback(self) -> ADMM:
         return ADMM(
             self.constraints,
             rho=self.rho,
             update_every=self.update_every,
             exclude=self.exclude,
-            state_path=state_path,
         )
 
 
@@ -191,7 +190,7 @@ def hard_prune(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if a name is unknown, or a kernel holds NaN.
+        ValueError: if a name is unknown, or a kernel holds NaN or infinity.
     """
     # The callback checks its arguments, and knows which constraint is whose.
     callback = ADMM(constraints, layers=layers, exclude=exclude)
@@ -199,6 +198,7 @@ def hard_prune(
     names = tuple(given) if isinstance(given, dict) else layers
     selected = select_kernels(model, names, exclude)
     pairs = [(name, kernel) for name, own in selected.items() for kernel in own]
+    _check_finite(pairs)
     joint: dict[int, tuple[Constraint, list[keras.Variable]]] = {}
     for name, kernel in pairs:
         constraint = given[name] if isinstance(given, dict) else given
@@ -212,6 +212,16 @@ def hard_prune(
         name: sum(int(np.count_nonzero(_numpy(kernel))) for kernel in own)
         for name, own in selected.items()
     }
+
+
+def _check_finite(kernels: Sequence[tuple[str, keras.Variable]]) -> None:
+    for name, kernel in kernels:
+        if not np.isfinite(_numpy(kernel)).all():
+            raise ValueError(
+                "Invalid value for argument `model`. Expected finite weights. "
+                f"Received: NaN or infinity in the kernel of {name!r}: training has "
+                "diverged, try a lower learning rate"
+            )
 
 
 def fix_levels(
@@ -253,6 +263,7 @@ def admm_compress(
     shrink: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     backup_dir: str | os.PathLike[str] | None = None,
+    keep_backup: bool = False,
     **fit_arguments: Any,
 ) -> AdmmResult:
     """Runs a plan of ADMM phases: prune, retrain, and so on, then quantise.
@@ -283,18 +294,21 @@ def admm_compress(
     ```
 
     Args:
-        model: a compiled model whose optimizer has a plain learning rate. It is
-            trained in place; with `shrink` it is left behind when channels are
-            removed for the first time. Use the model in the result.
+        model: a compiled Functional or Sequential model whose optimizer has a plain
+            learning rate. It is not modified.
         plan: the phases, at least one.
         x: training data as for `fit`. Defaults to `None`.
         y: labels as for `fit`. Defaults to `None`.
-        shrink: whether to remove dead channels after each projection; needs a
-            Functional or Sequential model. Defaults to `False`.
+        shrink: whether to remove dead channels after each projection. Defaults to
+            `False`.
         callbacks: further callbacks, for every stage. Defaults to `()`.
-        backup_dir: folder for the state of the run. A run that finds one there
-            goes on where it ended, within a stage too. A run that is complete
-            deletes it. Defaults to `None`: no backup.
+        backup_dir: folder for model and state of the run, after every epoch. A run
+            that finds them there goes on as if it had not been interrupted, see
+            `fit_shrinking`. One run at a time may use the folder. Defaults to
+            `None`: no backup.
+        keep_backup: whether a run that is complete leaves its backup; the same call
+            then returns at once what it returned. Whoever saves the result deletes
+            the folder after that. Defaults to `False`: it is deleted.
         **fit_arguments: anything else that `fit` takes, except epochs.
 
     Returns:
@@ -302,149 +316,118 @@ def admm_compress(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if the model is not compiled, its learning rate is a schedule,
-            the plan is empty, names a layer that does not exist, or prunes after
-            it has quantised, or `fit_arguments` set epochs.
+        ValueError: if the model is subclassed or not compiled, its learning rate
+            is a schedule, the plan is empty, names a layer that does not exist, or
+            prunes after it has quantised, `fit_arguments` set epochs, there are no
+            data, training has diverged, or `backup_dir` holds the backup of another
+            plan or another run uses it.
     """
     plan = _checked_plan(plan)
     _check(model, plan, fit_arguments)
-    run = _Run(model, None if backup_dir is None else Path(backup_dir), plan)
-    rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
-    for number, phase in enumerate(plan):
-        for name in ("admm", "retrain"):
-            if run.is_done(number, name):
-                continue
-            training, first = run.begin(number, name)
-            training += _stage_training(number, name, phase, rate, run.stage_dir)
-            history = run.model.fit(
-                x,
-                y,
-                initial_epoch=first,
-                epochs=phase.admm_epochs if name == "admm" else phase.retrain_epochs,
-                callbacks=[*training, *callbacks],
-                **fit_arguments,
+    arguments = dict(fit_arguments)
+    verbose = arguments.pop("verbose", "auto")
+    with owned(backup_dir):
+        backup = None if backup_dir is None else Backup(backup_dir)
+        saved = backup.load(model) if backup else None
+        work = _Work.begun(model, plan) if saved is None else _Work.resumed(saved, plan)
+        data = Stream(x, y, arguments, work.open.get("data"))
+        for number, phase in enumerate(plan):
+            for name in ("admm", "retrain"):
+                if work.is_done(number, name):
+                    continue
+                training = _stage_training(name, phase, work.rate)
+                run = Run(
+                    work.model,
+                    data,
+                    epochs=phase.admm_epochs
+                    if name == "admm"
+                    else phase.retrain_epochs,
+                    initial_epoch=0,
+                    callbacks=[*training, *callbacks],
+                    verbose=verbose,
+                    state=work.open.get("run"),
+                )
+                while run.goes_on:
+                    run.train_epoch()
+                    if backup:
+                        work.open = {"run": run.state(), "data": data.state()}
+                        backup.save(work.model, work.state())
+                run.end()
+                if name == "admm":
+                    hard_prune(work.model, phase.constraints, exclude=phase.exclude)
+                    if shrink and not phase.quantises:
+                        work.model = _without_dead_channels(work.model)
+                work.finish(number, name, run.history.history, data)
+                if backup:
+                    backup.save(work.model, work.state())
+        work.model.optimizer.learning_rate = work.rate
+        if backup and not keep_backup:
+            backup.delete()
+    return AdmmResult(work.model, work.weights, tuple(work.stages))
+
+
+@dataclass
+class _Work:
+    """How far a plan is done.
+
+    Attributes:
+        model: the present model.
+        plan: the phases, as text.
+        weights: kernel weights at the beginning.
+        rate: learning rate at the beginning.
+        stages: the stages that are done.
+        open: the states of the data, and of the run of the stage that is open.
+    """
+
+    model: keras.Model
+    plan: list[str]
+    weights: int
+    rate: float
+    stages: list[AdmmStage] = field(default_factory=list)
+    open: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, model: keras.Model, plan: Sequence[AdmmPhase]) -> Self:
+        """Nothing is done; the model is copied."""
+        with scope_of(model):
+            copy = structure.resize(model, {}, verify=False)
+        rate = float(ops.convert_to_numpy(model.optimizer.learning_rate))
+        return cls(copy, [repr(phase) for phase in plan], _count(model)[1], rate)
+
+    @classmethod
+    def resumed(cls, saved: Saved, plan: Sequence[AdmmPhase]) -> Self:
+        """What a backup says."""
+        state = saved.state
+        if state["plan"] != [repr(phase) for phase in plan]:
+            raise ValueError(
+                "Invalid value for argument `backup_dir`. Expected the backup of a run "
+                f"of the same plan. Received: one of the plan {state['plan']}"
             )
-            if name == "admm":
-                hard_prune(run.model, phase.constraints, exclude=phase.exclude)
-                if shrink and not phase.quantises:
-                    run.model = _without_dead_channels(run.model)
-            run.finish(number, name, history.history)
-    run.model.optimizer.learning_rate = rate
-    run.delete()
-    return AdmmResult(run.model, run.weights, tuple(run.stages))
+        stages = [AdmmStage(**stage) for stage in state["stages"]]
+        return cls(saved.model, **{**state, "stages": stages})
 
-
-class _Run:
-    """The state of a run: its model, what is done, and the copy on disk."""
-
-    def __init__(
-        self, model: keras.Model, folder: Path | None, plan: Sequence[AdmmPhase]
-    ) -> None:
-        self.model = model
-        self.weights = _count(model)[1]
-        self.stages: list[AdmmStage] = []
-        self._folder = folder
-        self._plan = [repr(phase) for phase in plan]
-        if folder is not None:
-            self._file = check_writable(folder / "run.json", argument="backup_dir")
-            if self._file.exists():
-                self._load(json.loads(self._file.read_text()))
-
-    @property
-    def stage_dir(self) -> Path | None:
-        """Where the stage that is running keeps its own backup."""
-        return None if self._folder is None else self._folder / "stage"
+    def state(self) -> dict[str, Any]:
+        """What `resumed` reads."""
+        return {
+            "plan": self.plan,
+            "weights": self.weights,
+            "rate": self.rate,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "open": self.open,
+        }
 
     def is_done(self, phase: int, name: str) -> bool:
+        """Whether a stage is done."""
         return any((done.phase, done.name) == (phase, name) for done in self.stages)
 
-    def begin(
-        self, phase: int, name: str
-    ) -> tuple[list[keras.callbacks.Callback], int]:
-        """The callback that backs a stage up, and the epoch that it begins with."""
-        if self.stage_dir is None:
-            return [], 0
-        backup = _StageBackup(self.stage_dir, f"{phase} {name}")
-        return [backup], backup.restore(self.model)
-
-    def finish(self, phase: int, name: str, history: dict[str, list[float]]) -> None:
+    def finish(
+        self, phase: int, name: str, history: Mapping[str, list[float]], data: Stream
+    ) -> None:
+        """Notes that a stage is done."""
         nonzero, weights = _count(self.model)
         plain = {key: [float(v) for v in values] for key, values in history.items()}
         self.stages.append(AdmmStage(phase, name, plain, nonzero, weights))
-        if self._folder is None:
-            return
-        model = f"model-{len(self.stages)}.keras"
-        self.model.save(self._folder / model)
-        # The state names its model, so the two always fit.
-        state = {
-            "plan": self._plan,
-            "weights": self.weights,
-            "model": model,
-            "stages": [dataclasses.asdict(stage) for stage in self.stages],
-        }
-        write_atomic(self._file, json.dumps(state))
-        shutil.rmtree(self._folder / "stage", ignore_errors=True)
-        self._delete_models(keep=model)
-
-    def delete(self) -> None:
-        if self._folder is not None:
-            self._file.unlink(missing_ok=True)
-            self._delete_models(keep=None)
-            if not any(self._folder.iterdir()):
-                self._folder.rmdir()
-
-    def _load(self, state: dict[str, Any]) -> None:
-        if state["plan"] != self._plan:
-            raise ValueError(
-                "Invalid value for argument `backup_dir`. Expected the backup of a run "
-                f"of the same plan. Received: {str(self._folder)!r} with the plan "
-                f"{state['plan']}"
-            )
-        assert self._folder is not None
-        self.model = keras.saving.load_model(self._folder / state["model"])
-        self.weights = state["weights"]
-        self.stages = [AdmmStage(**stage) for stage in state["stages"]]
-
-    def _delete_models(self, keep: str | None) -> None:
-        assert self._folder is not None
-        for path in self._folder.glob("model-*.keras"):
-            if path.name != keep:
-                path.unlink()
-
-
-class _StageBackup(keras.callbacks.Callback):
-    """Keeps weights, optimizer and epoch of the stage that is running.
-
-    Not `BackupAndRestore`: that leaves the epoch it restored on the model, where
-    it holds for the fits of the following stages too.
-    """
-
-    def __init__(self, folder: Path, stage: str) -> None:
-        super().__init__()
-        self.folder = folder
-        self.stage = stage
-        self._file = check_writable(folder / "stage.json", argument="backup_dir")
-
-    def restore(self, model: keras.Model) -> int:
-        """Loads what was kept of this stage; returns the epoch to go on with."""
-        if not self._file.exists():
-            return 0
-        state = json.loads(self._file.read_text())
-        if state["stage"] != self.stage:
-            return 0
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._weights(state["epoch"]))
-        return state["epoch"]
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.model.save_weights(self._weights(epoch + 1))
-        # The state names its weights by the epoch, so the two always fit.
-        state = {"stage": self.stage, "epoch": epoch + 1}
-        write_atomic(self._file, json.dumps(state))
-        self._weights(epoch).unlink(missing_ok=True)
-
-    def _weights(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch}.weights.h5"
+        self.open = {"data": data.state()}
 
 
 class _LearningRate(keras.callbacks.Callback):
@@ -473,14 +456,13 @@ class _LearningRate(keras.callbacks.Callback):
 
 
 def _stage_training(
-    number: int, name: str, phase: AdmmPhase, rate: float, folder: Path | None
+    name: str, phase: AdmmPhase, rate: float
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks that make a fit this stage."""
+    """The callbacks that make a run this stage."""
     rate = phase.learning_rate or rate
     hold = HoldWeights("zeros")
     if name == "admm":
-        state_path = None if folder is None else folder / f"admm-{number}.npz"
-        return [_LearningRate(rate, falls=False), hold, phase._callback(state_path)]
+        return [_LearningRate(rate, falls=False), hold, phase._callback()]
     falling = _LearningRate(phase.retrain_learning_rate or rate, falls=True)
     if not phase.quantises:
         return [falling, hold]
@@ -494,7 +476,8 @@ def _without_dead_channels(model: keras.Model) -> keras.Model:
     groups = structure.channel_groups(model)
     while any([_silence(group) for group in groups if group.prunable]):
         pass
-    return structure.shrink(model)
+    with scope_of(model):
+        return structure.shrink(model)
 
 
 def _silence(group: Any) -> bool:
@@ -540,7 +523,10 @@ def _count(model: keras.Model) -> tuple[int, int]:
 
 
 def _numpy(variable: keras.Variable) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(variable))
+    """The values, of narrow floats as float32: sums of their squares overflow."""
+    values = np.asarray(ops.convert_to_numpy(variable))
+    narrow = variable.dtype in ("float16", "bfloat16")
+    return values.astype("float32") if narrow else values
 
 
 def _checked_plan(plan: Any) -> list[AdmmPhase]:
@@ -572,6 +558,7 @@ def _check(
             "Invalid value for argument `model`. Expected a `keras.Model`. Received: "
             f"{type(model).__name__}"
         )
+    require_editable(model)
     if not model.compiled or not model.built:
         raise ValueError(
             "Invalid value for argument `model`. Expected a built and compiled model. "
