@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -71,6 +72,11 @@ def test_export_and_benchmark(saved, command, tmp_path):
     status, text, _ = command("benchmark", out)
     assert status == 0
     assert "ms" in text
+    status, text, _ = command("target", out, "this computer")
+    assert status == 0
+    assert "this computer (measured by" in text
+    status, _, err = command("target", out, "abacus")
+    assert status == 1 and "abacus" in err
 
 
 def test_pack_and_unpack_keep_the_weights(saved, command, tmp_path):
@@ -301,7 +307,8 @@ def test_data_outside_of_the_range_that_a_model_rescales_are_told(command, tmp_p
     model.save(path)
     status, _, err = command("export", path, out, "--data=digits")
     assert status == 0 and "warning: The data do not fit" in err
-    status, _, err = command("export", path, out, "--data=digits", "--scale=255")
+    assert "--scale none" in err
+    status, _, err = command("export", path, out, "--data=digits", "--scale=none")
     assert (status, err) == (0, "")
 
 
@@ -326,3 +333,54 @@ def test_nothing_is_said_about_the_machine(saved):
         env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
     )
     assert result.stderr == ""
+
+
+def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = tfc.zoo.lenet5(width=0.2, input_shape=(8, 8, 1))
+    data = tfc.data.load("digits")
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(data.train.images, data.train.labels, epochs=2, verbose=0)
+    path = tmp_path / "m.keras"
+    model.save(path)
+    common = ["compress", path, "--data=digits", "--out"]
+    status, text, err = command(
+        *common,
+        tmp_path / "a",
+        "--macs=50%",
+        "--max-drop=100",
+        "--methods=filters",
+        "--epochs=2",
+        "--batch-size=128",
+    )
+    assert (status, err) == (0, "")
+    assert "The budget is met. The quality is kept" in text
+    assert re.search(r"on the 359 test images, the file: .*accuracy 0\.\d", text)
+    small = keras.saving.load_model(tmp_path / "a" / "model.keras")
+    assert tfc.cost.count(small).macs <= 0.5 * tfc.cost.count(model).macs
+    plan = tmp_path / "a" / "plan.toml"
+    status, text, _ = command(*common, tmp_path / "b", "--plan", plan, "--verbose=0")
+    assert (status, text) == (0, "")
+    first, again = ((tmp_path / n / "trials.json").read_text() for n in "ab")
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--macs=fast"], "argument `macs`"),
+        ([], "at least one of"),
+        (["--macs=0.5", "--plan=nowhere.toml"], "argument `plan`"),
+        (["--macs=0.5", "--methods=magic", "--loss=mse"], "argument `methods`"),
+        (["--macs=0.5"], "compiled model"),
+    ],
+)
+def test_compress_refuses_before_any_work(saved, command, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    status, _, err = command(
+        "compress", saved, "--data=digits", "--out", out, *arguments
+    )
+    assert status == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not out.exists()

@@ -89,8 +89,17 @@ KNOWS = {
     },
     "_finalize": {"structure", "policy", "layers", "gates"},
     "compression": {
-        "structure",
+        "_finalize",
+        "callbacks",
+        "cost",
+        "criteria",
         "data",
+        "export",
+        "policy",
+        "report",
+        "schedules",
+        "structure",
+        "training",
     },
     "__main__": {"cli"},
     "cli": {

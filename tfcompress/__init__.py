@@ -15,6 +15,7 @@ _SUBMODULES = frozenset(
     {
         "analysis",
         "callbacks",
+        "compression",
         "constraints",
         "cost",
         "criteria",
@@ -34,19 +35,25 @@ _SUBMODULES = frozenset(
     }
 )
 
-__all__ = ["__version__", "finalize", *sorted(_SUBMODULES)]
+# Names that are there without their module's name, and where they come from.
+_NAMES = {
+    "Budget": "compression",
+    "compress": "compression",
+    "finalize": "_finalize",
+}
+
+__all__ = ["Budget", "__version__", "compress", "finalize", *sorted(_SUBMODULES)]
 
 if TYPE_CHECKING:
     from tfcompress._finalize import finalize
+    from tfcompress.compression import Budget, compress
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"tfcompress.{name}")
-    if name == "finalize":
-        from tfcompress._finalize import finalize
-
-        return finalize
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"tfcompress.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'tfcompress' has no attribute {name!r}")
 
 

@@ -24,6 +24,7 @@ from tfcompress._files import check_writable
 if TYPE_CHECKING:
     import keras
 
+    from tfcompress.compression import Compressed
     from tfcompress.data import Dataset
 
 __all__ = ["main"]
@@ -133,6 +134,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--overwrite", action="store_true", help="`out` may be the model itself"
     )
 
+    _add_compress(commands, model)
+
     export = _add(commands, "export", _export, "convert to TFLite and check the file")
     export.add_argument("model", help=model)
     export.add_argument("out", help="the .tflite file to write")
@@ -169,12 +172,69 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     time.add_argument("file", help="a .tflite file")
     time.add_argument("--threads", type=int, default=1)
 
+    target = _add(commands, "target", _target, "ask what hardware makes of a file")
+    target.add_argument("file", help="a .tflite file")
+    target.add_argument(
+        "name",
+        help="'this computer', 'microcontroller', 'ethos-u55-128', … or a .toml file",
+    )
+
     report = _add(commands, "report", _report, "compare models on a data set")
     report.add_argument("models", nargs="+", help=f"{model} each, the baseline first")
     report.add_argument("--out", help="the .html, .json or .md file to write")
     _add_data(report, "data set to test and calibrate with", required=True)
 
     return parser.parse_args(argv[1:])
+
+
+def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
+    parser = _add(
+        commands,
+        "compress",
+        _compress,
+        "make a trained model smaller until it meets a budget",
+    )
+    parser.add_argument("model", help=f"{model}, compiled")
+    parser.add_argument("--out", required=True, help="folder for the results")
+    _add_data(parser, "data set to train on and to choose by", required=True)
+    parser.add_argument(
+        "--augment", choices=["standard", "shift"], help="vary the training images"
+    )
+    budget = parser.add_argument_group(
+        "budget", "fractions of the original's figures, or absolute: 0.4, 40%%, 5M"
+    )
+    for name, example in (
+        ("size", "100kB"),
+        ("macs", "5M"),
+        ("parameters", "50k"),
+        ("latency", "2.5ms"),
+        ("energy", "40uJ"),
+        ("flash", "256kB"),
+        ("ram", "64kB"),
+    ):
+        budget.add_argument(f"--{name}", metavar=example)
+    budget.add_argument("--target", help="device that flash and ram are counted for")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        help="how much worse the file may be, in percent (points of an accuracy; "
+        "default 1)",
+    )
+    parser.add_argument(
+        "--plan", help="a TOML file with all of these, as --out has one"
+    )
+    parser.add_argument("--methods", help="filters,int8 for example (default auto)")
+    parser.add_argument("--monitor", help="the metric that says how good a model is")
+    parser.add_argument("--loss", help="compile the model anew with adam and this loss")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--trials", type=int, help="more than 1 search with Optuna")
+    parser.add_argument("--storage", help="URL of an Optuna storage to share")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--verbose", type=int, choices=[0, 1, 2], default=1, help="2 shows the epochs"
+    )
 
 
 def _add(
@@ -208,13 +268,20 @@ def _add_data(
         help=f"{summary}: digits, folder:PATH, npz:FILE, csv:FILE or a TensorFlow "
         "Datasets name",
     )
-    parser.add_argument("--data_dir", help="folder of prepared TensorFlow Datasets")
+    parser.add_argument(
+        "--data-dir", "--data_dir", help="folder of prepared TensorFlow Datasets"
+    )
     parser.add_argument(
         "--scale",
-        type=float,
-        default=1.0,
-        help="the value of a white pixel: 1 (default), or 255 for a model that "
-        "rescales its input itself",
+        choices=["unit", "none"],
+        default="unit",
+        help="'unit' (default) brings pixels to [0, 1]; 'none' leaves values as they "
+        "are, for a model that rescales its input itself",
+    )
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave out images of a folder that cannot be read",
     )
 
 
@@ -248,6 +315,78 @@ def _shrink(arguments: argparse.Namespace) -> None:
         return  # the number of MACs depends on the size of what goes in
     before, after = (tfc.cost.count(m) for m in (model, small))
     print(f"MACs        {before.macs:,} -> {after.macs:,}")
+
+
+def _compress(arguments: argparse.Namespace) -> None:
+    options = _compress_options(arguments)
+    model = _load(arguments.model, compiled=arguments.loss is None)
+    if arguments.loss is not None:
+        classifies = "crossentropy" in arguments.loss
+        model.compile(
+            "adam", arguments.loss, metrics=["accuracy"] if classifies else None
+        )
+    seed = options.get("seed", 0)
+    data = _data(arguments, model, seed=seed)
+    assert data is not None  # the parser requires it
+    train: Any = (data.train.images, data.train.labels)
+    if arguments.augment is not None:
+        train = data.pipeline(
+            "train",
+            batch_size=options.get("batch_size", 32),
+            augment=arguments.augment,
+            seed=seed,
+        )
+    validation = (data.validation.images, data.validation.labels)
+    result = tfc.compress(
+        model,
+        train,
+        validation,
+        out=arguments.out,
+        storage=arguments.storage,
+        verbose=arguments.verbose,
+        **options,
+    )
+    if arguments.verbose:
+        _print_test(result, data)
+
+
+def _print_test(result: Compressed, data: Dataset) -> None:
+    """What the file does on images that nothing was chosen by."""
+    from tfcompress.compression import quality_of_file
+
+    scores = quality_of_file(
+        result.model, result.files["file"], (data.test.images, data.test.labels)
+    )
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    print(f"on the {len(data.test):,} test images, the file: {shown}")
+
+
+def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `compress`: those of the plan, then those that were said."""
+    options: dict[str, Any] = {}
+    if arguments.plan is not None:
+        options = tfc.compression.read_plan(arguments.plan, tfc.compress)
+    figures = options["budget"].get_config() if "budget" in options else {}
+    for name in (*tfc.compression.FIGURES, "target"):
+        said = getattr(arguments, name)
+        if said is not None:
+            figures[name] = said
+    options["budget"] = tfc.Budget.from_config(figures)
+    for name in (
+        "monitor",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "trials",
+        "seed",
+    ):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    if arguments.max_drop is not None:
+        options["max_drop"] = arguments.max_drop / 100
+    if arguments.methods is not None and arguments.methods != "auto":
+        options["methods"] = arguments.methods.split(",")
+    return options
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -298,6 +437,13 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     print(tfc.export.benchmark(arguments.file, threads=arguments.threads))
 
 
+def _target(arguments: argparse.Namespace) -> None:
+    figures = tfc.export.target(arguments.file, arguments.name)
+    print(figures)
+    if figures.fits is False:
+        raise ValueError(f"{arguments.file} does not fit {arguments.name}.")
+
+
 def _report(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         check_writable(
@@ -338,16 +484,35 @@ def _save(model: keras.Model, path: Path) -> None:
     save_model(model, path, argument="out")
 
 
-def _data(arguments: argparse.Namespace, model: keras.Model) -> Dataset | None:
+def _data(
+    arguments: argparse.Namespace, model: keras.Model, *, seed: int = 0
+) -> Dataset | None:
     """The data set, in the size and with the range of values that was asked for."""
     if arguments.data is None:
         return None
-    from tfcompress.compression import scaled_data, warn_of_range
+    from tfcompress.compression import data_for, warn_of_range
 
-    data = scaled_data(arguments.data, arguments.data_dir, model, scale=arguments.scale)
-    warn_of_range(model, data.train.images, "Pass --scale=255 or --scale=1.")
+    data = data_for(
+        model,
+        arguments.data,
+        data_dir=arguments.data_dir,
+        seed=seed,
+        scale=arguments.scale,
+        skip_broken=arguments.skip_broken,
+    )
+    if data.skipped:
+        warnings.warn(
+            f"{len(data.skipped)} images cannot be read and are left out.",
+            stacklevel=2,
+        )
+    other = {"unit": "none", "none": "unit"}[arguments.scale]
+    warn_of_range(model, data.train.images, f"Pass --scale {other}.")
     return data
 
 
 def _calibration(data: Dataset) -> Any:
-    return data.train.images[:_CALIBRATION_IMAGES]
+    import keras
+
+    return keras.tree.map_structure(
+        lambda array: array[:_CALIBRATION_IMAGES], data.train.images
+    )

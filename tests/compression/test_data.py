@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.compression import range_fault, scaled_data
+from tfcompress.compression import data_for, range_fault
 
 IMAGES = np.random.default_rng(0).random((32, 8, 8, 3), "float32")
 L = keras.layers
@@ -61,11 +61,10 @@ def test_a_model_without_preprocessing_says_nothing():
     assert range_fault(model_with(), 255 * IMAGES) is None
 
 
-def test_data_come_in_the_size_and_the_scale_of_the_model():
+def test_data_come_in_the_size_and_the_scale_of_the_model(tmp_path):
     x = inputs = keras.Input((12, 12, 1))
     model = keras.Model(inputs, L.Flatten()(x))
-    data = scaled_data("digits", None, model, scale=255.0)
-    assert data.input_shape == (12, 12, 1)
-    assert 200 < data.train.images.max() <= 255
-    with pytest.raises(ValueError, match="argument `scale`"):
-        scaled_data("digits", None, model, scale=0.0)
+    assert data_for(model, "digits").input_shape == (12, 12, 1)
+    assert data_for(model, "digits", scale="none").train.images.max() > 10
+    np.savez(tmp_path / "d.npz", x=np.ones((20, 8, 8, 1)), y=np.arange(20) % 2)
+    assert data_for(model, f"npz:{tmp_path / 'd.npz'}").input_shape == (8, 8, 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import warnings
 from typing import Any
 
@@ -19,8 +17,10 @@ from tfcompress.structure._graph import (
     is_editable,
 )
 
-__all__ = ["range_fault", "scaled_data", "warn_of_range"]
+__all__ = ["data_for", "range_fault", "warn_of_range"]
 
+# Arrays have the size that they have.
+_AS_IT_IS = ("npz:", "csv:")
 _LOOKED_AT = 64
 # What reaches the first layer with weights: values that vary by so little, while
 # the data vary by more, come from layers made for another range.
@@ -28,50 +28,24 @@ _LEAST_SPREAD = 0.02
 _LARGEST = 50.0
 
 
-def scaled_data(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    model: keras.Model,
-    *,
-    scale: float = 1.0,
-    seed: int = 0,
-) -> data.Dataset:
-    """Loads a set of images in the size that `model` takes.
+def data_for(model: keras.Model, name: str, **options: Any) -> data.Dataset:
+    """Loads a set of samples in the size that `model` takes.
 
     Args:
-        name: as for `tfcompress.data.load`.
-        data_dir: as for `tfcompress.data.load`.
         model: the model.
-        scale: the value of a white pixel. Defaults to 1.0.
-        seed: as for `tfcompress.data.load`. Defaults to 0.
+        name: as for `tfcompress.data.load`.
+        **options: as for `tfcompress.data.load`.
 
     Returns:
         The set.
 
     Raises:
-        ValueError: if `scale` is not positive, or as `tfcompress.data.load` does.
+        ValueError: as `tfcompress.data.load` does.
     """
-    if not 0 < scale < np.inf:
-        raise ValueError(
-            "Invalid value for argument `scale`. Expected a positive number. "
-            f"Received: scale={scale!r}"
-        )
     shape = tuple(model.inputs[0].shape[1:])
-    size = None
-    if len(shape) == 3 and None not in shape[:2]:
-        size = (shape[0], shape[1])
-    of_images = not name.startswith(("npz:", "csv:"))
-    loaded = data.load(
-        name, data_dir, seed=seed, image_size=size if of_images else None
-    )
-    if scale == 1:
-        return loaded
-    factor = np.float32(scale)
-    train, validation, test = (
-        data.Split(split.images * factor, split.labels)
-        for split in (loaded.train, loaded.validation, loaded.test)
-    )
-    return dataclasses.replace(loaded, train=train, validation=validation, test=test)
+    if len(shape) == 3 and None not in shape[:2] and not name.startswith(_AS_IT_IS):
+        options["image_size"] = (shape[0], shape[1])
+    return data.load(name, **options)
 
 
 def warn_of_range(model: keras.Model, images: Any, advice: str) -> None:
@@ -101,7 +75,9 @@ def range_fault(model: keras.Model, images: Any) -> str | None:
     Returns:
         One sentence, or `None`.
     """
-    if len(model.inputs) != 1 or np.asarray(images[:1]).dtype.kind not in "fiu":
+    if isinstance(images, dict) or len(model.inputs) != 1:
+        return None
+    if np.asarray(images[:1]).dtype.kind not in "fiu":
         return None
     batch = np.asarray(images[:_LOOKED_AT]).astype(model.inputs[0].dtype)
     if batch.shape[1:] != tuple(

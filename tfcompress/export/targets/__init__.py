@@ -3,6 +3,14 @@
 from tfcompress.export.targets._c import to_c
 from tfcompress.export.targets._figures import Check, TargetFigures
 from tfcompress.export.targets._profile import TargetProfile
-from tfcompress.export.targets._target import resolve, target
+from tfcompress.export.targets._target import require_tool, resolve, target
 
-__all__ = ["Check", "TargetFigures", "TargetProfile", "resolve", "target", "to_c"]
+__all__ = [
+    "Check",
+    "TargetFigures",
+    "TargetProfile",
+    "require_tool",
+    "resolve",
+    "target",
+    "to_c",
+]

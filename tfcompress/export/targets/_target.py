@@ -15,7 +15,7 @@ from tfcompress.export.targets._profile import TargetProfile, load_profile
 from tfcompress.export.targets._program import operators
 from tfcompress.export.targets._vela import ACCELERATORS, compile_for
 
-__all__ = ["resolve", "target"]
+__all__ = ["require_tool", "resolve", "target"]
 
 _TARGETS = [*ACCELERATORS, MICROCONTROLLER, HERE]
 _NEEDS = {"ethosu": "ethos-u-vela", "tflite_micro": "tflite-micro"}
@@ -65,7 +65,7 @@ def target(
         ValueError: if there is no such target, or the file is not for it.
     """
     profile = resolve(name)
-    _require_tool(profile.target)
+    require_tool(profile.target)
     open_file(path)  # says what is wrong with it
     content = path if isinstance(path, bytes) else Path(path).read_bytes()
     if profile.target in ACCELERATORS:
@@ -107,7 +107,8 @@ def resolve(name: str | os.PathLike[str] | TargetProfile) -> TargetProfile:
     return load_profile(name, _TARGETS)
 
 
-def _require_tool(name: str) -> None:
+def require_tool(name: str) -> None:
+    """Raises `ImportError` if the tool of a target is not installed."""
     module = {MICROCONTROLLER: "tflite_micro", HERE: ""}.get(name, "ethosu")
     if module and importlib.util.find_spec(module) is None:
         raise ImportError(

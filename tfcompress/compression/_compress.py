@@ -1,0 +1,759 @@
+"""The one call: measure, plan, train, verify, export, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from tfcompress import report as reports
+from tfcompress._checks import fraction, invalid, number, whole
+from tfcompress._files import lock, write_atomic
+from tfcompress._models import load_model, save_model
+from tfcompress.compression import _plan
+from tfcompress.compression._budget import FIGURES, Budget
+from tfcompress.compression._measure import Meter, file_name
+from tfcompress.compression._plan_file import write_plan
+from tfcompress.compression._result import Compressed, TrialResult
+from tfcompress.compression._search import Engine, One, Trial, optuna_engine
+from tfcompress.compression._task import Task, chosen_metric
+from tfcompress.compression._training import (
+    Diverged,
+    Hopeless,
+    copy_of,
+    train_filters,
+)
+from tfcompress.export.targets import require_tool, resolve
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["METHODS", "compress"]
+
+# In the order in which they are applied: what removes channels comes before what
+# rounds the weights that are left.
+METHODS = ("filters", "float16", "dynamic", "int8", "tfcz")
+_FILES = METHODS[1:]
+
+# The exporter's file of a trained model may be a little larger than that of the
+# candidate it was planned with.
+_RESERVE = 0.995
+_CORRECTIONS = 4
+_BYTES = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1, "tfcz": 4}
+
+# Fine-tuning is expected to end within this; the search tries what lies around.
+_TILTS, _RATES, _SHARES = (-0.5, 0.5), (0.3, 3.0), (0.0, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Everything that decides the result, beside model and data."""
+
+    budget: Budget
+    max_drop: float
+    methods: tuple[str, ...] | str
+    epochs: int
+    learning_rate: float | None
+    batch_size: int
+    monitor: str | None
+    criterion: str
+    temperature: float
+    distillation: float
+    trials: int
+    hardware: str
+    seed: int
+
+
+def compress(
+    model: keras.Model,
+    train: Any,
+    validation: Any = None,
+    *,
+    budget: Budget | Mapping[str, Any],
+    max_drop: float = 0.01,
+    methods: Literal["auto"] | Sequence[str] = "auto",
+    epochs: int = 20,
+    learning_rate: float | None = None,
+    batch_size: int = 32,
+    monitor: str | None = None,
+    criterion: str = "l1",
+    teacher: Literal["self"] | keras.Model | None = "self",
+    temperature: float = 3.0,
+    distillation: float = 0.5,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    trials: int = 1,
+    storage: str | None = None,
+    hardware: str = "horowitz_45nm",
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+) -> Compressed:
+    """Makes a trained model smaller until it meets a budget.
+
+    It measures the model and what each method could save; finds by how much
+    filters have to be pruned so that the exported file meets the budget; prunes
+    them while it trains on, with the original as the teacher; keeps the epoch that
+    is best on the validation data; exports, checks the file against the data, and
+    reports. Channels go before bits: what is left is rounded last.
+
+    The budget decides how small the model gets, and training how good it is: the
+    result is the best model found within the budget. If nothing meets the budget,
+    or the quality drops by more than `max_drop`, the nearest is returned, and
+    `Compressed.statement` says so.
+
+    Loss, optimizer and metrics are the model's own. The learning rate begins at
+    the compiled optimizer's (the largest value of its schedule) and falls to zero
+    along a cosine, unless one of the `callbacks` sets it.
+
+    With `trials`, Optuna searches: how pruning is spread over the depth, the
+    learning rate, the share of the distillation and the criterion, each trial
+    within the budget.
+
+    With `out`, a run that is interrupted goes on where it was when it is called
+    again, and ends with the same trials. Two processes cannot use one folder; to
+    share a search, give each its own `out` and the same `storage`.
+
+    Example:
+
+    ```python
+    result = tfc.compress(
+        model,
+        (x_train, y_train),
+        (x_val, y_val),
+        budget=tfc.Budget(size="100kB", macs=0.4),
+        out="out",
+    )
+    print(result)
+    result.model.save("small.keras")
+    ```
+
+    Args:
+        model: a trained, compiled Functional or Sequential model. It is not
+            modified.
+        train: `(inputs, labels)` or `(inputs, labels, weights)` as arrays, or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches of such.
+        validation: data as `train`, to choose by. Defaults to `None`: a tenth of
+            the arrays, drawn by `seed`.
+        budget: a `Budget`, or its figures as a dict.
+        max_drop: how much worse the exported file may be than the original, by
+            `monitor` on the validation data: a difference where more is better
+            (0.01 is one point of accuracy), else a relative growth. Defaults to
+            `0.01`.
+        methods: `"auto"`, or what to use: `"filters"` and at most one file format
+            of `"float16"`, `"dynamic"`, `"int8"` (TFLite) and `"tfcz"`. Defaults
+            to `"auto"`: int8 where the budget limits the file, and filters where
+            that does not suffice.
+        epochs: epochs of training in each trial. Defaults to `20`.
+        learning_rate: the first learning rate. Defaults to `None`: see above.
+        batch_size: samples in a batch, of arrays. Defaults to `32`.
+        monitor: the metric that says how good a model is. Defaults to `None`: the
+            first accuracy, else the only metric, else the loss.
+        criterion: what filters are chosen by, as in `callbacks.FilterPruning`.
+            Defaults to `"l1"`.
+        teacher: whose answers the model learns, too: `"self"`, the original;
+            another model with the same inputs and outputs; or `None`. Defaults to
+            `"self"`.
+        temperature: of the distillation. Defaults to `3.0`.
+        distillation: share of the distillation in the loss, in [0, 1]. Defaults to
+            `0.5`.
+        callbacks: callbacks for the training, used in every trial. Defaults to
+            `()`.
+        trials: how many trials; more than one need Optuna. Defaults to `1`.
+        storage: URL of an Optuna storage that several processes share. Defaults to
+            `None`: a journal in `out`.
+        hardware: profile of the modelled energy. Defaults to `"horowitz_45nm"`.
+        out: folder for files and for what a run needs to go on. Defaults to
+            `None`, nothing is kept.
+        seed: of everything that is random here. Defaults to `0`.
+        verbose: 0 is silent, 1 tells each step, 2 shows the epochs, too. Defaults
+            to `1`.
+
+    Returns:
+        A `Compressed`: `.model`, `.files`, `.report`, `.trials`, `.statement`.
+
+    Raises:
+        TypeError: if an argument is of another kind.
+        ValueError: before any training, if an argument is not as described, the
+            model is not compiled, the data have no labels or do not fit, no method
+            is left, or `out` holds another run.
+        ImportError: if `trials` or the budget's `target` need a package that is
+            not installed.
+        RuntimeError: if the loss became NaN in every trial.
+    """
+    options = _checked(
+        model,
+        budget=budget,
+        max_drop=max_drop,
+        methods=methods,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        monitor=monitor,
+        criterion=criterion,
+        temperature=temperature,
+        distillation=distillation,
+        trials=trials,
+        hardware=hardware,
+        seed=seed,
+    )
+    _check_teacher(model, teacher)
+    task = Task(model, train, validation, batch_size=batch_size, seed=seed)
+    with _folder(out) as folder:
+        run = _Run(model, task, options, teacher, callbacks, folder, verbose)
+        if out is not None:
+            run.check_same()
+        return run.compress(storage, keep=out is not None)
+
+
+class _Run:
+    """One call of `compress`."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        options: _Options,
+        teacher: Any,
+        callbacks: Sequence[keras.callbacks.Callback],
+        folder: Path,
+        verbose: int,
+    ) -> None:
+        self.options = options
+        self.task = task
+        self.folder = folder
+        self.callbacks = callbacks
+        self.verbose = verbose
+        # Everything works on a copy: evaluation, too, changes the state of metrics.
+        self.model = copy_of(model)
+        self.given = model
+        self.teacher = self.model if teacher == "self" else teacher
+        self.meter = Meter(options.budget, task.calibration(), options.hardware)
+        self.filters = _plan.Filters(self.model)
+        self.models: dict[int, keras.Model] = {}  # of the trials of this process
+
+    # One after the other -----------------------------------------------------
+
+    def compress(self, storage: str | None, *, keep: bool) -> Compressed:
+        """All steps."""
+        options, budget = self.options, self.options.budget
+        self._say("Measuring the original")
+        self.quality = self.task.quality(self.model)
+        self.metric = chosen_metric(self.quality, options.monitor)
+        if not np.isfinite(self.quality[self.metric.name]):
+            raise ValueError(
+                "Invalid value for argument `model`. Expected a trained model. "
+                f"Received: {self.metric.name} is {self.quality[self.metric.name]}"
+            )
+        kinds: tuple[str, ...] = ("int8", "float16")
+        if options.methods != "auto":
+            kinds = tuple(name for name in options.methods if name in _FILES)
+        self.offer = _plan.offers(self.model, self.filters, self.meter, kinds)
+        for name in budget.fractions:
+            if name not in self.offer.original:
+                raise ValueError(
+                    "Invalid value for argument `budget`. Expected an absolute figure "
+                    f"for {name!r}, which the original's float32 file does not have on "
+                    f"{budget.target!r}. Received: {name}={getattr(budget, name)!r}"
+                )
+        self.limits = {
+            name: budget.limit(name, self.offer.original.get(name, np.nan))
+            for name in budget.limited
+        }
+        self._say(self._offer_text())
+        self.prunes, self.kind = self._chosen_methods()
+        self._say(
+            "Plan: "
+            + (f"filters, {options.epochs} epochs, then " if self.prunes else "")
+            + f"a file in {self.kind}"
+        )
+        if keep:
+            write_plan(self.folder / "plan.toml", self._plan())
+        results = self._run_trials(storage, keep)
+        best = self._best(results)
+        return self._finish(best, results, keep)
+
+    def _chosen_methods(self) -> tuple[bool, str]:
+        """(whether filters are pruned, the file's format)."""
+        budget, methods = self.options.budget, self.options.methods
+        if methods != "auto":
+            kinds = [name for name in methods if name in _FILES]
+            kind = kinds[0] if kinds else "float32"
+            if "filters" in methods and not self.filters.sizes:
+                raise ValueError(
+                    "Invalid value for argument `methods`. Expected methods that can "
+                    f"be used. Received: 'filters': {self.filters.reason}"
+                )
+            if kind != "float32" and not self.offer.of(kind).figures:
+                raise ValueError(
+                    "Invalid value for argument `methods`. Expected methods that can "
+                    f"be used. Received: {kind!r}: {self.offer.of(kind).note}"
+                )
+            return "filters" in methods, kind
+        kind = "float32"
+        if any(FIGURES[name].of_file or name == "energy" for name in budget.limited):
+            kind = next(
+                (k for k in ("int8", "float16") if self.offer.of(k).figures), kind
+            )
+        figures = (
+            self.offer.original if kind == "float32" else self.offer.of(kind).figures
+        )
+        enough = (
+            set(self.limits) <= set(figures)
+            and self.meter.excess(figures, self.limits) <= 1
+        )
+        return not enough and bool(self.filters.sizes), kind
+
+    def _run_trials(self, storage: str | None, keep: bool) -> dict[int, TrialResult]:
+        done = self._read_trials()
+        seen = {
+            n: {
+                "worth": None
+                if r.drop is None
+                else self.metric.worth(r.quality[self.metric.name]),
+                "excess": r.excess or 1.0,
+            }
+            for n, r in done.items()
+        }
+        engine = self._engine(storage, self.folder if keep else None)
+        for trial in engine.trials(seen):
+            self._say(f"Trial {trial.number}" + _settings_text(trial.settings))
+            result = self._run_trial(trial)
+            done[trial.number] = result
+            self._write_trials(done)
+            worth = None
+            if result.drop is not None:
+                worth = self.metric.worth(result.quality[self.metric.name])
+            seen[trial.number] = {"worth": worth, "excess": result.excess or 1.0}
+            trial.end(worth, result.excess or 1.0)
+        return done
+
+    def _engine(self, storage: str | None, folder: Path | None) -> Engine:
+        options = self.options
+        defaults = {
+            "tilt": 0.0,
+            "criterion": options.criterion,
+            "rate_factor": 1.0,
+            "distillation": options.distillation if self.teacher is not None else 0.0,
+        }
+        if options.trials == 1 or not self.prunes:
+            return One(defaults)
+        ranges: dict[str, Any] = {
+            "criterion": sorted({"l1", "l2", options.criterion}),
+            "rate_factor": (*_RATES, True),
+        }
+        if len(self.filters.sizes) > 1:
+            ranges["tilt"] = (*_TILTS, False)
+        if self.teacher is not None:
+            ranges["distillation"] = (*_SHARES, False)
+        return optuna_engine(
+            count=options.trials,
+            seed=options.seed,
+            defaults=defaults,
+            ranges=ranges,
+            storage=storage,
+            folder=folder,
+            name=_digest(self._identity())[:16],
+        )
+
+    def _run_trial(self, trial: Trial) -> TrialResult:
+        options = self.options
+        keras.utils.set_random_seed(options.seed + trial.number)
+        place = self._trial_folder(trial.number)
+        settings = dict(trial.settings)
+        model = self.model
+        if self.prunes:
+            rate, reached = self._rate(settings["tilt"])
+            settings["rate"] = rate
+            counts = self.filters.counts(rate, settings["tilt"])
+            self._say(
+                f"  pruning {sum(counts.values())} of "
+                f"{sum(self.filters.sizes.values())} channels"
+                + ("" if reached else "; even this does not meet the budget")
+            )
+            try:
+                model = self._trained(trial, settings, counts, place)
+            except Diverged as error:
+                self._say(f"  training has diverged: {error}")
+                return TrialResult(trial.number, "diverged", settings)
+            except Hopeless:
+                self._say("  hopeless")
+                return TrialResult(trial.number, "hopeless", settings)
+        file = place / file_name(self.kind)
+        self.meter.export(model, self.kind, file)
+        save_model(model, place / "model.keras")
+        self.models[trial.number] = model
+        figures = {
+            **self.meter.model_figures(model, self.kind),
+            **self.meter.file_figures(file),
+        }
+        quality = self.task.quality_of_file(copy_of(model), file)
+        name = self.metric.name
+        result = TrialResult(
+            trial.number,
+            "done",
+            settings,
+            figures,
+            quality,
+            self.metric.drop(self.quality[name], quality[name]),
+            self.meter.excess(figures, self.limits),
+        )
+        self._say(
+            f"  {name} {quality[name]:.4f} (original {self.quality[name]:.4f}), "
+            + ", ".join(f"{n} {FIGURES[n].show(figures[n])}" for n in self.limits)
+        )
+        return result
+
+    def _rate(self, tilt: float) -> tuple[float, bool]:
+        """The smallest pruning rate within the budget, tried on real files."""
+        counted = [name for name in self.limits if not FIGURES[name].of_file]
+        of_file = [name for name in self.limits if FIGURES[name].of_file]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / file_name(self.kind)
+
+            def excess(candidate: keras.Model) -> float:
+                try:
+                    self.meter.export(candidate, self.kind, file)
+                except RuntimeError:  # untrained, it may not agree with its file
+                    return np.inf
+                figures = self.meter.file_figures(file)
+                return self.meter.excess(figures, self.limits, of_file) / _RESERVE
+
+            def fits(counts: dict[str, int]) -> bool:
+                candidate = self.filters.without(counts)
+                figures = self.meter.model_figures(candidate, self.kind)
+                if counted and self.meter.excess(figures, self.limits, counted) > 1:
+                    return False
+                if of_file == ["size"]:  # known without a conversion, nearly
+                    size = figures["parameters"] * bytes_each + overhead
+                    return size <= self.limits["size"] * _RESERVE
+                return not of_file or excess(candidate) <= 1
+
+            if of_file != ["size"]:
+                return _plan.smallest_rate(self.filters, tilt, fits)
+            # The size of a file is that of its weights and of what does not depend
+            # on them. The latter is corrected until a real file confirms it.
+            bytes_each = _BYTES[self.kind]
+            parameters = self.offer.original["parameters"]
+            overhead = self._size_of_original() - parameters * bytes_each
+            for _ in range(_CORRECTIONS):
+                rate, reached = _plan.smallest_rate(self.filters, tilt, fits)
+                candidate = self.filters.without(self.filters.counts(rate, tilt))
+                if excess(candidate) <= 1 or not reached:
+                    break
+                figures = self.meter.model_figures(candidate, self.kind)
+                overhead = max(
+                    overhead + 1,
+                    file.stat().st_size - figures["parameters"] * bytes_each,
+                )
+            return rate, reached
+
+    def _size_of_original(self) -> float:
+        if self.kind == "float32":
+            return self.offer.original["size"]
+        return self.offer.of(self.kind).figures["size"]
+
+    def _trained(
+        self,
+        trial: Trial,
+        settings: Mapping[str, Any],
+        counts: Mapping[str, int],
+        place: Path,
+    ) -> keras.Model:
+        options = self.options
+        return train_filters(
+            self.model,
+            counts,
+            self.filters.sizes,
+            task=self.task,
+            metric=self.metric,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            rate_factor=settings["rate_factor"],
+            criterion=settings["criterion"],
+            teacher=self.teacher,
+            temperature=options.temperature,
+            distillation=settings["distillation"],
+            callbacks=self.callbacks,
+            folder=place,
+            report=lambda epoch, value: trial.report(epoch, self.metric.worth(value)),
+            verbose=2 if self.verbose > 1 else 0,
+        )
+
+    # The end -----------------------------------------------------------------
+
+    def _best(self, results: Mapping[int, TrialResult]) -> TrialResult:
+        """Within the budget the best; otherwise the nearest to it."""
+        done = [result for result in results.values() if result.drop is not None]
+        if not done:
+            raise RuntimeError(
+                "Training has diverged in every trial: the loss became NaN. Try a "
+                "smaller learning_rate."
+            )
+        within = [result for result in done if result.in_budget]
+        if within:
+            return min(within, key=lambda r: (_known(r.drop), r.number))
+        return min(done, key=lambda r: (_known(r.excess), _known(r.drop), r.number))
+
+    def _finish(
+        self, best: TrialResult, results: Mapping[int, TrialResult], keep: bool
+    ) -> Compressed:
+        place = self._trial_folder(best.number)
+        model = self._model(best.number)
+        report = functools.partial(_report, self.model, model, self.task, self.options)
+        files: dict[str, Path] = {}
+        if keep:
+            files = {
+                "model": self.folder / "model.keras",
+                "file": self.folder / file_name(self.kind),
+                "report": self.folder / "report.html",
+                "plan": self.folder / "plan.toml",
+            }
+            for what in ("model", "file"):
+                source = place / files[what].name
+                write_atomic(files[what], source.read_bytes())
+        result = Compressed(
+            model=model,
+            files=files,
+            make_report=report,
+            trials=tuple(results[number] for number in sorted(results)),
+            best=best,
+            offer=self.offer,
+            budget=self.options.budget,
+            limits=self.limits,
+            metric=self.metric,
+            original_quality=self.quality,
+            max_drop=self.options.max_drop,
+            kind=self.kind,
+        )
+        if keep:
+            self._say("Comparing")
+            result.report.save(files["report"])
+        self._say(f"\n{result}")
+        return result
+
+    def _model(self, number: int) -> keras.Model:
+        """The model of a trial, compiled as the original is."""
+        if number in self.models:
+            return self.models[number]
+        model = load_model(self._trial_folder(number) / "model.keras")
+        # A loss of the user's own has no name in the file, so that nothing there
+        # says how it was compiled.
+        given = dict(self.model._compile_config.config)
+        optimizer = self.model.optimizer
+        given["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+        model.compile(**given)
+        return model
+
+    # State on disk -------------------------------------------------------------
+
+    def _trial_folder(self, number: int) -> Path:
+        place = self.folder / "trials" / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _read_trials(self) -> dict[int, TrialResult]:
+        file = self.folder / "trials.json"
+        if not file.exists():
+            return {}
+        return {
+            entry["number"]: TrialResult(**entry)
+            for entry in json.loads(file.read_text())
+        }
+
+    def _write_trials(self, done: Mapping[int, TrialResult]) -> None:
+        entries = [dataclasses.asdict(done[number]) for number in sorted(done)]
+        write_atomic(self.folder / "trials.json", json.dumps(entries, indent=1))
+
+    def check_same(self) -> None:
+        """Raises if the folder holds another run."""
+        file = self.folder / "run.json"
+        own = self._identity()
+        if not file.exists():
+            write_atomic(file, json.dumps(own, indent=1))
+            return
+        other = json.loads(file.read_text())
+        different = [key for key in own if other.get(key) != own[key]]
+        if different:
+            raise ValueError(
+                "Invalid value for argument `out`. Expected an empty folder, or that "
+                f"of the same call. Received: out={str(self.folder)!r}, whose run has "
+                f"another {', another '.join(different)}."
+            )
+
+    def _identity(self) -> dict[str, str]:
+        """What makes this run, and not another."""
+        weights = hashlib.sha256()
+        for variable in self.given.weights:
+            weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
+        plan = self._plan()
+        plan.pop("trials")  # more of them are the same search
+        return {
+            "model": _digest([self.given.to_json(), weights.hexdigest()]),
+            "data": self.task.fingerprint(),
+            **{key: json.dumps(value) for key, value in plan.items()},
+        }
+
+    def _plan(self) -> dict[str, Any]:
+        plan = dataclasses.asdict(self.options)
+        plan["budget"] = self.options.budget.get_config()
+        plan["methods"] = (
+            "auto" if self.options.methods == "auto" else list(self.options.methods)
+        )
+        return plan
+
+    # Words -----------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            print(text, flush=True)
+
+    def _offer_text(self) -> str:
+        lines = [f"  original: {_figures_text(self.offer.original)}"]
+        for saving in self.offer.savings:
+            if saving.figures:
+                text = f"down to {_figures_text(saving.figures)}"
+                if saving.note:
+                    text += f" ({saving.note})"
+            else:
+                text = f"cannot be used: {saving.note}"
+            lines.append(f"  {saving.method}: {text}")
+        return "\n".join(lines)
+
+
+def _report(
+    original: keras.Model, compressed: keras.Model, task: Task, options: _Options
+) -> reports.Report:
+    models = {"original": original, "compressed": compressed}
+    arguments: dict[str, Any] = {
+        "calibration": task.calibration(),
+        "hardware": options.hardware,
+        "title": f"{original.name} within a budget",
+        "provenance": {"seed": options.seed},
+    }
+    data = task.validation
+    if isinstance(data, tuple):
+        data = data[:2]
+    try:
+        return reports.compare(models, data=data, **arguments)
+    except (TypeError, ValueError):  # labels that are no classes
+        return reports.compare(models, **arguments)
+
+
+def _figures_text(figures: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {FIGURES[name].show(value)}" for name, value in figures.items()
+    )
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    shown = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in settings.items()
+    )
+    return f": {shown}" if shown else ""
+
+
+def _known(value: float | None) -> float:
+    return np.inf if value is None else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _folder(out: Any) -> Iterator[Path]:
+    """The folder of the run, which this process alone has."""
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        with lock(out, argument="out") as folder:
+            yield folder
+
+
+# Arguments ---------------------------------------------------------------------
+
+
+def _checked(model: Any, **given: Any) -> _Options:
+    """The options, or an error before any work."""
+    require_graph(model)
+    if not model.compiled:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a compiled model, whose "
+            f"loss, optimizer and metrics are used. Received: {model!r}; call "
+            "model.compile first."
+        )
+    budget = given["budget"]
+    if isinstance(budget, Mapping):
+        budget = Budget.from_config(budget)
+    if not isinstance(budget, Budget):
+        raise TypeError(invalid("budget", "a tfcompress.Budget", budget))
+    if budget.target is not None:
+        require_tool(resolve(budget.target).target)
+    rate = given["learning_rate"]
+    if rate is not None and not number("learning_rate", rate) > 0:
+        raise ValueError(invalid("learning_rate", "a positive number", rate))
+    temperature = number("temperature", given["temperature"])
+    if not temperature > 0:
+        raise ValueError(invalid("temperature", "a positive number", temperature))
+    from tfcompress import criteria
+    from tfcompress.cost import profile
+
+    criteria.get(given["criterion"])
+    profile(given["hardware"])
+    return _Options(
+        budget=budget,
+        max_drop=number("max_drop", given["max_drop"]),
+        methods=_checked_methods(given["methods"]),
+        epochs=whole("epochs", given["epochs"]),
+        learning_rate=rate,
+        batch_size=whole("batch_size", given["batch_size"]),
+        monitor=given["monitor"],
+        criterion=given["criterion"],
+        temperature=temperature,
+        distillation=fraction("distillation", given["distillation"]),
+        trials=whole("trials", given["trials"]),
+        hardware=given["hardware"],
+        seed=whole("seed", given["seed"], 0),
+    )
+
+
+def _checked_methods(methods: Any) -> tuple[str, ...] | str:
+    if methods == "auto":
+        return "auto"
+    expected = f"'auto' or a list of {', '.join(METHODS)}"
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise TypeError(invalid("methods", expected, methods))
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods or len(set(methods)) != len(methods):
+        raise ValueError(invalid("methods", expected, list(methods)))
+    kinds = [name for name in methods if name in _FILES]
+    if len(kinds) > 1:
+        raise ValueError(invalid("methods", "at most one file format", list(methods)))
+    return tuple(sorted(methods, key=METHODS.index))
+
+
+def _check_teacher(model: keras.Model, teacher: Any) -> None:
+    if teacher is None or (isinstance(teacher, str) and teacher == "self"):
+        return
+    if not isinstance(teacher, keras.Model):
+        raise TypeError(invalid("teacher", "'self', a keras.Model or None", teacher))
+    require_graph(teacher, "teacher")
+    shapes = [
+        [tuple(tensor.shape[1:]) for tensor in (*m.inputs, *m.outputs)]
+        for m in (model, teacher)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "Invalid value for argument `teacher`. Expected a model with the inputs "
+            f"and outputs {shapes[0]}. Received: {shapes[1]}"
+        )

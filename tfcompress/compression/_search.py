@@ -1,0 +1,209 @@
+"""Several trials, by Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Engine", "One", "Trial", "optuna_engine"]
+
+
+class Trial(Protocol):
+    """One trial that an engine asks for."""
+
+    number: int
+    settings: dict[str, Any]
+
+    def report(self, epoch: int, worth: float) -> bool:
+        """Tells the engine of an epoch; returns whether to give up."""
+
+    def end(self, worth: float | None, excess: float) -> None:
+        """Tells the engine how good it was; `None` for a trial without a result."""
+
+
+class Engine(Protocol):
+    """Where trials come from."""
+
+    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
+        """The trials that are to be run, one after the other."""
+
+
+class One:
+    """No search: one trial with the settings as they are."""
+
+    number = 0
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
+        """The one trial, if it is not done."""
+        if 0 not in done:
+            yield self
+
+    def report(self, epoch: int, worth: float) -> bool:
+        """Nothing gives up."""
+        return False
+
+    def end(self, worth: float | None, excess: float) -> None:
+        """Nobody asks."""
+
+
+def optuna_engine(
+    *,
+    count: int,
+    seed: int,
+    defaults: dict[str, Any],
+    ranges: Mapping[str, Any],
+    storage: str | None,
+    folder: Path | None,
+    name: str,
+) -> Engine:
+    """An engine that learns from trial to trial which settings are good.
+
+    Args:
+        count: how many trials, of all processes that share the storage.
+        seed: of the sampler.
+        defaults: settings of the first trial.
+        ranges: for each setting that is searched (low, high, logarithmic) or a
+            list of choices.
+        storage: URL of Optuna's storage; `None` for a journal in `folder`.
+        folder: of this run; `None` keeps everything in memory.
+        name: of the study.
+
+    Raises:
+        ImportError: if Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            "Invalid value for argument `trials`. Expected 1, or Optuna to search "
+            'with: pip install "tfcompress[search]".'
+        ) from error
+    return _Optuna(optuna, count, seed, defaults, ranges, storage, folder, name)
+
+
+class _Optuna:
+    def __init__(
+        self,
+        optuna: Any,
+        count: int,
+        seed: int,
+        defaults: dict[str, Any],
+        ranges: Mapping[str, Any],
+        storage: str | None,
+        folder: Path | None,
+        name: str,
+    ) -> None:
+        self._optuna = optuna
+        self._count = count
+        self._seed = seed
+        self._defaults = defaults
+        self._ranges = ranges
+        # Nobody else has the journal of a locked folder.
+        self._alone = storage is None
+        self._owner = f"{name}:{folder.resolve() if folder else os.getpid()}"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with _silent(optuna):
+            self._study = optuna.create_study(
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                storage=_storage(optuna, storage, folder),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+            )
+
+    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
+        """Trials until there are enough, those that were interrupted first."""
+        states = self._optuna.trial.TrialState
+        while True:
+            known = self._study.get_trials(deepcopy=False)
+            mine = [
+                trial
+                for trial in known
+                if trial.state == states.RUNNING
+                and (self._alone or trial.user_attrs.get("owner") == self._owner)
+            ]
+            if mine:
+                number = mine[0].number
+                trial = self._optuna.trial.Trial(self._study, mine[0]._trial_id)
+                if number in done:  # killed between the result and the report
+                    entry = done[number]
+                    self._trial(trial).end(entry["worth"], entry["excess"])
+                    continue
+            elif len(known) >= self._count:
+                return
+            else:
+                # Anew for each trial, so that a run that goes on draws what an
+                # uninterrupted one would have drawn.
+                with _silent(self._optuna):
+                    self._study.sampler = self._optuna.samplers.TPESampler(
+                        seed=self._seed + len(known),
+                        n_startup_trials=min(10, max(2, self._count // 3)),
+                    )
+                if not known:
+                    self._study.enqueue_trial(
+                        {k: self._defaults[k] for k in self._ranges},
+                        skip_if_exists=True,
+                    )
+                trial = self._study.ask()
+                trial.set_user_attr("owner", self._owner)
+            yield self._trial(trial)
+
+    def _trial(self, trial: Any) -> Trial:
+        settings = dict(self._defaults)
+        for name, given in self._ranges.items():
+            if isinstance(given, list):
+                settings[name] = trial.suggest_categorical(name, given)
+            else:
+                low, high, logarithmic = given
+                settings[name] = trial.suggest_float(name, low, high, log=logarithmic)
+        return _OptunaTrial(self._optuna, self._study, trial, settings)
+
+
+class _OptunaTrial:
+    def __init__(
+        self, optuna: Any, study: Any, trial: Any, settings: dict[str, Any]
+    ) -> None:
+        self._states = optuna.trial.TrialState
+        self._study = study
+        self._trial = trial
+        self.number = trial.number
+        self.settings = settings
+
+    def report(self, epoch: int, worth: float) -> bool:
+        """Tells the study of an epoch; returns whether it is hopeless."""
+        self._trial.report(worth, epoch)
+        return self._trial.should_prune()
+
+    def end(self, worth: float | None, excess: float) -> None:
+        """Tells the study how good the trial was."""
+        # At most zero is within the budget.
+        self._trial.set_constraint("budget", excess - 1.0)
+        if worth is None:
+            self._study.tell(self._trial, state=self._states.PRUNED)
+        else:
+            self._study.tell(self._trial, worth)
+
+
+def _storage(optuna: Any, storage: str | None, folder: Path | None) -> Any:
+    if storage is not None:
+        return storage
+    if folder is None:
+        return None
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "search.log"))
+    return optuna.storages.JournalStorage(backend)
+
+
+@contextlib.contextmanager
+def _silent(optuna: Any) -> Iterator[None]:
+    """Without warnings that parts of Optuna are experimental."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -1,0 +1,346 @@
+"""Data and quality: what is trained on, and how good a model or a file is."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress._checks import invalid
+from tfcompress.export import unpack
+from tfcompress.export._runtime import open_file
+from tfcompress.structure._graph import structures
+
+__all__ = ["Metric", "Task", "chosen_metric", "quality_of_file"]
+
+_BATCH = 128
+_HELD_OUT = 0.1
+_GROWS = (
+    "acc",
+    "auc",
+    "precision",
+    "recall",
+    "f1",
+    "fbeta",
+    "iou",
+    "dice",
+    "r2",
+    "similarity",
+)
+_EXPECTED = (
+    "(inputs, labels) as arrays, or a tf.data.Dataset or keras.utils.PyDataset of "
+    "batches of (inputs, labels)"
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The metric that says how good a model is.
+
+    Attributes:
+        name: as in the logs of `evaluate`.
+        grows: whether more is better.
+    """
+
+    name: str
+    grows: bool
+
+    def drop(self, original: float, value: float) -> float:
+        """How much worse `value` is than the original's.
+
+        The difference where more is better, as with accuracies; the relative
+        growth where less is better, as with losses and errors.
+        """
+        if self.grows:
+            return original - value
+        return value / original - 1 if original > 0 else value - original
+
+    def worth(self, value: float) -> float:
+        """A number that is larger for a better model."""
+        return value if self.grows else -value
+
+
+class Task:
+    """Data to train on and to choose by, checked once.
+
+    Args:
+        model: the compiled model that the data are for.
+        train: what `fit` is to train on.
+        validation: what to choose by; `None` holds out a tenth of arrays.
+        batch_size: of arrays.
+        seed: of what is held out.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Any,
+        validation: Any,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.batch_size = batch_size
+        _check(model, train, "train")
+        if validation is None:
+            if not isinstance(train, tuple):
+                raise ValueError(
+                    "Invalid value for argument `validation`. Expected data, because "
+                    "only arrays can be divided. Received: validation=None"
+                )
+            train, validation = _divided(train, seed)
+        else:
+            _check(model, validation, "validation")
+        self.train, self.validation = train, validation
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """What `fit` takes."""
+        arguments: dict[str, Any] = {"validation_data": self.validation}
+        if isinstance(self.train, tuple):
+            arguments["x"], arguments["y"] = self.train[:2]
+            if len(self.train) > 2:
+                arguments["sample_weight"] = self.train[2]
+            arguments["batch_size"] = self.batch_size
+        else:
+            arguments["x"] = self.train
+        return arguments
+
+    @property
+    def steps(self) -> int | None:
+        """Updates in an epoch, where it is known."""
+        if isinstance(self.train, tuple):
+            return -(-_length(self.train) // self.batch_size)
+        if hasattr(self.train, "cardinality"):
+            count = int(self.train.cardinality())
+            return count if count > 0 else None
+        return len(self.train)
+
+    def calibration(self, count: int = 500) -> Any:
+        """Typical inputs, in the structure that the model takes."""
+        if isinstance(self.train, tuple):
+            length = _length(self.train)
+            rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+            return _rows(self.train[0], rows)
+        taken: list[Any] = []
+        seen = 0
+        for inputs, _, _ in _batches(self.train):
+            taken.append(keras.tree.map_structure(np.asarray, inputs))
+            seen += len(keras.tree.flatten(inputs)[0])
+            if seen >= count:
+                break
+        return keras.tree.map_structure(
+            lambda *parts: np.concatenate(parts)[:count], *taken
+        )
+
+    def fingerprint(self) -> str:
+        """Tells these data from others, as far as that is cheap."""
+        parts = []
+        for data in (self.train, self.validation):
+            if isinstance(data, tuple):
+                crc = 0
+                for array in keras.tree.flatten(data):
+                    crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+                parts.append(f"{_length(data)} samples, {crc:08x}")
+            else:
+                spec = getattr(data, "element_spec", type(data).__name__)
+                parts.append(f"{spec}")
+        return "; ".join(parts)
+
+    # Quality -----------------------------------------------------------------
+
+    def quality(self, model: keras.Model) -> dict[str, float]:
+        """Loss and metrics of a compiled model on the validation data."""
+        arguments: dict[str, Any] = {"x": self.validation}
+        if isinstance(self.validation, tuple):
+            arguments["x"], arguments["y"] = self.validation[:2]
+            if len(self.validation) > 2:
+                arguments["sample_weight"] = self.validation[2]
+            arguments["batch_size"] = _BATCH
+        logs = model.evaluate(**arguments, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in logs.items()}
+
+    def quality_of_file(self, model: keras.Model, file: Path) -> dict[str, float]:
+        """Loss and metrics of an exported file on the validation data."""
+        return quality_of_file(model, file, self.validation)
+
+
+def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, float]:
+    """Loss and metrics of an exported file.
+
+    Args:
+        model: the compiled model that the file comes from, whose loss and metrics
+            are used. The states of its metrics are reset.
+        file: a `.tflite` or `.tfcz` file.
+        data: `(inputs, labels)` or `(inputs, labels, weights)` as arrays, or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of batches of such.
+
+    Returns:
+        Values by name, as `evaluate` returns them.
+    """
+    run = _runner(model, file)
+    structure = structures(model)[1]
+    model.reset_metrics()
+    losses = weight = 0.0
+    logs: dict[str, Any] = {}
+    for inputs, labels, weights in _batches(data):
+        answers = [keras.ops.convert_to_tensor(array) for array in run(inputs)]
+        given = keras.tree.pack_sequence_as(structure, answers)
+        count = len(answers[0])
+        loss = model.compute_loss(
+            x=inputs, y=labels, y_pred=given, sample_weight=weights, training=False
+        )
+        losses += float(loss) * count
+        weight += count
+        logs = model.compute_metrics(inputs, labels, given, weights)
+    result = {name: float(np.asarray(value)) for name, value in logs.items()}
+    model.reset_metrics()
+    return {**result, "loss": losses / weight}
+
+
+def _runner(model: keras.Model, file: Path) -> Callable[[Any], list[np.ndarray]]:
+    """A function from inputs to the flat outputs of an exported file."""
+    if file.suffix == ".tfcz":
+        unpacked = unpack(file)
+
+        def call(inputs: Any) -> list[np.ndarray]:
+            outputs = unpacked(inputs, training=False)
+            flat = keras.tree.flatten(outputs)
+            return [keras.ops.convert_to_numpy(output) for output in flat]
+
+        return call
+    program = open_file(file)
+    names = [tensor.name for tensor in model.inputs]
+
+    def run(inputs: Any) -> list[np.ndarray]:
+        if isinstance(inputs, dict):
+            inputs = [inputs[name] for name in names]
+        flat = [np.asarray(array) for array in keras.tree.flatten(inputs)]
+        return program(program.check(flat if len(flat) > 1 else flat[0]))
+
+    return run
+
+
+def chosen_metric(logs: dict[str, float], monitor: str | None) -> Metric:
+    """The metric to choose by.
+
+    Args:
+        logs: what `evaluate` returned.
+        monitor: its name; `None` for the first accuracy, else the first metric,
+            else the loss; the loss where several outputs have metrics of their
+            own and none is an accuracy.
+
+    Raises:
+        ValueError: if there is no metric of that name.
+    """
+    if monitor is not None:
+        name = monitor.removeprefix("val_")
+        if name not in logs:
+            raise ValueError(invalid("monitor", f"one of {sorted(logs)}", monitor))
+        return Metric(name, _grows(name))
+    accuracies = [name for name in logs if "acc" in name.lower()]
+    if accuracies:
+        return Metric(accuracies[0], True)
+    others = [name for name in logs if not name.endswith("loss")]
+    name = others[0] if len(others) == 1 else "loss"
+    return Metric(name, _grows(name))
+
+
+def _grows(name: str) -> bool:
+    return any(part in name.lower() for part in _GROWS)
+
+
+def _check(model: keras.Model, data: Any, argument: str) -> None:
+    """Raises unless `data` are finite, labelled and for this model."""
+    if isinstance(data, tuple):
+        if not 2 <= len(data) <= 3 or data[1] is None:
+            raise ValueError(invalid(argument, _EXPECTED, f"a tuple of {len(data)}"))
+        lengths = {len(array) for array in keras.tree.flatten(data)}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(
+                invalid(argument, "as many labels as inputs", sorted(lengths))
+            )
+        inputs = data[0]
+    elif isinstance(data, keras.utils.PyDataset) or hasattr(data, "element_spec"):
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise ValueError(
+                f"Invalid value for argument `{argument}`. Expected data that end. "
+                "Received: a dataset that goes on for ever; end it with take(steps)."
+            )
+        first = next(iter(_raw_batches(data)), None)
+        if first is None:
+            raise ValueError(invalid(argument, _EXPECTED, "a dataset without elements"))
+        if not isinstance(first, tuple) or len(first) < 2:
+            raise ValueError(
+                f"Invalid value for argument `{argument}`. Expected {_EXPECTED}. "
+                "Received: inputs without labels"
+            )
+        inputs = first[0]
+    else:
+        raise TypeError(
+            f"Invalid value for argument `{argument}`. Expected {_EXPECTED}. "
+            f"Received: an object of type {type(data).__name__}"
+        )
+    _check_inputs(model, inputs, argument)
+
+
+def _check_inputs(model: keras.Model, inputs: Any, argument: str) -> None:
+    flat = keras.tree.flatten(inputs)
+    expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    received = [tuple(np.shape(array)[1:]) for array in flat]
+    fits = len(expected) == len(received) and all(
+        len(e) == len(r) and all(a in (None, b) for a, b in zip(e, r, strict=True))
+        for e, r in zip(expected, received, strict=True)
+    )
+    if isinstance(inputs, dict):  # by name, in any order
+        fits = len(expected) == len(received)
+    if not fits:
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected inputs of the shapes "
+            f"{expected} for each sample. Received: {received}"
+        )
+
+
+def _divided(train: tuple[Any, ...], seed: int) -> tuple[Any, Any]:
+    """(what stays, what is held out), drawn by `seed`."""
+    length = _length(train)
+    count = max(1, round(_HELD_OUT * length))
+    if count >= length:
+        raise ValueError(invalid("train", "at least two samples", length))
+    order = np.random.default_rng(seed).permutation(length)
+    held_out, stays = np.sort(order[:count]), np.sort(order[count:])
+
+    return _rows(train, stays), _rows(train, held_out)
+
+
+def _rows(data: Any, index: Any) -> Any:
+    return keras.tree.map_structure(lambda array: np.asarray(array)[index], data)
+
+
+def _length(data: tuple[Any, ...]) -> int:
+    return len(keras.tree.flatten(data)[0])
+
+
+def _raw_batches(data: Any) -> Iterator[Any]:
+    if isinstance(data, keras.utils.PyDataset):
+        count = data.num_batches
+        for index in range(len(data) if count is None else count):
+            yield data[index]
+    else:
+        yield from data
+
+
+def _batches(data: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(inputs, labels, weights or None) of all data."""
+    if isinstance(data, tuple):
+        length = _length(data)
+        for start in range(0, length, _BATCH):
+            part = _rows(data, slice(start, start + _BATCH))
+            yield keras.utils.unpack_x_y_sample_weight(part)
+    else:
+        for batch in _raw_batches(data):
+            yield keras.utils.unpack_x_y_sample_weight(batch)
