@@ -19,7 +19,12 @@ from tfcompress.cost._uses import Shape, Use, elements, uses
 from tfcompress.cost._work import SOFTMAX_OPERATIONS, Product, Work, spatial_size
 from tfcompress.structure._facts import IDENTITY_LAYERS
 from tfcompress.structure._graph import is_nested_model
-from tfcompress.structure.rules import Registered, rule_for
+from tfcompress.structure.rules import (
+    Registered,
+    RegisteredProducer,
+    counts_as,
+    rule_for,
+)
 
 __all__ = ["Rule", "layer_rule", "register"]
 
@@ -68,9 +73,12 @@ def register(
 
 def layer_rule(layer: keras.Layer) -> Rule:
     """The rule of `layer`."""
-    rule = _RULES.get(type(layer))
+    rule = _RULES.get(type(layer)) or _RULES.get(counts_as(type(layer)))
     if rule is not None:
         return rule
+    known = rule_for(layer, ())
+    if isinstance(known, RegisteredProducer):
+        return _producer(known)
     if hasattr(layer, "cost_layer"):
         inner = unwrap(layer)[0]
         return lambda _, use: layer_rule(inner)(inner, use)
@@ -81,7 +89,7 @@ def layer_rule(layer: keras.Layer) -> Rule:
     if is_nested_model(layer):
         return _model
     plain = type(layer).__module__.startswith("keras.") and not layer.weights
-    if plain or isinstance(rule_for(layer, ()), Registered):
+    if plain or isinstance(known, Registered):
         return _elementwise
     return _unknown
 
@@ -100,6 +108,24 @@ def _custom(
             f"multiply-accumulates, an int of at least 0. Received: {number!r}"
         )
     return Work((Product(number),))
+
+
+def _producer(known: RegisteredProducer) -> Rule:
+    """A layer that `structure.register_producer` was told of."""
+    macs = known.macs
+    if macs is not None:
+        return lambda op, use: _custom(macs, op, use)
+
+    def rule(layer: Any, use: Use) -> Work:
+        kernel = getattr(layer, known.kernel)
+        made = elements(use.outputs[0])
+        positions = made // kernel.shape[known.axes[1]]
+        bias = None if known.bias is None else getattr(layer, known.bias)
+        finish = activation_operations(getattr(layer, "activation", None), made)
+        finish += 0 if bias is None else made
+        return Work((Product(positions * _size(kernel), kernel),), finish)
+
+    return rule
 
 
 def _unknown(layer: Any, use: Use) -> Work:

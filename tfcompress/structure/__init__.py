@@ -25,7 +25,7 @@ from tfcompress.structure._groups import (
 )
 from tfcompress.structure._rebuild import Edit
 from tfcompress.structure._verify import VerificationError
-from tfcompress.structure.rules import register_channelwise
+from tfcompress.structure.rules import register_channelwise, register_producer
 
 __all__ = [
     "ChannelGroup",
@@ -39,6 +39,7 @@ __all__ = [
     "insert_after",
     "keep_masks",
     "register_channelwise",
+    "register_producer",
     "remove_channels",
     "resize",
     "rewire",

@@ -8,6 +8,23 @@ for the generated documentation. Operations without a rule are probed.
 
 from tfcompress.structure.rules._base import Kept, Rule
 from tfcompress.structure.rules._channelwise import Registered
-from tfcompress.structure.rules._table import register_channelwise, rule_for, rules
+from tfcompress.structure.rules._producers import RegisteredProducer
+from tfcompress.structure.rules._table import (
+    counts_as,
+    register_channelwise,
+    register_producer,
+    rule_for,
+    rules,
+)
 
-__all__ = ["Kept", "Registered", "Rule", "register_channelwise", "rule_for", "rules"]
+__all__ = [
+    "Kept",
+    "Registered",
+    "RegisteredProducer",
+    "Rule",
+    "counts_as",
+    "register_channelwise",
+    "register_producer",
+    "rule_for",
+    "rules",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -27,9 +28,14 @@ __all__ = [
     "DepthwiseConv",
     "EinsumDense",
     "Embedding",
+    "Macs",
     "Recurrent",
+    "RegisteredProducer",
     "SeparableConv",
 ]
+
+# Of a layer, the shapes of its inputs and those of its outputs, at batch 1.
+Macs = Callable[[Any, list[tuple[int, ...]], list[tuple[int, ...]]], int]
 
 
 class Conv(Weighted):
@@ -284,3 +290,52 @@ class Recurrent(Weighted):
 
     def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         config["units"] = kept.size(op.cell.recurrent_kernel, 0)
+
+
+class RegisteredProducer(Weighted):
+    """A layer given to `register_producer`."""
+
+    kind = PRODUCER
+    note = "registered"
+
+    def __init__(
+        self,
+        kernel: str,
+        bias: str | None,
+        width: str,
+        axes: tuple[int, int],
+        macs: Macs | None,
+    ) -> None:
+        self.kernel = kernel
+        self.bias = bias
+        self.width = width
+        self.axes = axes
+        self.macs = macs
+
+    def weigh(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        name = trace.key(op)
+        kernel = getattr(op, self.kernel)
+        shape = shape_of(call.outputs[0])
+        made = kernel.shape[self.axes[1]]
+        read = kernel.shape[self.axes[0]]
+        sizes = (shape_of(call.inputs[0])[-1], shape[-1])
+        if len(inputs) != 1 or len(call.outputs) != 1 or sizes != (read, made):
+            return trace.freeze(
+                inputs,
+                f"{name!r}: registered with a kernel from {read} to {made} channels, "
+                f"but called from {sizes[0]} to {sizes[1]}",
+                call.outputs,
+            )
+        labels, constant = trace.vector(inputs[0], -1, f"{name!r}")
+        trace.consume(op, kernel, self.axes[0], labels, constant)
+        out = trace.create(op, made)
+        trace.bind(op, kernel, self.axes[1], out, "kernel", zero=True)
+        bias = None if self.bias is None else getattr(op, self.bias)
+        trace.bind(op, bias, -1, out, "bias", zero=True)
+        activation = getattr(op, "activation", None)
+        return [trace.produce(op, out, -1, shape, activation)]
+
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        config[self.width] = kept.size(getattr(op, self.kernel), self.axes[1])

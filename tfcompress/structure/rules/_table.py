@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.structure._facts import IDENTITY_LAYERS, UNARY
+from tfcompress.structure._facts import IDENTITY_LAYERS, KERNELS, UNARY
 from tfcompress.structure._graph import Call
 from tfcompress.structure._labels import Abstract
 from tfcompress.structure._trace import Trace
 from tfcompress.structure.rules._attention import Attention, GroupedAttention
-from tfcompress.structure.rules._base import Frozen, Rule, Weighted, shape_of
+from tfcompress.structure.rules._base import PRODUCER, Frozen, Rule, Weighted, shape_of
 from tfcompress.structure.rules._channelwise import (
     Activation,
     BatchNorm,
@@ -50,11 +50,19 @@ from tfcompress.structure.rules._producers import (
     DepthwiseConv,
     EinsumDense,
     Embedding,
+    Macs,
     Recurrent,
+    RegisteredProducer,
     SeparableConv,
 )
 
-__all__ = ["register_channelwise", "rule_for", "rules"]
+__all__ = [
+    "counts_as",
+    "register_channelwise",
+    "register_producer",
+    "rule_for",
+    "rules",
+]
 
 
 _K = keras.layers
@@ -240,3 +248,92 @@ def register_channelwise(
             f"when `config` is given. Received: config={config!r}"
         )
     _LAYERS[layer] = Registered(variables, config)
+
+
+def register_producer(
+    layer: type,
+    kernel: str = "kernel",
+    bias: str | None = "bias",
+    width: str = "units",
+    *,
+    axes: tuple[int, int] = (-2, -1),
+    like: type | None = None,
+    macs: Macs | None = None,
+) -> None:
+    """Tells the engine that a custom layer creates channels, and `cost` its work.
+
+    The layer must multiply the last axis of its one input with a kernel, add a
+    bias if it has one, and apply the function in its attribute `activation` if it
+    has that; the channels lie on the last axis of its output. A channel whose
+    slices of kernel and bias are zero must be zero before the activation. Every
+    edit checks that on random input.
+
+    A subclass of a Keras layer that computes as that layer does is registered with
+    `like`, and nothing else.
+
+    Example:
+
+    ```python
+    class Projection(keras.layers.Layer):  # y = x @ w + b
+        def __init__(self, size, **kwargs): ...
+
+    tfc.structure.register_producer(Projection, "w", "b", width="size")
+    tfc.structure.register_producer(MyConv2D, like=keras.layers.Conv2D)
+    ```
+
+    Args:
+        layer: the layer class; its subclasses need their own registration.
+        kernel: name of the attribute that is the kernel. Defaults to `"kernel"`.
+        bias: name of the attribute that is the bias, whose last axis runs over the
+            channels, or is None; `None` for a layer that has none. Defaults to
+            `"bias"`.
+        width: name of the constructor argument that gives the number of channels.
+            Defaults to `"units"`.
+        axes: axes of the kernel along which the channels of the input and of the
+            output lie. Defaults to `(-2, -1)`, those of a convolution or a dense
+            layer.
+        like: Keras layer class that `layer` is a subclass of and computes as; the
+            other arguments are then not used. Defaults to `None`.
+        macs: function of the layer, the shapes of its inputs and those of its
+            outputs, at batch 1, that returns the number of multiply-accumulates.
+            Defaults to `None`: every value of the kernel is used once for each
+            position of the output.
+
+    Raises:
+        TypeError: if `layer` is not a layer class, or `macs` is not callable.
+        ValueError: if `layer` is no subclass of `like`, or `like` creates no
+            channels.
+    """
+    if not (isinstance(layer, type) and issubclass(layer, keras.Layer)):
+        raise TypeError(
+            "Invalid value for argument `layer`. Expected a keras.layers.Layer "
+            f"class. Received: layer={layer!r}"
+        )
+    if macs is not None and not callable(macs):
+        raise TypeError(
+            "Invalid value for argument `macs`. Expected a function of the layer, its "
+            f"input shapes and its output shapes. Received: macs={macs!r}"
+        )
+    if like is None:
+        _LAYERS[layer] = RegisteredProducer(kernel, bias, width, axes, macs)
+        KERNELS[layer] = (kernel,)
+        return
+    rule = _LAYERS.get(like)
+    if rule is None or rule.kind != PRODUCER or not issubclass(layer, like):
+        raise ValueError(
+            "Invalid value for argument `like`. Expected a Keras layer class that "
+            f"creates channels and that {layer.__name__} is a subclass of. Received: "
+            f"like={like!r}"
+        )
+    _LAYERS[layer] = rule
+    _LIKE[layer] = like
+    if like in KERNELS:
+        KERNELS[layer] = KERNELS[like]
+
+
+def counts_as(layer: type) -> type:
+    """The class whose work a layer class has: that which it is registered like."""
+    return _LIKE.get(layer, layer)
+
+
+_LIKE: dict[type, type] = {}
