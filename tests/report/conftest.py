@@ -9,6 +9,7 @@ from tfcompress.report import (
     Heatmap,
     History,
     LayerFigures,
+    MetricFigure,
     ModelFigures,
     Report,
 )
@@ -32,7 +33,9 @@ def model_figures(name, divisor, accuracy, layers=("conv1", "conv2", "dense")):
     count = len(layers)
     return ModelFigures(
         name=name,
-        accuracy=accuracy,
+        metrics={}
+        if accuracy is None
+        else {"accuracy": MetricFigure(accuracy, "up", "fraction")},
         parameters=count * 1_000 // divisor,
         nonzero=count * 1_000 // divisor,
         macs=count * 60_000 // divisor,

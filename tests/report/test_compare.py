@@ -1,7 +1,9 @@
 """Figures of a report come from the models themselves."""
 
+import base64
 import contextlib
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
+from tfcompress import _made
 from tfcompress.report import _compare
+from tfcompress.report._align import aligned
+from tfcompress.report._verdict import verdict
 
 
 def dense_model(units):
@@ -50,9 +55,52 @@ def report(models, test_data):
 class TestFigures:
     def test_accuracy_is_that_of_the_models(self, report):
         full, half = report.models
-        assert full.accuracy == 1.0
+        assert full.metrics["accuracy"].value == 1.0
         # Class 0 and 1 are right; 2 and 3 give equal outputs and are called 0.
-        assert half.accuracy == 0.5
+        assert half.metrics["accuracy"].value == 0.5
+        assert list(half.metrics) == ["accuracy"]
+
+    def test_accuracy_has_wilson_intervals(self, report):
+        # Closed form (Wilson, 1927): 20 of 40, and 40 of 40.
+        z = 1.959963984540054
+        center, scale = (0.5 + z**2 / 80) / (1 + z**2 / 40), 1 + z**2 / 40
+        half = z / scale * math.sqrt(0.25 / 40 + (z / 80) ** 2)
+        figure = report.models[1].metrics["accuracy"]
+        assert (figure.low, figure.high) == pytest.approx(
+            (center - half, center + half)
+        )
+        figure = report.models[0].metrics["accuracy"]
+        assert figure.low == pytest.approx(1 / (1 + z**2 / 40))
+        assert figure.high == pytest.approx(1.0)
+
+    def test_differences_have_paired_noise(self, report):
+        assert report.models[0].metrics["accuracy"].noise is None
+        # 20 of 40 samples differ: standard deviation of the paired differences.
+        noise = 1.959963984540054 * math.sqrt(40 * 0.25 / 39) / math.sqrt(40)
+        assert report.models[1].metrics["accuracy"].noise == pytest.approx(noise)
+
+    def test_integer_files_have_the_same_metrics(self, report):
+        full, half = report.models
+        for model, value in ((full, 1.0), (half, 0.5)):
+            file = model.files["int8"]
+            assert file.metrics["accuracy"].value == value
+            (agreement,) = file.agreement.values()
+            assert agreement == tfc.report.Agreement("top-1", 1.0, 40)
+
+    def test_classes_are_counted(self, report):
+        assert report.models[0].classes.confusion == (
+            (10, 0, 0, 0),
+            (0, 10, 0, 0),
+            (0, 0, 10, 0),
+            (0, 0, 0, 10),
+        )
+        assert [row[0] for row in report.models[1].classes.confusion] == [10, 0, 10, 10]
+
+    def test_sizes_are_those_of_the_files(self, report):
+        for model in report.models:
+            for file in model.files.values():
+                assert 0 < file.zipped < file.bytes
+            assert 0 < model.packed < model.files["float32"].bytes
 
     def test_counts_follow_from_the_widths(self, report):
         full, half = report.models
@@ -82,7 +130,7 @@ class TestFigures:
         assert report.title == "Units"
         assert report.provenance["seed"] == "7"
         assert report.histories["full"].metrics["loss"] == (1.0, None)
-        assert "40 test samples" in report.provenance["Accuracy"]
+        assert "40 test samples" in report.provenance["Quality"]
 
     def test_it_survives_json(self, report):
         assert tfc.report.load(report.to_json()) == report
@@ -114,9 +162,7 @@ def test_energy_is_not_guessed_where_it_is_not_counted(models, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Leaves the files out, which these tests do not look at."""
-    monkeypatch.setattr(
-        _compare, "_export_and_time", lambda models, *_: {name: {} for name in models}
-    )
+    monkeypatch.setattr(_compare, "_export", lambda *_: None)
 
 
 @pytest.mark.usefixtures("quick")
@@ -130,21 +176,15 @@ class TestData:
             "dataset": tf.data.Dataset.from_tensor_slices(test_data).batch(7),
         }[kind]
         report = tfc.report.compare(models, data=data, hardware=None)
-        assert [model.accuracy for model in report.models] == [1.0, 0.5]
+        values = [model.metrics["accuracy"].value for model in report.models]
+        assert values == [1.0, 0.5]
 
     def test_without_data_accuracy_and_energy_are_missing(self, models):
         report = tfc.report.compare(models, hardware=None)
-        assert report.models[0].accuracy is None
+        assert report.models[0].metrics == {}
         assert report.models[0].joules is None
         assert "–" in str(report)
-        assert report.provenance["Accuracy"] == "not measured"
-
-    def test_regression_has_no_accuracy_and_a_note_says_so(self):
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-        data = np.zeros((3, 4)), np.zeros(3)
-        report = tfc.report.compare({"m": model}, data=data, hardware=None)
-        assert report.models[0].accuracy is None
-        assert "No accuracy for 'm'" in report.notes[0]
+        assert report.provenance["Quality"] == "not measured"
 
     def test_history_objects_keep_their_epochs(self, models):
         history = keras.callbacks.History()
@@ -184,7 +224,7 @@ def test_work_that_cannot_be_counted_is_in_the_notes():
 class TestBadInput:
     @pytest.fixture(autouse=True)
     def no_work(self, monkeypatch):
-        monkeypatch.setattr(_compare, "_export_and_time", pytest.fail)
+        monkeypatch.setattr(_compare, "_export", pytest.fail)
 
     @pytest.mark.parametrize(
         ("argument", "value", "error"),
@@ -192,11 +232,9 @@ class TestBadInput:
             ("models", {}, TypeError),
             ("models", [], TypeError),
             ("models", {1: "model"}, TypeError),
-            ("models", {"m": "model"}, TypeError),
+            ("models", {"m": 3}, TypeError),
             ("data", (np.zeros((4, 5)), np.zeros(4)), ValueError),
             ("data", np.zeros((4, 4)), ValueError),
-            ("data", (np.zeros((4, 4)), np.zeros((4, 3))), ValueError),
-            ("data", (np.zeros((4, 4)), np.array(["a"] * 4)), ValueError),
             ("data", iter([]), ValueError),
             ("calibration", np.zeros((4, 5)), ValueError),
             ("hardware", "abacus", ValueError),
@@ -205,6 +243,17 @@ class TestBadInput:
             ("histories", {"m": {"loss": [1], "accuracy": [1, 2]}}, ValueError),
             ("curves", [{"title": "t"}], TypeError),
             ("heatmaps", "heat", TypeError),
+            ("products", "free", ValueError),
+            ("products", "gated", ValueError),  # not known of Horowitz' figures
+            ("bits", {"absent": 8}, ValueError),
+            ("targets", "ethos-u55-128", TypeError),
+            ("targets", ["toaster"], ValueError),
+            ("tolerance", -0.1, ValueError),
+            ("tolerance", True, ValueError),
+            ("highlight", "absent", ValueError),
+            ("metrics", "mae", ValueError),
+            ("metrics", [3], ValueError),
+            ("models", {"m": "absent.keras"}, ValueError),
         ],
     )
     def test_it_is_refused_before_any_work(self, models, argument, value, error):
@@ -223,3 +272,475 @@ class TestBadInput:
 def test_results_are_values(report):
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.title = "other"
+
+
+# Any task ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+class TestTasks:
+    """Right figures under right names, against NumPy and `Model.evaluate`."""
+
+    rng = np.random.default_rng(0)
+    images = rng.random((24, 6, 6, 1), "float32")
+    rows = rng.normal(size=(24, 5)).astype("float32")
+
+    def compare(self, model, data, **options):
+        report = tfc.report.compare(
+            {"m": model}, data=data, hardware=None, verbose=0, **options
+        )
+        return report.models[0].metrics, report
+
+    def values(self, metrics):
+        return {name: figure.value for name, figure in metrics.items()}
+
+    def small(self, units, activation=None):
+        keras.utils.set_random_seed(1)
+        return keras.Sequential(
+            [keras.Input((5,)), keras.layers.Dense(units, activation=activation)]
+        )
+
+    def test_autoencoder(self):
+        keras.utils.set_random_seed(1)
+        conv = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")
+        model = keras.Sequential([keras.Input((6, 6, 1)), conv])
+        metrics, _ = self.compare(model, (self.images, self.images))
+        error = model.predict(self.images, verbose=0) - self.images
+        assert self.values(metrics) == pytest.approx(
+            {
+                "mean_absolute_error": np.abs(error).mean(),
+                "root_mean_squared_error": np.sqrt(np.square(error).mean()),
+            },
+            rel=1e-5,
+        )
+        figure = metrics["mean_absolute_error"]
+        assert figure.direction == "down" and figure.low < figure.value < figure.high
+
+    def test_regression_with_four_targets(self):
+        model = self.small(4)
+        targets = self.rng.normal(size=(24, 4))
+        model.compile("sgd", "mse", metrics=["mae"])
+        metrics, report = self.compare(model, (self.rows, targets))
+        expected = model.evaluate(self.rows, targets, verbose=0, return_dict=True)
+        assert self.values(metrics) == pytest.approx(expected, rel=1e-5)
+        assert list(metrics) == ["mae", "loss"]
+        assert report.models[0].classes is None
+
+    def test_multi_label(self):
+        model = self.small(6, "sigmoid")
+        labels = self.rng.integers(0, 2, (24, 6))
+        metrics, _ = self.compare(model, (self.rows, labels))
+        right = (model.predict(self.rows, verbose=0) > 0.5) == labels
+        assert self.values(metrics) == {"label_accuracy": pytest.approx(right.mean())}
+
+    def test_one_sigmoid(self):
+        model = self.small(1, "sigmoid")
+        labels = self.rng.integers(0, 2, 24)
+        metrics, report = self.compare(model, (self.rows, labels))
+        right = (model.predict(self.rows, verbose=0)[:, 0] > 0.5) == labels
+        assert self.values(metrics) == {"accuracy": pytest.approx(right.mean())}
+        assert report.models[0].classes.names == ("no", "yes")
+        assert sum(map(sum, report.models[0].classes.confusion)) == 24
+
+    def test_logits_decide_at_zero(self):
+        model = self.small(1)
+        labels = self.rng.integers(0, 2, 24)
+        model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+        metrics, _ = self.compare(model, (self.rows, labels))
+        right = (model.predict(self.rows, verbose=0)[:, 0] > 0) == labels
+        assert metrics["accuracy"].value == pytest.approx(right.mean())
+
+    def heads(self):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((6, 6, 1))
+        x = keras.layers.Flatten()(inputs)
+        return keras.Model(
+            inputs,
+            {
+                "cls": keras.layers.Dense(3, activation="softmax", name="cls")(x),
+                "box": keras.layers.Dense(4, name="box")(x),
+            },
+        )
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_two_heads(self, compiled):
+        model = self.heads()
+        labels = {"cls": np.arange(24) % 3, "box": self.rng.normal(size=(24, 4))}
+        if compiled:
+            model.compile(
+                "sgd",
+                {"cls": "sparse_categorical_crossentropy", "box": "mse"},
+                metrics={"cls": ["accuracy"], "box": ["mae"]},
+            )
+        metrics, _ = self.compare(model, (self.images, labels))
+        out = model.predict(self.images, verbose=0)
+        right = (out["cls"].argmax(-1) == labels["cls"]).mean()
+        error = np.abs(out["box"] - labels["box"]).mean()
+        mae = "box_mae" if compiled else "box_mean_absolute_error"
+        assert metrics["cls_accuracy"].value == pytest.approx(right)
+        assert metrics[mae].value == pytest.approx(error, rel=1e-5)
+        if compiled:
+            expected = model.evaluate(
+                self.images, labels, batch_size=24, verbose=0, return_dict=True
+            )
+            assert self.values(metrics) == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize("one_hot", [False, True])
+    def test_segmentation(self, one_hot):
+        keras.utils.set_random_seed(1)
+        conv = keras.layers.Conv2D(3, 1, activation="softmax")
+        model = keras.Sequential([keras.Input((6, 6, 1)), conv])
+        masks = self.rng.integers(0, 3, (24, 6, 6))
+        labels = np.eye(3)[masks] if one_hot else masks
+        metrics, report = self.compare(model, (self.images, labels))
+        right = model.predict(self.images, verbose=0).argmax(-1) == masks
+        assert self.values(metrics) == {"pixel_accuracy": pytest.approx(right.mean())}
+        # Pixels of one image are no independent samples.
+        assert metrics["pixel_accuracy"].low is None
+        assert sum(map(sum, report.models[0].classes.confusion)) == masks.size
+
+    def test_detection_labels_leave_a_dash_and_a_note(self):
+        labels = {
+            "boxes": self.rng.normal(size=(24, 7, 4)),
+            "classes": self.rng.integers(0, 3, (24, 7)),
+        }
+        metrics, report = self.compare(self.heads(), (self.images, labels))
+        assert metrics == {}
+        assert any("do not tell its task" in note for note in report.notes)
+        assert report.models[0].macs == 36 * 7
+
+    def test_labels_of_text_leave_a_note(self):
+        metrics, report = self.compare(self.small(3), (self.rows, np.array(["a"] * 24)))
+        assert metrics == {}
+        assert any("do not tell its task" in note for note in report.notes)
+
+    def test_open_sizes(self):
+        inputs = keras.Input((None, None, 1))
+        x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+        metrics, report = self.compare(model, (self.images, np.arange(24) % 3))
+        assert "accuracy" in metrics
+        assert report.models[0].macs == 4 * 4 * 9 * 8 + 8 * 3
+        assert any("6×6×1" in note for note in report.notes)
+        report = tfc.report.compare({"m": model}, verbose=0)
+        assert report.models[0].macs is None
+        assert report.models[0].parameters == model.count_params()
+
+    def test_sample_weights_and_penalties(self):
+        keras.utils.set_random_seed(1)
+        layer = keras.layers.Dense(3, activation="softmax", kernel_regularizer="l2")
+        model = keras.Sequential([keras.Input((5,)), layer])
+        model.compile(
+            "sgd",
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            weighted_metrics=["accuracy"],
+        )
+        labels, weights = np.arange(24) % 3, self.rng.random(24)
+        metrics, _ = self.compare(model, (self.rows, labels, weights))
+        expected = model.evaluate(
+            self.rows, labels, sample_weight=weights, verbose=0, return_dict=True
+        )
+        assert self.values(metrics) == pytest.approx(expected, rel=1e-5)
+        assert metrics["weighted_accuracy"].low is None
+
+    def test_metrics_are_added_and_replaced(self):
+        model = self.small(3, "softmax")
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        labels = np.arange(24) % 3
+
+        def accuracy(y_true, y_pred):
+            return keras.ops.zeros(keras.ops.shape(y_pred)[:1])
+
+        top2 = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
+        metrics, _ = self.compare(model, (self.rows, labels), metrics=[top2, accuracy])
+        order = model.predict(self.rows, verbose=0).argsort(-1)[:, -2:]
+        expected = (order == labels[:, None]).any(-1).mean()
+        assert metrics["top2"].value == pytest.approx(expected)
+        assert metrics["accuracy"].value == 0.0
+
+    def test_a_model_that_is_not_compiled_is_measured_as_the_first_that_is(self):
+        first, second = self.small(4), self.small(4)
+        first.compile("sgd", "mse", metrics=["mae"])
+        report = tfc.report.compare(
+            {"a": second, "b": first},
+            data=(self.rows, self.rng.normal(size=(24, 4))),
+            hardware=None,
+            verbose=0,
+        )
+        assert [list(m.metrics) for m in report.models] == [["mae", "loss"]] * 2
+
+    def test_the_state_of_the_models_metrics_is_left_alone(self):
+        model = self.small(3, "softmax")
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        labels = np.arange(24) % 3
+        model.evaluate(self.rows[:6], labels[:6], verbose=0)
+        before = [metric.result() for metric in model.metrics[:1]]
+        self.compare(model, (self.rows, labels))
+        assert [metric.result() for metric in model.metrics[:1]] == before
+
+    def test_a_loss_of_the_users_that_fails_leaves_the_rest(self):
+        def broken(y_true, y_pred):
+            raise RuntimeError("my own loss is broken")
+
+        model = self.small(3, "softmax")
+        model.compile("sgd", broken, metrics=["accuracy"])
+        metrics, report = self.compare(
+            model, (self.rows, np.arange(24) % 3), metrics=["accuracy"]
+        )
+        assert list(metrics) == ["accuracy"]
+        assert any("my own loss is broken" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("quick")
+class TestProblems:
+    def test_a_model_that_is_nan_has_no_accuracy(self, models, test_data):
+        bad = dense_model(4)
+        bad.layers[0].set_weights([np.full((4, 4), np.nan)])
+        report = tfc.report.compare(
+            {"good": models["full"], "bad": bad}, data=test_data, verbose=0
+        )
+        assert report.models[1].problem.startswith("16 of its weights are not finite")
+        assert all(f.value is None for f in report.models[1].metrics.values())
+        assert report.models[1].classes is None
+        assert "NaN" in str(report).split("Accuracy")[1].split("\n")[0]
+        assert report.notes[0].startswith("'bad': 16 of its weights")
+
+    def test_a_model_that_overflows_on_the_data(self, models, test_data):
+        bad = dense_model(4)
+        for layer in bad.layers:
+            layer.set_weights([np.full((4, 4), 3e38)])
+        report = tfc.report.compare(
+            {"good": models["full"], "bad": bad}, data=test_data, verbose=0
+        )
+        assert "outputs on the test data are not finite" in report.models[1].problem
+
+    def test_a_model_given_twice_is_noticed(self, models):
+        twin = dense_model(4)
+        report = tfc.report.compare(
+            {"a": models["full"], "b": models["full"], "c": twin}, verbose=0
+        )
+        assert "'b' is the same object as 'a'." in report.notes
+        assert "'c' has exactly the weights of 'a'." in report.notes
+
+    def test_silence_and_progress(self, models, test_data, capfd):
+        tfc.report.compare(models, data=test_data, verbose=0)
+        assert capfd.readouterr() == ("", "")
+        tfc.report.compare(models, data=test_data)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "full: counting" in err and "half: running on the test data" in err
+
+
+class TestCost:
+    """Zeros, bits and multipliers are seen."""
+
+    @pytest.fixture
+    def pruned(self):
+        keras.utils.set_random_seed(0)
+        layer = keras.layers.Dense(100, use_bias=False)
+        model = keras.Sequential([keras.Input((100,)), layer])
+        kernel = np.array(layer.kernel)
+        kernel[:, :80] = 0
+        layer.set_weights([kernel])
+        return model
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize("products", ["computed", "gated", "skipped"])
+    def test_products_are_those_of_the_assumption(self, pruned, products):
+        report = tfc.report.compare(
+            {"m": pruned}, hardware="cross_stack_65nm", products=products, verbose=0
+        )
+        exact, gated = 159.74 + 25 * 32.045, 204.6
+        zero = {"computed": exact, "gated": gated, "skipped": 0.0}[products]
+        picojoules = 2000 * exact + 8000 * zero
+        assert report.models[0].joules == pytest.approx(picojoules * 1e-12)
+        words = {"computed": "multiplied as any", "gated": "gate", "skipped": "skipped"}
+        assert words[products] in report.provenance["Modelled energy"]
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_network_on_approximate_multipliers_has_its_own_energy(self, pruned):
+        drum = tfc.layers.wrap(
+            pruned, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5)
+        )
+        report = tfc.report.compare(
+            {"exact": pruned, "drum": drum}, hardware="cross_stack_65nm", verbose=0
+        )
+        exact, approximate = (model.joules for model in report.models)
+        assert approximate / exact == pytest.approx(1 - 0.667, abs=1e-3)
+
+    @pytest.mark.usefixtures("quick")
+    def test_bits_by_model(self, pruned):
+        twin = keras.models.clone_model(pruned)
+        report = tfc.report.compare(
+            {"a": pruned, "b": twin}, bits={"b": (4, 8)}, verbose=0
+        )
+        a, b = (model.energy["arithmetic"] for model in report.models)
+        assert a == pytest.approx(10_000 * 4.6e-12)
+        assert b == pytest.approx(10_000 * (0.2 * 32 / 64 + 0.1) * 1e-12)
+
+    def test_zeros_are_seen_in_what_is_downloaded(self, pruned):
+        dense = keras.models.clone_model(pruned)
+        report = tfc.report.compare(
+            {"dense": dense, "pruned": pruned}, verbose=0, highlight="pruned"
+        )
+        first, second = report.models
+        assert second.files["float32"].bytes == first.files["float32"].bytes
+        assert second.packed < 0.35 * first.packed
+        assert second.files["float32"].zipped < 0.35 * first.files["float32"].zipped
+        assert second.nonzero == 2000
+        assert report.verdict == tfc.report.Verdict(
+            "pruned", "float32", "chosen by hand", 0.01
+        )
+
+
+class TestVerdict:
+    def model(self, name, size, value, int8=None, **options):
+        figure = tfc.report.MetricFigure
+        options = {"direction": "up", "unit": "fraction", **options}
+        parity = tfc.export.Parity(0.0, 1.0, None, 1, "random")
+        files = {"float32": tfc.report.FileFigures(size, None, parity)}
+        if int8 is not None:
+            files["int8"] = tfc.report.FileFigures(
+                size // 4, None, parity, metrics={"score": figure(int8, **options)}
+            )
+        return tfc.report.ModelFigures(
+            name, metrics={"score": figure(value, **options)}, files=files
+        )
+
+    @pytest.mark.parametrize(
+        ("tolerance", "expected"),
+        [
+            (0.0, ("dense", "int8")),
+            (0.01, ("small", "float32")),
+            (0.02, ("small", "int8")),
+            (0.1, ("tiny", "float32")),
+        ],
+    )
+    def test_the_smallest_within_the_tolerance(self, tolerance, expected):
+        models = [
+            self.model("dense", 4000, 0.98, int8=0.98),
+            self.model("small", 800, 0.975, int8=0.965),
+            self.model("tiny", 100, 0.90),
+        ]
+        found = verdict(models, tolerance, None)
+        assert (found.model, found.file) == expected
+
+    def test_less_is_better_where_it_is(self):
+        options = {"direction": "down", "unit": ""}
+        models = [
+            self.model("dense", 4000, 2.0, **options),
+            self.model("small", 800, 2.1, **options),
+        ]
+        assert verdict(models, 0.04, None).model == "dense"
+        assert verdict(models, 0.06, None).model == "small"  # a share of 2.0
+
+    def test_a_broken_model_is_never_shipped(self):
+        broken = dataclasses.replace(
+            self.model("broken", 10, 0.99), problem="not finite"
+        )
+        models = [self.model("dense", 4000, 0.98), broken]
+        assert verdict(models, 0.01, None).model == "dense"
+
+    def test_without_figures_there_is_none(self):
+        found = verdict([tfc.report.ModelFigures("m")], 0.01, None)
+        assert found.model == "" and found.rule.startswith("No verdict")
+
+
+class TestAlignment:
+    def lines(self, *models):
+        figures = tuple(
+            tfc.report.ModelFigures(
+                str(i),
+                layers=tuple(
+                    tfc.report.LayerFigures(name, kind, 1, 1) for name, kind in layers
+                ),
+            )
+            for i, layers in enumerate(models)
+        )
+        found = aligned(tfc.report.Report("t", figures))
+        return [
+            (line.label, tuple(cell is not None for cell in line.cells))
+            for line in found
+        ]
+
+    def test_other_names_in_the_same_place(self):
+        first = [("conv", "Conv2D"), ("pool", "Pool"), ("fc", "Dense")]
+        second = [("conv2d_7", "Conv2D"), ("pool_3", "Pool"), ("dense_2", "Dense")]
+        assert self.lines(first, second) == [
+            ("conv / conv2d_7", (True, True)),
+            ("pool / pool_3", (True, True)),
+            ("fc / dense_2", (True, True)),
+        ]
+
+    def test_a_layer_that_is_missing_leaves_its_place_empty(self):
+        first = [("a", "Conv2D"), ("b", "Conv2D"), ("c", "Dense")]
+        second = [("a", "Conv2D"), ("c", "Dense")]
+        third = [("a", "Conv2D"), ("new", "Pool"), ("b", "Conv2D"), ("c", "Dense")]
+        assert self.lines(first, second, third) == [
+            ("a", (True, True, True)),
+            ("new", (False, False, True)),
+            ("b", (True, False, True)),
+            ("c", (True, True, True)),
+        ]
+
+
+class TestMade:
+    def test_records_travel_in_the_file(self, models, tmp_path):
+        model = dense_model(4)
+        _made.note(model, "FilterPruning", config={"rate": 0.6}, epochs=30)
+        other = dense_model(4)
+        _made.carry(model, other)
+        _made.note(other, "finalize")
+        other.save(tmp_path / "small.keras")
+        plain = keras.saving.load_model(tmp_path / "small.keras")
+        assert _made.made(plain) == []  # Keras knows nothing of it
+        records = _made.made(tmp_path / "small.keras")
+        assert [record["method"] for record in records] == ["FilterPruning", "finalize"]
+        assert records[0]["epochs"] == 30 and records[0]["command"]
+        assert len(_made.made(model)) == 1
+
+    def test_a_report_shows_them(self, models, tmp_path, quick):
+        model = dense_model(4)
+        _made.note(model, "FilterPruning", epochs=30)
+        path = tmp_path / "small.keras"
+        model.save(path)
+        report = tfc.report.compare({"dense": models["full"], "small": path}, verbose=0)
+        assert report.models[1].path == str(path)
+        assert report.models[1].made[0]["method"] == "FilterPruning"
+        assert "FilterPruning (epochs: 30" in report.to_markdown()
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", None])
+    def test_files_without_records(self, tmp_path, content):
+        path = tmp_path / "m.keras"
+        if content is not None:
+            path.write_bytes(content)
+        assert _made.made(path) == []
+
+
+def test_wrong_samples_are_pictures():
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    model.layers[-1].set_weights([np.zeros((16, 2)), np.array([1.0, 0.0])])
+    images = np.linspace(0, 1, 10 * 16, dtype="float32").reshape(10, 4, 4, 1)
+    report = tfc.report.compare(
+        {"m": model},
+        data=(images, np.arange(10) % 2),
+        class_names=["even", "odd"],
+        hardware=None,
+        verbose=0,
+    )
+    wrong = report.models[0].wrong  # all odd ones, of which there are five
+    assert [w.index for w in wrong] == [1, 3, 5, 7, 9]
+    assert {(w.expected, w.predicted) for w in wrong} == {("odd", "even")}
+    picture = tf.io.decode_png(base64.b64decode(wrong[0].image)).numpy()
+    np.testing.assert_allclose(picture / 255, images[1], atol=1 / 255)
+
+
+def test_records_survive_finalize():
+    model = dense_model(4)
+    _made.note(model, "HoldWeights", epochs=3)
+    small = tfc.finalize(model)
+    assert [record["method"] for record in _made.made(small)] == ["HoldWeights"]

@@ -4,11 +4,16 @@ import dataclasses
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 
 import tfcompress as tfc
+from tfcompress.report._json import schema
+from tfcompress.report._rows import rows_of
 from tfcompress.report._words import quantity, short_names, shorten
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class TestQuantity:
@@ -43,8 +48,8 @@ class TestText:
         assert "750 (4.0× fewer)" in rows["Parameters"]
         assert "12 µJ" in rows["Modelled energy"]
         assert "3 µJ (4.0× less)" in rows["Modelled energy"]
-        assert "500 µs" in rows["Latency int8"]
-        assert "125 µs (4.0× faster)" in rows["Latency int8"]
+        assert "500 µs" in rows["Latency int8, this computer"]
+        assert "125 µs (4.0× faster)" in rows["Latency int8, this computer"]
 
     def test_columns_are_aligned(self, report):
         lines = str(report).splitlines()
@@ -55,7 +60,8 @@ class TestText:
     def test_missing_figures_are_dashes(self, report):
         empty = tfc.report.ModelFigures("nothing known")
         text = str(dataclasses.replace(report, models=(report.models[0], empty)))
-        assert text.count("–\n") == 9  # every metric
+        rows = rows_of(dataclasses.replace(report, models=(report.models[0], empty)))
+        assert text.count("–\n") == len(rows)
         assert " 0" not in text.replace(" 0.", "")
 
     def test_larger_is_said_to_be_larger(self, report):
@@ -118,7 +124,7 @@ class TestJson:
 
     def test_schema_is_named_and_numbers_are_plain(self, report):
         data = json.loads(report.to_json())
-        assert data["schema"] == "tfcompress-report/1"
+        assert data["schema"] == "tfcompress-report/2"
         assert data["models"][1]["parameters"] == 750
         assert data["models"][1]["files"]["int8"]["latency"]["median"] == 0.125
         assert data["models"][0]["layers"][0]["energy"] == {
@@ -129,13 +135,15 @@ class TestJson:
     def test_missing_figures_are_null_not_zero(self, report):
         empty = dataclasses.replace(report, models=(tfc.report.ModelFigures("m"),))
         model = json.loads(empty.to_json())["models"][0]
-        assert model["accuracy"] is model["energy"] is model["macs"] is None
+        assert model["metrics"] == {}
+        assert model["energy"] is model["macs"] is model["packed"] is None
         assert tfc.report.load(empty.to_json()) == empty
 
     def test_numbers_that_are_not_finite_become_null(self, report):
-        model = dataclasses.replace(report.models[0], accuracy=math.nan)
+        figure = tfc.report.MetricFigure(math.nan, "up", "fraction")
+        model = dataclasses.replace(report.models[0], metrics={"accuracy": figure})
         text = dataclasses.replace(report, models=(model,)).to_json()
-        assert tfc.report.load(text).models[0].accuracy is None
+        assert tfc.report.load(text).models[0].metrics["accuracy"].value is None
 
     @pytest.mark.parametrize(
         "source",
@@ -144,6 +152,86 @@ class TestJson:
     def test_other_sources_are_refused(self, source):
         with pytest.raises(ValueError, match="`source`"):
             tfc.report.load(source)
+
+    def test_reports_of_schema_1_are_read(self, report):
+        old = json.loads(report.to_json())
+        old["schema"] = "tfcompress-report/1"
+        del old["verdict"]
+        for model, accuracy in zip(old["models"], (0.98, None), strict=True):
+            files = {
+                kind: {k: file[k] for k in ("bytes", "latency", "parity", "energy")}
+                for kind, file in model["files"].items()
+            }
+            known = ("name", "parameters", "nonzero", "macs", "energy", "layers")
+            kept = {key: model[key] for key in known}
+            model.clear()
+            model.update(kept, accuracy=accuracy, files=files)
+        first, second = tfc.report.load(json.dumps(old)).models
+        assert first.metrics == report.models[0].metrics
+        assert second.metrics == {}
+        assert first.layers == report.models[0].layers
+        assert first.files["int8"].parity.top1_agreement == 0.995
+        assert "99.50 %" in str(tfc.report.load(json.dumps(old)))
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("title", 3),
+            ("title", None),
+            ("models", {}),
+            ("models", "dense"),
+            ("notes", [1]),
+            ("provenance", []),
+            ("models.0", []),
+            ("models.0.parameters", "many"),
+            ("models.0.parameters", 1.5),
+            ("models.0.parameters", True),
+            ("models.0.metrics", [0.5]),
+            ("models.0.metrics.accuracy.value", "high"),
+            ("models.0.files.int8.latency", 3),
+            ("models.0.layers.0.energy", {"arithmetic": "low"}),
+            ("models.0.unknown", 1),
+            ("histories", [1]),
+            ("curves.0.series", {"a": [[1, 2, 3]]}),
+            ("heatmaps.0.values", [[1.0]]),
+        ],
+    )
+    def test_values_of_a_wrong_kind_are_named(self, report, path, value):
+        data = json.loads(report.to_json())
+        *parts, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+        place = data
+        for part in parts:
+            place = place[part]
+        place[last] = value
+        with pytest.raises(ValueError, match="`source`") as error:
+            tfc.report.load(json.dumps(data))
+        assert path.split(".")[0] in str(error.value)
+        assert len(str(error.value)) < 500
+
+    @pytest.mark.parametrize(
+        "text",
+        ['{"a":' * 100_000, '{"schema": ' + "[" * 100_000, '{"schema": NaN}', "{}\0"],
+    )
+    def test_hostile_text_gives_one_clear_error(self, text):
+        with pytest.raises(ValueError, match="`source`"):
+            tfc.report.load(text)
+        with pytest.raises(TypeError, match="`source`"):
+            tfc.report.load(3)
+
+    def test_the_schema_is_published_and_describes_what_is_written(
+        self, report, hostile_report
+    ):
+        published = json.loads(
+            (ROOT / "docs" / "report.schema.json").read_text("utf-8")
+        )
+        assert published == schema()
+        jsonschema = pytest.importorskip("jsonschema")
+        for original in (report, hostile_report):
+            jsonschema.validate(json.loads(original.to_json()), published)
+        wrong = json.loads(report.to_json())
+        wrong["models"][0]["parameters"] = "many"
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, published)
 
     def test_incomplete_reports_are_refused(self, report):
         data = json.loads(report.to_json())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfcompress._figures import Curves, Heatmap
 from tfcompress.report import _vega as vega
-from tfcompress.report._figures import LayerFigures, ModelFigures, ReportFigures
+from tfcompress.report._align import Line, aligned
+from tfcompress.report._figures import LayerFigures, ReportFigures
+from tfcompress.report._rows import Row, rows_of
 from tfcompress.report._words import prefix, quantity, short_names, shorten
 
 __all__ = ["Chart", "charts", "model_colors"]
@@ -18,9 +20,11 @@ __all__ = ["Chart", "charts", "model_colors"]
 _NAME = 40  # characters of a name in a chart
 _MOST_LAYERS = 24  # layers in a chart
 _MOST_BARS = 60  # bars in a chart
+_MOST_CLASSES = 30  # classes in a confusion matrix
 _MODEL_COLORS = 8  # CSS variables --model-0 …
 _KIND_COLORS = 5  # CSS variables --kind-0 …
-_LEAST_SPAN = 0.01  # of the accuracy axis, so that a tie looks like one
+_LEAST_SPAN = 0.01  # of an axis of fractions, so that a tie looks like one
+_LOGARITHMIC = 20  # from which ratio of the figures on
 
 _Table = tuple[list[str], list[list[str]]]
 
@@ -39,6 +43,7 @@ class Chart:
         table: the same numbers, header and rows; `None` where a table of the
             page has them.
         wide: whether it takes the whole width of the page.
+        axes: what the reader can choose to show; see `_trade_off`.
     """
 
     section: str
@@ -49,16 +54,20 @@ class Chart:
     legend: Mapping[str, str]
     table: _Table | None = None
     wide: bool = False
+    axes: dict[str, Any] = field(default_factory=dict)
 
 
 def charts(report: ReportFigures) -> list[Chart]:
     """All charts for which the report has figures, in the order of the page."""
+    lines = aligned(report)
     candidates = [
-        _frontier(report),
+        _trade_off(report),
         _energy_of_models(report),
-        _bars_of_layers(report, "MACs", lambda layer: layer.macs),
-        _bars_of_layers(report, "parameters", lambda layer: layer.parameters),
-        _energy_of_layers(report),
+        _classes(report),
+        _confusion(report),
+        _bars_of_layers(report, lines, "MACs", lambda layer: layer.macs),
+        _bars_of_layers(report, lines, "parameters", lambda layer: layer.parameters),
+        _energy_of_layers(report, lines),
         *_training(report),
         *(_lines(report, curves) for curves in report.curves),
         *(_grid(heatmap) for heatmap in report.heatmaps),
@@ -67,67 +76,79 @@ def charts(report: ReportFigures) -> list[Chart]:
 
 
 def model_colors(report: ReportFigures) -> list[str]:
-    """A CSS variable for each model: grey for the baseline, blue for the last."""
-    count = len(report.models)
-    if count == 1:
-        return ["--model-1"]
-    between = [f"--model-{2 + i % (_MODEL_COLORS - 2)}" for i in range(count - 2)]
-    return ["--model-0", *between, "--model-1"]
+    """A CSS variable for each model: grey for the baseline, blue for the one to ship.
+
+    Without a verdict blue is the last one's.
+    """
+    names = [model.name for model in report.models]
+    chosen = report.verdict.model if report.verdict else ""
+    blue = names.index(chosen) if chosen in names else len(names) - 1
+    if blue == 0 and len(names) > 1:
+        blue = len(names) - 1
+    others = itertools.cycle(f"--model-{i}" for i in range(2, _MODEL_COLORS))
+    return [
+        "--model-1" if i == blue else "--model-0" if i == 0 else next(others)
+        for i in range(len(names))
+    ]
 
 
 # Models ---------------------------------------------------------------------
 
 
-def _frontier(report: ReportFigures) -> Chart | None:
-    names = _names(report)
-    points = [
-        (names[model.name], model.joules, model.accuracy)
-        for model in report.models
-        if model.joules and model.accuracy is not None
+def _trade_off(report: ReportFigures) -> Chart | None:
+    """Any figure against any other; the page's script changes the axes.
+
+    `axes` has the names of the models, for each figure its title, the values and
+    texts by model and the encodings of both axes, and for each pair of figures the
+    models that no other beats in both.
+    """
+    names = list(_names(report).values())
+    rows = [
+        row
+        for row in rows_of(report)
+        if row.direction is not None
+        and len({m.name for m in report.models if row.get(m) is not None}) > 1
+        and not row.key.endswith(":fits")
     ]
-    if len(points) < 2:
+    quality = [row for row in rows if row.group == "Quality"]
+    if len(rows) < 2 or len(report.models) < 2:
         return None
-    scale = _Scale([joules for _, joules, _ in points], "J")
-    best = _pareto([(joules, accuracy) for _, joules, accuracy in points])
-    energies = [joules for _, joules, _ in points]
-    logarithmic = max(energies) > 20 * min(energies)
+    y = rows.index(quality[0]) if quality else 0
+    wanted = ("int8_bytes", "float32_bytes", "energy", "macs", "parameters")
+    keys = {row.key: i for i, row in enumerate(rows) if i != y}
+    x = next((keys[key] for key in wanted if key in keys), 1 - min(y, 1))
+    figures = [_axis(report, row) for row in rows]
+    frontiers = {
+        f"{i},{j}": _undominated(report, first, second)
+        for i, first in enumerate(rows)
+        for j, second in enumerate(rows)
+        if i != j
+    }
+    axes = {"models": names, "x": x, "y": y, "figures": figures, "best": frontiers}
+    best = frontiers[f"{x},{y}"]
+    first, second = figures[x], figures[y]
     values = [
         {
             "model": name,
-            "x": scale(joules),
-            "y": accuracy,
-            "best": (joules, accuracy) in best,
-            "text": f"{100 * accuracy:.2f} %, {quantity(joules, 'J')}",
+            "x": first["values"][i],
+            "y": second["values"][i],
+            "best": i in best,
+            "text": f"{second['texts'][i]}, {first['texts'][i]}",
         }
-        for name, joules, accuracy in points
+        for i, name in enumerate(names)
+        if first["values"][i] is not None and second["values"][i] is not None
     ]
     colors = _model_palette(report)
     return Chart(
         section="Trade-off",
-        title="Accuracy against energy",
-        description="Up and to the left is better. The line joins the models that "
-        "no other beats in both.",
-        label="Scatter chart of the accuracy of each model against its modelled "
-        "energy. The table of models has the numbers.",
+        title="Any figure against any other",
+        description="The line joins the models that no other beats in both figures.",
+        label="Scatter chart of two figures of each model, which can be chosen above. "
+        "The table of models has the numbers.",
         spec=vega.spec(
             values,
-            height=260,
-            encoding={
-                "x": vega.number(
-                    "x",
-                    f"modelled energy ({scale.unit})",
-                    zero=False,
-                    padding=28,
-                    logarithmic=logarithmic,
-                ),
-                "y": vega.number(
-                    "y",
-                    "accuracy",
-                    zero=False,
-                    format=".1%",
-                    domain=_span([accuracy for _, _, accuracy in points]),
-                ),
-            },
+            height=280,
+            encoding={"x": first["x"], "y": second["y"]},
             layer=[
                 {
                     "transform": [{"filter": "datum.best"}],
@@ -143,13 +164,67 @@ def _frontier(report: ReportFigures) -> Chart | None:
                     "encoding": {
                         "opacity": vega.faded("model"),
                         "color": vega.color("model", colors),
-                        "tooltip": vega.tooltip(model="model", text="accuracy, energy"),
+                        "tooltip": vega.tooltip(model="model", text="figures"),
                     },
                 },
             ],
         ),
         legend=colors,
+        axes=axes,
     )
+
+
+def _axis(report: ReportFigures, row: Row) -> dict[str, Any]:
+    """A figure as something to put on an axis."""
+    given = [row.get(model) for model in report.models]
+    known = [value for value in given if value is not None]
+    percent = row.points or "agreement" in row.key
+    title = row.label
+    if row.key.startswith("target:"):
+        title = f"{row.group}: {row.label}"
+    domain = _span(known) if percent else None
+    positive = min(known) > 0
+    logarithmic = not percent and positive and max(known) > _LOGARITHMIC * min(known)
+    unit = {"bytes": "B", "zipped": "B", "packed": "B", "energy": "J",
+            "modelled": "J"}.get(row.key.rpartition("_")[2], "")  # fmt: skip
+    if row.key.endswith(("latency", ":latency")):
+        unit = "ms"
+    scale = _Scale([], "") if percent or unit == "ms" else _Scale(known, unit)
+    suffix = unit if unit == "ms" else scale.unit
+    options: dict[str, Any] = {
+        "zero": False,
+        "format": ".1%" if percent else vega.NUMBER,
+        "domain": domain,
+        "logarithmic": logarithmic,
+    }
+    heading = f"{title} ({suffix})" if suffix else title
+    return {
+        "title": title,
+        "values": [None if value is None else scale(value) for value in given],
+        "texts": ["" if value is None else row.show(value) for value in given],
+        "x": vega.number("x", heading, padding=28, **options),
+        "y": vega.number("y", heading, padding=0 if domain else 14, **options),
+    }
+
+
+def _undominated(report: ReportFigures, first: Row, second: Row) -> list[int]:
+    """Numbers of the models that no other one beats in both figures."""
+    points = []
+    for number, model in enumerate(report.models):
+        x, y = first.get(model), second.get(model)
+        if x is not None and y is not None:
+            points.append(
+                (
+                    number,
+                    x if first.direction == "down" else -x,
+                    y if second.direction == "down" else -y,
+                )
+            )
+    return [
+        number
+        for number, x, y in points
+        if not any(a <= x and b <= y and (a, b) != (x, y) for _, a, b in points)
+    ]
 
 
 def _energy_of_models(report: ReportFigures) -> Chart | None:
@@ -196,18 +271,161 @@ def _energy_of_models(report: ReportFigures) -> Chart | None:
     )
 
 
+# Classes --------------------------------------------------------------------
+
+
+def _classes(report: ReportFigures) -> Chart | None:
+    """Accuracy class by class, the most difficult first where there are many."""
+    names = _names(report)
+    found = {names[m.name]: m.classes for m in report.models if m.classes}
+    if not found:
+        return None
+    shares: dict[str, dict[str, float]] = {}
+    for name, figures in found.items():
+        for index, label in enumerate(figures.names):
+            total = sum(figures.confusion[index])
+            if total:
+                share = figures.confusion[index][index] / total
+                shares.setdefault(label, {})[name] = share
+    if not shares:
+        return None
+    hardest = sorted(shares, key=lambda label: min(shares[label].values()))
+    room = max(8, min(_MOST_LAYERS, _MOST_BARS // len(found)))
+    kept = [label for label in shares if label in hardest[:room]]
+    short = short_names(kept, _NAME)
+    colors = _model_palette(report)
+    left_out = len(shares) - len(kept)
+    return Chart(
+        section="Classes",
+        title="Accuracy by class",
+        description=f"The {len(kept)} most difficult of {len(shares)} classes."
+        if left_out
+        else "",
+        label="Bar chart of the share of each class that each model gets right.",
+        spec=vega.spec(
+            [
+                {
+                    "class": short[label],
+                    "model": name,
+                    "value": share,
+                    "text": f"{100 * share:.1f} %",
+                }
+                for label in kept
+                for name, share in shares[label].items()
+            ],
+            height=(9 * len(found) + 9) * len(kept),
+            mark=vega.bar(0.9),
+            encoding={
+                "y": vega.names("class", list(short.values())),
+                "yOffset": {"field": "model", "sort": list(names.values())},
+                "x": vega.number("value", "accuracy", format=".0%"),
+                "color": vega.color("model", colors),
+                "opacity": vega.faded("model"),
+                "tooltip": vega.tooltip(model="model", text="accuracy"),
+            },
+        ),
+        legend={name: colors[name] for name in found},
+        table=_pivot(
+            "class",
+            [
+                (label, name, f"{100 * share:.1f} %")
+                for label, by_model in shares.items()
+                for name, share in by_model.items()
+            ],
+        ),
+    )
+
+
+def _confusion(report: ReportFigures) -> Chart | None:
+    """What each model takes each class for."""
+    names = _names(report)
+    found = {names[m.name]: m.classes for m in report.models if m.classes}
+    sizes = {len(figures.names) for figures in found.values()}
+    if not found or max(sizes) > _MOST_CLASSES:
+        return None
+    values = []
+    labels: dict[str, str] = {}
+    for name, figures in found.items():
+        short = short_names(list(figures.names), 16)
+        labels.update(dict.fromkeys(short.values()))  # type: ignore[arg-type]
+        for row, numbers in zip(figures.names, figures.confusion, strict=True):
+            total = sum(numbers)
+            values += [
+                {
+                    "model": name,
+                    "true": short[row],
+                    "taken for": short[column],
+                    "share": count / total,
+                    "text": f"{count:,} of {total:,}",
+                }
+                for column, count in zip(figures.names, numbers, strict=True)
+                if total and count
+            ]
+    if not values:
+        return None
+    order = list(labels)
+    chosen = names.get(report.verdict.model if report.verdict else "", "")
+    models = [name for name in found if name != chosen]
+    models += [chosen] if chosen in found else []
+    return Chart(
+        section="Classes",
+        title="Confusion matrix",
+        description="Share of each class (rows) that is taken for each other one.",
+        label="Grid of how often each class is taken for each other one, for the model "
+        "chosen above.",
+        spec=vega.spec(
+            values,
+            height=min(max(24 * len(order), 80), 520),
+            mark={"type": "rect"},
+            choice=("model", models),
+            encoding={
+                "y": {
+                    **vega.names("true", order, "true class"),
+                    "scale": {"domain": order},
+                },
+                "x": {
+                    **vega.names("taken for", order, "taken for"),
+                    "scale": {"domain": order},
+                    "axis": {"labelOverlap": True, "labelAngle": 0, "labelLimit": 60},
+                },
+                "color": {
+                    "field": "share",
+                    "type": "quantitative",
+                    "title": "share",
+                    "scale": {"range": ["--ramp-0", "--ramp-1"], "domain": [0, 1]},
+                    "legend": {"orient": "top", "gradientLength": 160, "format": ".0%"},
+                },
+                "tooltip": [
+                    {"field": name, "type": "nominal"}
+                    for name in ("true", "taken for", "text")
+                ],
+            },
+        ),
+        legend={},
+        table=_pivot(
+            "model: true class",
+            [
+                (f"{v['model']}: {v['true']}", str(v["taken for"]), str(v["text"]))
+                for v in values
+            ],
+        ),
+    )
+
+
 # Layers ---------------------------------------------------------------------
 
 
 def _bars_of_layers(
-    report: ReportFigures, title: str, get: Callable[[LayerFigures], float]
+    report: ReportFigures,
+    lines: list[Line],
+    title: str,
+    get: Callable[[LayerFigures], float],
 ) -> Chart | None:
-    names = _names(report)
-    figures = {names[model.name]: _by_layer(model, get) for model in report.models}
-    layers, description = _largest_layers(list(figures.values()))
-    if not layers:
+    names = list(_names(report).values())
+    kept, description = _largest_lines(lines, get, len(names))
+    if not kept:
         return None
-    scale = _Scale([value for by in figures.values() for value in by.values()])
+    scale = _Scale(get(cell) for line in lines for cell in line.cells if cell)
     colors = _model_palette(report)
     return Chart(
         section="Layer by layer",
@@ -220,18 +438,18 @@ def _bars_of_layers(
                 {
                     "layer": short,
                     "model": name,
-                    "value": scale(by_layer[layer]),
-                    "text": quantity(by_layer[layer]),
+                    "value": scale(get(cell)),
+                    "text": quantity(get(cell)),
                 }
-                for name, by_layer in figures.items()
-                for layer, short in layers.items()
-                if layer in by_layer
+                for line, short in kept
+                for name, cell in zip(names, line.cells, strict=True)
+                if cell is not None
             ],
-            height=(9 * len(names) + 9) * len(layers),
+            height=(9 * len(names) + 9) * len(kept),
             mark=vega.bar(0.9),
             encoding={
-                "y": vega.names("layer", list(layers.values())),
-                "yOffset": {"field": "model", "sort": list(names.values())},
+                "y": vega.names("layer", [short for _, short in kept]),
+                "yOffset": {"field": "model", "sort": names},
                 "x": vega.number("value", scale.count_of(title)),
                 "color": vega.color("model", colors),
                 "opacity": vega.faded("model"),
@@ -242,15 +460,20 @@ def _bars_of_layers(
     )
 
 
-def _energy_of_layers(report: ReportFigures) -> Chart | None:
-    names = _names(report)
-    modelled = [model for model in report.models if model.energy]
-    totals = [_by_layer(model, _joules) for model in modelled]
-    layers, description = _largest_layers(totals)
-    if not layers:
+def _energy_of_layers(report: ReportFigures, lines: list[Line]) -> Chart | None:
+    names = list(_names(report).values())
+    kept, description = _largest_lines(lines, _joules, len(names))
+    modelled = [name for name, m in zip(names, report.models, strict=True) if m.energy]
+    if not kept or not modelled:
         return None
-    scale = _Scale([max(by_layer.values()) for by_layer in totals], "J")
+    scale = _Scale(
+        (_joules(cell) for line in lines for cell in line.cells if cell), "J"
+    )
     colors = _kind_palette(report)
+    chosen = report.verdict.model if report.verdict else ""
+    shown = _names(report).get(chosen, "")
+    options = [name for name in modelled if name != shown]
+    options += [shown] if shown in modelled else []
     return Chart(
         section="Layer by layer",
         title="Energy by kind",
@@ -261,23 +484,24 @@ def _energy_of_layers(report: ReportFigures) -> Chart | None:
         spec=vega.spec(
             [
                 {
-                    "layer": layers[layer.name],
-                    "model": names[model.name],
+                    "layer": short,
+                    "model": name,
                     "kind": _spaced(kind),
                     "order": list(colors).index(_spaced(kind)),
                     "value": scale(joules),
                     "text": quantity(joules, "J"),
                 }
-                for model in modelled
-                for layer in model.layers
-                if layer.name in layers
-                for kind, joules in (layer.energy or {}).items()
+                for line, short in kept
+                for name, cell in zip(names, line.cells, strict=True)
+                if cell is not None and name in modelled
+                for kind, joules in (cell.energy or {}).items()
+                if _spaced(kind) in colors
             ],
-            height=max(20 * len(layers), 80),
+            height=max(20 * len(kept), 80),
             mark=vega.bar(0.62),
-            choice=("model", [names[model.name] for model in modelled]),
+            choice=("model", options),
             encoding={
-                "y": vega.names("layer", list(layers.values())),
+                "y": vega.names("layer", [short for _, short in kept]),
                 "x": vega.number("value", scale.unit),
                 "color": vega.color("kind", colors),
                 "order": {"field": "order"},
@@ -291,31 +515,23 @@ def _energy_of_layers(report: ReportFigures) -> Chart | None:
     )
 
 
-def _largest_layers(figures: list[dict[str, float]]) -> tuple[dict[str, str], str]:
-    """Short names of the layers worth a bar, and a word about the rest."""
-    largest: dict[str, float] = {}
-    for by_layer in figures:
-        for layer, value in by_layer.items():
-            largest[layer] = max(value, largest.get(layer, 0))
-    relevant = [layer for layer, value in largest.items() if value > 0]
-    room = max(8, min(_MOST_LAYERS, _MOST_BARS // max(len(figures), 1)))
-    top = set(sorted(relevant, key=lambda name: -largest[name])[:room])
+def _largest_lines(
+    lines: list[Line], get: Callable[[LayerFigures], float], models: int
+) -> tuple[list[tuple[Line, str]], str]:
+    """Layers worth a bar with a short name, and a word about the rest."""
+    sizes = [max((get(cell) for cell in line.cells if cell), default=0.0)
+             for line in lines]  # fmt: skip
+    relevant = [i for i, size in enumerate(sizes) if size > 0]
+    room = max(8, min(_MOST_LAYERS, _MOST_BARS // max(models, 1)))
+    top = set(sorted(relevant, key=lambda i: -sizes[i])[:room])
+    kept = [lines[i] for i in relevant if i in top]
+    short = short_names([line.label for line in kept], _NAME)
     description = (
         f"The largest {len(top)} of {len(relevant)} layers; the table has all."
         if len(top) < len(relevant)
         else ""
     )
-    return short_names([name for name in relevant if name in top], _NAME), description
-
-
-def _by_layer(
-    model: ModelFigures, get: Callable[[LayerFigures], float]
-) -> dict[str, float]:
-    """Figure of each layer, the uses of a shared layer added up."""
-    result: dict[str, float] = {}
-    for layer in model.layers:
-        result[layer.name] = result.get(layer.name, 0) + get(layer)
-    return result
+    return [(line, short[line.label]) for line in kept], description
 
 
 # Lines and grids ------------------------------------------------------------
@@ -530,22 +746,10 @@ def _spaced(kind: str) -> str:
 
 
 def _span(values: list[float]) -> list[float]:
-    """Range of an axis of accuracies, with room around the points."""
+    """Range of an axis of fractions, with room around the points."""
     low, high = min(values), max(values)
     room = max(0.15 * (high - low), (_LEAST_SPAN - (high - low)) / 2)
-    return [max(low - room, 0), min(high + room, 1)]
-
-
-def _pareto(points: list[tuple[float, float]]) -> set[tuple[float, float]]:
-    """(energy, accuracy) of the models that no other model dominates."""
-    return {
-        (energy, accuracy)
-        for energy, accuracy in points
-        if not any(
-            e <= energy and a >= accuracy and (e, a) != (energy, accuracy)
-            for e, a in points
-        )
-    }
+    return [max(low - room, 0), min(high + room, 1) if high <= 1 else high + room]
 
 
 def _pivot(corner: str, cells: list[tuple[str, str, str]]) -> _Table:

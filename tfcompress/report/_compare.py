@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import math
 import os
@@ -10,32 +11,57 @@ import platform
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from tfcompress import _made
 from tfcompress._figures import Curves, Heatmap
+from tfcompress._models import load_model
 from tfcompress._samples import (
     Source,
     call_model,
-    check_labelled,
-    class_indices,
+    inputs_of,
     read,
     reusable,
     take_samples,
 )
-from tfcompress.export import Artifact, to_tflite
+from tfcompress.export import Artifact, pack, target, to_tflite
 from tfcompress.export._parity import SAMPLE_LIMIT
 from tfcompress.export._runtime import benchmark_together, open_file
+from tfcompress.export.targets import resolve
+from tfcompress.export.targets._here import processor
+from tfcompress.report._evaluate import (
+    AgreementMeter,
+    Measurement,
+    plan_of,
+    with_noise,
+)
 from tfcompress.report._figures import (
+    ClassFigures,
     FileFigures,
     History,
     LayerFigures,
+    MetricFigure,
     ModelFigures,
+    TargetFigures,
+    WrongSample,
 )
+from tfcompress.report._progress import Progress
 from tfcompress.report._report import Report
+from tfcompress.report._tasks import (
+    Task,
+    compile_arguments,
+    flat_labels,
+    tasks_of,
+)
+from tfcompress.report._verdict import verdict
+from tfcompress.report._wrong import as_png, is_image
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["compare"]
@@ -43,21 +69,40 @@ __all__ = ["compare"]
 _WARMUP = 5
 _RUNS = 50
 _ENERGY_SECONDS = 1.0
+# Samples of the test data that integer files are run on, one by one.
+_FILE_SAMPLES = 2000
+_WRONG = 6  # pictures of each model
 
 
 def compare(
-    models: Mapping[str, keras.Model],
+    models: Mapping[str, keras.Model | str | os.PathLike[str]],
     *,
     data: Any = None,
     calibration: Any = None,
+    metrics: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
     hardware: Any = "horowitz_45nm",
+    products: str = "computed",
+    bits: Any = None,
+    targets: Sequence[Any] = (),
     histories: Mapping[str, Any] | None = None,
     curves: Sequence[Curves] = (),
     heatmaps: Sequence[Heatmap] = (),
+    tolerance: float = 0.01,
+    highlight: str | None = None,
+    class_names: Sequence[str] | None = None,
     title: str = "Compression report",
     provenance: Mapping[str, Any] | None = None,
+    verbose: int = 1,
 ) -> Report:
-    """Compares models in accuracy, size, work, speed and modelled energy.
+    """Compares models of any task in quality, size, work, speed and modelled energy.
+
+    Quality is what the models are compiled with: their own metrics and losses, for
+    every output, with sample weights, as `model.evaluate` has them. A model that is
+    not compiled is measured as the first one that is; if none is, or there are no
+    metrics, the task is found from outputs and labels: accuracy for classes and
+    for yes or no, accuracy of pixels and of labels, mean absolute and root mean
+    squared error for numbers. The same metrics are computed on the outputs of
+    integer files.
 
     Every model is exported to TFLite, to float32 and, with `calibration`, to
     int8. The files are timed in turns with one thread, so that a noisy machine
@@ -71,6 +116,7 @@ def compare(
         {"dense": dense, "compressed": small},
         data=(x_test, y_test),
         calibration=x_train[:500],
+        targets=["ethos-u55-128", "board.toml"],
         histories={"dense": dense_history, "compressed": pruning_history},
     )
     print(report)
@@ -78,25 +124,47 @@ def compare(
     ```
 
     Args:
-        models: built Functional or Sequential models by name. The first is the
-            baseline for all; the last is shown in the summary.
-        data: test data for the accuracy: a tuple `(inputs, labels)` of arrays, an
-            iterable of batches of such that ends, as a `tf.data.Dataset`, or a
-            `tfcompress.data.Dataset`, whose test split is taken; labels are class
-            indices or one-hot. Defaults to `None`, which leaves the accuracy out.
+        models: built Functional or Sequential models by name, or the paths of
+            `.keras` files. The first is the baseline for all.
+        data: test data: a tuple `(inputs, labels)` or `(inputs, labels, weights)`,
+            a `tf.data.Dataset` or `keras.utils.PyDataset` of batches of such, or
+            a `tfcompress.data.Dataset`, whose test split is taken. Defaults to
+            `None`, which leaves the quality out.
         calibration: typical training inputs for int8, as for
             `tfcompress.export.to_tflite`. Defaults to `None`, which leaves the
             int8 files out.
+        metrics: what to measure beside the models' own metrics, as
+            `Model.compile` takes it for one output: a list of names, functions
+            or `keras.Metric` objects; for several outputs a dict of such lists by
+            output. One with the name of a model's own takes its place. Defaults
+            to `None`.
         hardware: profile for the modelled energy: its name, the path of its file,
             or a `tfcompress.cost.Profile`; see `tfcompress.cost.energy`. `None`
             leaves the energy out. Defaults to `"horowitz_45nm"`.
+        products: what happens to a multiplication by a zero weight, `"computed"`,
+            `"gated"` or `"skipped"`, as for `tfcompress.cost.energy`. Defaults to
+            `"computed"`.
+        bits: widths of weights and activations for the modelled energy, as for
+            `tfcompress.cost.energy`; or a dict of such by name of the model.
+            Defaults to `None`: those that the models compute in.
+        targets: hardware to ask what it makes of the files, as for
+            `tfcompress.export.target`: names, profiles or paths of profiles.
+            Defaults to `()`.
         histories: training curves by name: `keras.callbacks.History` objects or
             dicts of lists. Defaults to `None`.
         curves: further line charts, such as sensitivities. Defaults to `()`.
         heatmaps: further grids. Defaults to `()`.
+        tolerance: how much worse than the first model the model to ship may be:
+            points of a fraction (0.01 is one point), otherwise a share of the
+            first model's figure. Defaults to `0.01`.
+        highlight: name of the model to ship, instead of the smallest within
+            `tolerance`. Defaults to `None`.
+        class_names: names of the classes, in order. Defaults to `None`: numbers.
         title: heading of the report. Defaults to `"Compression report"`.
         provenance: facts to note beside versions and machine, such as the seed
             and the data set. Defaults to `None`.
+        verbose: 1 to tell on standard error what is being done, 0 for silence.
+            Defaults to `1`.
 
     Returns:
         A `Report`.
@@ -105,115 +173,386 @@ def compare(
         TypeError: if an argument is of another kind.
         ValueError: if an argument is not as described, before any measurement.
     """
-    _check_models(models)
+    _check_names(models)
     _check_kinds(curves, Curves, "curves")
     _check_kinds(heatmaps, Heatmap, "heatmaps")
     training = {name: _history(name, h) for name, h in (histories or {}).items()}
     profile = None if hardware is None else _profile(hardware)
-    sources: dict[str, Source] = {}
+    widths = _bits_by_model(bits, models)
+    _check_products(products, profile)
+    _check_verdict(tolerance, highlight, models)
+    wanted = _targets(targets)
     data = reusable(data, "data")
     calibration = reusable(calibration, "calibration", limit=SAMPLE_LIMIT)
-    for name, model in models.items():
-        if data is not None:
-            sources[name] = read(model, data, split="test")
-            if _classifies(model) or not sources[name].labelled:
-                check_labelled(sources[name])
+    loaded = {name: _model(name, given) for name, given in models.items()}
+    works = [
+        _Work(name, model, path, _source(model, data))
+        for name, (model, path) in loaded.items()
+    ]
+    for work in works:
         if calibration is not None:
-            take_samples(model, calibration, limit=1)
+            _check_calibration(work, calibration)
+    _check_metrics(metrics, works)
 
-    notes: list[str] = []
+    steps = 2 + len(works) * (3 + (calibration is not None) + len(wanted))
+    progress = Progress(steps, verbose)
+    _note_twins(works)
     on_chip: dict[str, bool] = {}
-    costs = {
-        name: _costs(name, model, profile, notes, on_chip)
-        for name, model in models.items()
-    }
-    files = _export_and_time(models, calibration, notes)
-    figures = []
-    samples = 0
-    for name in models:
-        accuracy = None
-        if name in sources:
-            accuracy, samples = _accuracy(name, sources[name], notes)
-        figures.append(
-            ModelFigures(name=name, accuracy=accuracy, files=files[name], **costs[name])
-        )
+    for work in works:
+        progress(f"{work.name}: counting")
+        _count(work, profile, products, widths[work.name], on_chip)
+    with tempfile.TemporaryDirectory() as folder:
+        _export(works, Path(folder), calibration, progress)
+        progress("timing all files in turns")
+        _time(works)
+        progress.note("measuring energy where the machine counts it")
+        for work in works:
+            for kind, artifact in work.artifacts.items():
+                work.files[kind] = replace(
+                    work.files[kind], energy=_measured_energy(artifact.path)
+                )
+        for work in works:
+            for each in wanted:
+                progress(f"{work.name}: asking {each.name}")
+                _ask(work, each)
+        measurements = _measure(works, metrics, calibration, class_names, progress)
+    figures = [_figures(work, profile, products) for work in works]
+    if measurements:
+        figures = _compared(works, figures, measurements)
+    notes = [note for work in works for note in work.notes]
+    if calibration is None:
+        notes.append("No int8 files: they need calibration data.")
     if len(set(on_chip.values())) > 1:
         fits = ", ".join(repr(name) for name, fit in on_chip.items() if fit)
         notes.append(
             f"Modelled energy: the weights of {fits} fit into on-chip memory; those "
             "of the others are read from off-chip memory at every inference."
         )
+    samples = max((m.samples for m in measurements.values()), default=0)
+    progress("writing the report")
     return Report(
         title=title,
         models=tuple(figures),
         histories=training,
         curves=tuple(_clean_curves(c) for c in curves),
         heatmaps=tuple(_clean_heatmap(h) for h in heatmaps),
-        provenance=_provenance(profile, samples, figures, provenance or {}),
-        notes=tuple(notes),
+        provenance=_provenance(
+            profile, products, bits, samples, figures, provenance or {}
+        ),
+        notes=tuple(dict.fromkeys(notes)),
+        verdict=verdict(figures, tolerance, highlight),
     )
 
 
-# Accuracy -------------------------------------------------------------------
+@dataclass
+class _Work:
+    """One model and what is known of it so far."""
+
+    name: str
+    model: keras.Model
+    path: str
+    source: Source | None
+    notes: list[str] = field(default_factory=list)
+    counted: Any = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    files: dict[str, FileFigures] = field(default_factory=dict)
+    targets: dict[str, TargetFigures] = field(default_factory=dict)
+    metrics: dict[str, MetricFigure] = field(default_factory=dict)
+    classes: ClassFigures | None = None
+    wrong: tuple[WrongSample, ...] = ()
+    problem: str = ""
 
 
-def _accuracy(name: str, source: Source, notes: list[str]) -> tuple[float | None, int]:
-    """Top-1 accuracy and the number of samples it comes from."""
-    if not _classifies(source.model):
-        notes.append(
-            f"No accuracy for {name!r}: it needs one output of shape (batch, classes)."
+def _note_twins(works: list[_Work]) -> None:
+    """Notes about models that are given twice."""
+    objects: dict[int, str] = {}
+    contents: dict[bytes, str] = {}
+    for work in works:
+        digest = hashlib.sha256()
+        for array in work.model.get_weights():
+            digest.update(repr((array.shape, array.dtype)).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        if id(work.model) in objects:
+            twin = objects[id(work.model)]
+            work.notes.append(f"{work.name!r} is the same object as {twin!r}.")
+        elif digest.digest() in contents and work.model.weights:
+            twin = contents[digest.digest()]
+            work.notes.append(f"{work.name!r} has exactly the weights of {twin!r}.")
+        objects.setdefault(id(work.model), work.name)
+        contents.setdefault(digest.digest(), work.name)
+
+
+# Quality ----------------------------------------------------------------------
+
+
+def _measure(
+    works: list[_Work],
+    metrics: Any,
+    calibration: Any,
+    class_names: Sequence[str] | None,
+    progress: Progress,
+) -> dict[str, Measurement]:
+    """Runs every model, and its integer file, on the test data."""
+    compiled = [compile_arguments(work.model) for work in works]
+    measurements = {}
+    for work in works:
+        progress(f"{work.name}: running on the test data")
+        work.problem = _weights_problem(work.model)
+        if work.source is None:
+            _agree_on(work, calibration)
+            continue
+        labels = work.source.first.labels
+        tasks = tasks_of(work.model, labels)
+        alike = next(
+            (
+                arguments
+                for arguments, other in zip(compiled, works, strict=True)
+                if arguments is not None and _same_outputs(other.model, work.model)
+            ),
+            None,
         )
-        return None, 0
-    right = count = 0
-    for batch in source:
-        (outputs,) = call_model(source.model, batch.inputs)
-        (labels,) = keras.tree.flatten(batch.labels)
-        right += int((outputs.argmax(-1) == class_indices(labels)).sum())
-        count += len(batch)
-    return right / count, count
-
-
-def _classifies(model: keras.Model) -> bool:
-    """Whether the model has one output of shape (batch, classes)."""
-    shape = model.outputs[0].shape
-    return len(model.outputs) == 1 and len(shape) == 2 and (shape[1] or 2) > 1
-
-
-# Files ----------------------------------------------------------------------
-
-
-def _export_and_time(
-    models: Mapping[str, keras.Model], calibration: Any, notes: list[str]
-) -> dict[str, dict[str, FileFigures]]:
-    """TFLite files of all models by model and format, timed in turns."""
-    artifacts: dict[tuple[str, str], Artifact] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, model) in enumerate(models.items()):
-            for kind in ("float32", "int8"):
-                if kind == "int8" and calibration is None:
+        try:
+            plan = plan_of(work.model, tasks, labels, metrics, alike)
+            measurement = Measurement(work.model, plan)
+            file = _integer_file(work)
+            of_file = (
+                None
+                if file is None
+                else Measurement(
+                    work.model, plan_of(work.model, tasks, labels, metrics, alike)
+                )
+            )
+            agreement = AgreementMeter(tasks)
+            wrong = _Wrong(work.model, tasks, class_names)
+            stride = _stride(work.source)
+            for number, batch in enumerate(work.source):
+                outputs = call_model(work.model, batch.inputs)
+                measurement.update(outputs, batch.labels, batch.weights)
+                wrong.look(outputs, batch)
+                if file is None or of_file is None or number % stride:
                     continue
-                try:
-                    artifacts[name, kind] = to_tflite(
-                        model,
-                        Path(folder) / f"{number}.{kind}.tflite",
-                        quantization="int8" if kind == "int8" else None,
-                        calibration=calibration,
-                    )
-                except (RuntimeError, ValueError) as error:
-                    notes.append(f"No {kind} TFLite file for {name!r}: {error}")
-        paths = [artifact.path for artifact in artifacts.values()]
-        timings = benchmark_together(paths, warmup=_WARMUP, runs=_RUNS)
-        energies = [_measured_energy(path) for path in paths]
-    if calibration is None:
-        notes.append("No int8 files: they need calibration data.")
-    result: dict[str, dict[str, FileFigures]] = {name: {} for name in models}
-    for ((name, kind), artifact), latency, energy in zip(
-        artifacts.items(), timings, energies, strict=True
+                room = _FILE_SAMPLES - of_file.samples
+                if room <= 0:
+                    continue
+                some = batch.at(slice(room))
+                answers = file(file.check(_given(some.inputs)))
+                of_file.update(answers, some.labels, some.weights)
+                agreement.update([o[:room] for o in outputs], answers)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+            work.notes.append(
+                f"No figures of {work.name!r} on the test data: {_line(error)}"
+            )
+            continue
+        measurements[work.name] = measurement
+        work.metrics = measurement.results()
+        work.classes = measurement.classes(class_names)
+        work.wrong = wrong.found
+        if not measurement.finite and not work.problem:
+            work.problem = "Its outputs on the test data are not finite (NaN)."
+        if measurement.problem:
+            work.notes.append(
+                f"Some figures of {work.name!r} on the test data are missing: "
+                f"{measurement.problem}"
+            )
+        if not work.metrics and not work.problem:
+            work.notes.append(
+                f"No figures of {work.name!r} on the test data: its outputs and the "
+                "labels do not tell its task. Compile it with metrics, or give "
+                "`metrics`."
+            )
+        if of_file is not None and of_file.samples:
+            work.files["int8"] = replace(
+                work.files["int8"],
+                metrics=of_file.results(),
+                agreement=agreement.results(),
+            )
+            if of_file.samples < measurement.samples:
+                work.notes.append(
+                    f"The int8 file of {work.name!r} was run on {of_file.samples:,} of "
+                    f"{measurement.samples:,} test samples."
+                )
+    for work in works:
+        if work.problem:
+            work.notes.insert(0, f"{work.name!r}: {work.problem}")
+    return measurements
+
+
+def _agree_on(work: _Work, calibration: Any) -> None:
+    """Agreement of the integer file on calibration samples, without test data."""
+    file = _integer_file(work)
+    if file is None or calibration is None:
+        return
+    inputs, _ = take_samples(work.model, calibration, limit=_FILE_SAMPLES // 4)
+    meter = AgreementMeter(tasks_of(work.model, None))
+    meter.update(call_model(work.model, inputs), file(file.check(_given(inputs))))
+    work.files["int8"] = replace(work.files["int8"], agreement=meter.results())
+
+
+class _Wrong:
+    """The first images that a model takes for something else."""
+
+    def __init__(
+        self, model: keras.Model, tasks: list[Task], names: Sequence[str] | None
     ):
-        result[name][kind] = FileFigures(
-            artifact.bytes, latency, artifact.parity, energy
+        specs = inputs_of(model)
+        shapes = [spec.shape for spec in specs]
+        deciding = [
+            index
+            for index, task in enumerate(tasks)
+            if task.kind in ("classes", "binary") and not task.dense
+        ]
+        pictures = len(shapes) == 1 and is_image(shapes[0])
+        self._index = deciding[0] if deciding and pictures else None
+        self._task = tasks[deciding[0]] if deciding else None
+        self._names = names
+        self._model = model
+        self._seen = 0
+        self.found: tuple[WrongSample, ...] = ()
+
+    def look(self, outputs: list[np.ndarray], batch: Any) -> None:
+        """Adds what is wrong in a batch, until there are enough."""
+        start, self._seen = self._seen, self._seen + len(batch)
+        if self._index is None or self._task is None or len(self.found) >= _WRONG:
+            return
+        label = flat_labels(self._model, batch.labels)[self._index]
+        if label is None or not np.isfinite(outputs[self._index]).all():
+            return
+        decided = self._task.decide(outputs[self._index]).ravel()
+        truth = self._task.truth(label, outputs[self._index]).ravel()
+        for row in np.flatnonzero(decided != truth)[: _WRONG - len(self.found)]:
+            sample = WrongSample(
+                as_png(batch.inputs[0][row]),
+                self._name(truth[row]),
+                self._name(decided[row]),
+                start + int(row),
+            )
+            self.found = (*self.found, sample)
+
+    def _name(self, number: Any) -> str:
+        index = int(number)
+        if self._names is not None and 0 <= index < len(self._names):
+            return str(self._names[index])
+        return str(index)
+
+
+def _integer_file(work: _Work) -> Any:
+    artifact = work.artifacts.get("int8")
+    return None if artifact is None else open_file(artifact.path)
+
+
+def _given(inputs: list[np.ndarray]) -> Any:
+    return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _stride(source: Source) -> int:
+    """Of how many batches the integer file sees one, to cover all of the data."""
+    if source.length is None:
+        return 1
+    return max(1, source.length * len(source.first) // _FILE_SAMPLES)
+
+
+def _same_outputs(first: keras.Model, second: keras.Model) -> bool:
+    shapes = [[tuple(t.shape) for t in model.outputs] for model in (first, second)]
+    return shapes[0] == shapes[1]
+
+
+def _weights_problem(model: keras.Model) -> str:
+    bad = sum(
+        int(np.count_nonzero(~np.isfinite(array)))
+        for array in model.get_weights()
+        if array.dtype.kind == "f"
+    )
+    return f"{bad:,} of its weights are not finite (NaN)." if bad else ""
+
+
+def _compared(
+    works: list[_Work],
+    figures: list[ModelFigures],
+    measurements: dict[str, Measurement],
+) -> list[ModelFigures]:
+    """Figures with the noise of their differences to the first model's."""
+    first = measurements.get(works[0].name)
+    if first is None:
+        return figures
+    base = figures[0].metrics
+    return [
+        replace(
+            model,
+            metrics=with_noise(model.metrics, measurements[model.name], base, first),
         )
-    return result
+        if model.name in measurements and index
+        else model
+        for index, model in enumerate(figures)
+    ]
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.split())[:300]
+
+
+# Files ------------------------------------------------------------------------
+
+
+def _export(
+    works: list[_Work], folder: Path, calibration: Any, progress: Progress
+) -> None:
+    """TFLite files and packed files of all models."""
+    for number, work in enumerate(works):
+        for kind in ("float32", "int8"):
+            if kind == "int8" and calibration is None:
+                continue
+            progress(f"{work.name}: converting to {kind}")
+            try:
+                work.artifacts[kind] = to_tflite(
+                    work.model,
+                    folder / f"{number}.{kind}.tflite",
+                    quantization="int8" if kind == "int8" else None,
+                    calibration=calibration,
+                )
+            except (RuntimeError, ValueError) as error:
+                work.notes.append(f"No {kind} TFLite file for {work.name!r}: {error}")
+        for kind, artifact in work.artifacts.items():
+            work.files[kind] = FileFigures(
+                artifact.bytes,
+                None,
+                artifact.parity,
+                zipped=len(zlib.compress(artifact.path.read_bytes(), 6)),
+            )
+        progress.note(f"{work.name}: packing")
+        try:
+            packed = pack(work.model, folder / f"{number}.tfcz")
+            work.fields["packed"] = packed.bytes
+        except (RuntimeError, ValueError, TypeError) as error:
+            work.notes.append(f"No .tfcz file for {work.name!r}: {_line(error)}")
+
+
+def _time(works: list[_Work]) -> None:
+    places = [(work, kind) for work in works for kind in work.artifacts]
+    paths = [work.artifacts[kind].path for work, kind in places]
+    timings = benchmark_together(paths, warmup=_WARMUP, runs=_RUNS)
+    for (work, kind), latency in zip(places, timings, strict=True):
+        work.files[kind] = replace(work.files[kind], latency=latency)
+
+
+def _ask(work: _Work, profile: Any) -> None:
+    """What a target makes of the integer file, or of the only one."""
+    kind = "int8" if "int8" in work.artifacts else "float32"
+    artifact = work.artifacts.get(kind)
+    if artifact is None:
+        work.notes.append(f"{profile.name} for {work.name!r}: there is no file.")
+        return
+    try:
+        found = target(artifact.path, profile)
+    except (ImportError, RuntimeError, ValueError) as error:
+        work.notes.append(f"{profile.name} for {work.name!r}: {_line(error)}")
+        return
+    work.targets[profile.name] = replace(found, file=kind)
+    if found.fallback:
+        work.notes.append(
+            f"{profile.name} cannot run {', '.join(found.fallback)} of {work.name!r}."
+        )
 
 
 def _measured_energy(path: Path) -> float | None:
@@ -251,63 +590,210 @@ def _profile(hardware: Any) -> Any:
     return cost.profile(hardware)
 
 
-def _costs(
-    name: str,
-    model: keras.Model,
-    profile: Any,
-    notes: list[str],
-    on_chip: dict[str, bool],
-) -> dict[str, Any]:
-    """The counted and modelled fields of `ModelFigures`.
-
-    `notes` and, by name, whether all weights stay `on_chip` are added to.
-    """
+def _count(
+    work: _Work, profile: Any, products: Any, bits: Any, on_chip: dict[str, bool]
+) -> None:
+    """The counted and modelled figures of a model."""
     from tfcompress import cost
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is not counted becomes a note
-        counted = cost.count(model)
-    for row in counted.uncounted:
-        notes.append(f"MACs of {name!r} leave out {row.name!r}: {row.reason}")
-    estimate = None if profile is None else cost.energy(counted, profile)
-    if estimate is not None:
-        notes += [f"Energy of {name!r}: {note}" for note in estimate.notes]
-        on_chip[name] = bool(estimate.settings["weights_on_chip"])
-    layers = tuple(
-        LayerFigures(
-            name=row.name,
-            kind=row.kind,
-            macs=row.macs,
-            parameters=row.parameters,
-            energy=None if estimate is None else dict(estimate.rows[index].by_kind),
+    shapes: Any = None
+    is_open = any(None in spec.shape for spec in inputs_of(work.model))
+    if is_open and work.source is not None:
+        shapes = [array.shape[1:] for array in work.source.first.inputs]
+        sizes = " and ".join("×".join(map(str, shape)) for shape in shapes)
+        work.notes.append(
+            f"MACs of {work.name!r} are for inputs of {sizes}, the first of the test "
+            "data: its input size is open."
         )
-        for index, row in enumerate(counted.rows)
+        shapes = shapes[0] if len(shapes) == 1 else shapes
+    work.fields["parameters"] = work.model.count_params()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is not counted becomes a note
+            work.counted = counted = cost.count(work.model, input_shape=shapes)
+    except (ValueError, TypeError) as error:
+        work.notes.append(f"No MACs of {work.name!r}: {_line(error)}")
+        return
+    for row in counted.uncounted:
+        work.notes.append(f"MACs of {work.name!r} leave out {row.name!r}: {row.reason}")
+    estimate = None
+    if profile is not None:
+        try:
+            estimate = cost.energy(counted, profile, products=products, bits=bits)
+        except ValueError as error:
+            work.notes.append(f"No modelled energy of {work.name!r}: {_line(error)}")
+    if estimate is not None:
+        work.notes += [f"Energy of {work.name!r}: {note}" for note in estimate.notes]
+        on_chip[work.name] = bool(estimate.settings["weights_on_chip"])
+    work.fields.update(
+        parameters=counted.parameters,
+        nonzero=counted.nonzero,
+        macs=counted.macs,
+        energy=None if estimate is None else dict(estimate.by_kind),
+        layers=tuple(
+            LayerFigures(
+                name=row.name,
+                kind=row.kind,
+                macs=row.macs,
+                parameters=row.parameters,
+                energy=None if estimate is None else dict(estimate.rows[index].by_kind),
+            )
+            for index, row in enumerate(counted.rows)
+        ),
     )
-    return {
-        "parameters": counted.parameters,
-        "nonzero": counted.nonzero,
-        "macs": counted.macs,
-        "energy": None if estimate is None else dict(estimate.by_kind),
-        "layers": layers,
-    }
+
+
+def _figures(work: _Work, profile: Any, products: Any) -> ModelFigures:
+    """All of it."""
+    from tfcompress import cost
+
+    files = dict(work.files)
+    integers = profile is not None and any(
+        name.startswith("int") for name in profile.arithmetic
+    )
+    if "int8" in files and integers and work.counted is not None:
+        estimate = cost.energy(work.counted, profile, products=products, bits=8)
+        files["int8"] = replace(files["int8"], modelled=dict(estimate.by_kind))
+    return ModelFigures(
+        name=work.name,
+        metrics=work.metrics,
+        files=files,
+        targets=work.targets,
+        classes=work.classes,
+        wrong=work.wrong,
+        made=tuple(_made.made(work.path or work.model)),
+        path=work.path,
+        problem=work.problem,
+        **work.fields,
+    )
 
 
 # Given by the caller --------------------------------------------------------
 
 
-def _check_models(models: Any) -> None:
+def _check_names(models: Any) -> None:
     if not isinstance(models, Mapping) or not models:
         raise TypeError(
-            "Invalid value for argument `models`. Expected a dict of keras models by "
-            f"name. Received: models={models!r}"
+            "Invalid value for argument `models`. Expected a dict of keras models, or "
+            f"paths of .keras files, by name. Received: models={models!r}"
         )
-    for name, model in models.items():
+    for name in models:
         if not isinstance(name, str):
             raise TypeError(
                 "Invalid value for argument `models`. Expected names of type str. "
                 f"Received: {name!r}"
             )
-        require_graph(model, f"models[{name!r}]")
+
+
+def _model(name: str, given: Any) -> tuple[keras.Model, str]:
+    """The model, and the path it came from."""
+    path = ""
+    if isinstance(given, str | os.PathLike):
+        path = str(given)
+        try:
+            given = load_model(path, compiled=True, argument="models")
+        except OSError as error:
+            raise ValueError(
+                "Invalid value for argument `models`. Expected models or paths of "
+                f"saved ones. Received: {path!r} for {name!r} ({_line(error)})"
+            ) from error
+        except ValueError:
+            # A loss or metric of the user's own that is not known here: the model
+            # is measured as the first one that is compiled, or by its task.
+            given = load_model(path, argument="models")
+    require_graph(given, f"models[{name!r}]")
+    return given, path
+
+
+def _source(model: keras.Model, data: Any) -> Source | None:
+    if data is None:
+        return None
+    source = read(model, data, "data", split="test")
+    if not source.labelled:
+        raise ValueError(
+            "Invalid value for argument `data`. Expected (inputs, labels), or an "
+            "iterable of such batches. Received: inputs without labels"
+        )
+    return source
+
+
+def _check_calibration(work: _Work, calibration: Any) -> None:
+    if any(None in spec.shape for spec in inputs_of(work.model)):
+        return  # there will be no file, and a note
+    take_samples(work.model, calibration, limit=1)
+
+
+def _check_metrics(metrics: Any, works: list[_Work]) -> None:
+    if metrics is None:
+        return
+    several = max(len(work.model.outputs) for work in works) > 1
+    lists = list(metrics.values()) if isinstance(metrics, Mapping) else [metrics]
+    valid = all(
+        isinstance(some, Sequence)
+        and not isinstance(some, str)
+        and all(callable(m) or isinstance(m, str | keras.Metric) for m in some)
+        for some in lists
+    )
+    if not valid or (several and not isinstance(metrics, Mapping)):
+        form = "a dict of lists by output" if several else "a list"
+        raise ValueError(
+            f"Invalid value for argument `metrics`. Expected {form} of metrics as "
+            f"Model.compile takes them. Received: metrics={metrics!r}"
+        )
+
+
+def _bits_by_model(bits: Any, models: Mapping[str, Any]) -> dict[str, Any]:
+    """What `bits` says of each model."""
+    if not isinstance(bits, Mapping):
+        return dict.fromkeys(models, bits)
+    unknown = [name for name in bits if name not in models]
+    if unknown:
+        raise ValueError(
+            "Invalid value for argument `bits`. Expected widths by name of the model, "
+            f"of {list(models)}. Received: {unknown}"
+        )
+    return {name: bits.get(name) for name in models}
+
+
+def _check_products(products: str, profile: Any) -> None:
+    from tfcompress.cost._energy import PRODUCTS
+
+    known = profile is None or (
+        any(each.gated is not None for each in profile.arithmetic.values())
+        or (profile.drum is not None and profile.drum.gated is not None)
+    )
+    if products not in PRODUCTS or (products == "gated" and not known):
+        expected = [p for p in PRODUCTS if known or p != "gated"]
+        raise ValueError(
+            f"Invalid value for argument `products`. Expected one of {expected}"
+            + ("" if known else f" with {profile.name!r}")
+            + f". Received: products={products!r}"
+        )
+
+
+def _check_verdict(
+    tolerance: float, highlight: str | None, models: Mapping[str, Any]
+) -> None:
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not number or not 0 <= tolerance < math.inf:
+        raise ValueError(
+            "Invalid value for argument `tolerance`. Expected a number of at least 0. "
+            f"Received: tolerance={tolerance!r}"
+        )
+    if highlight is not None and highlight not in models:
+        raise ValueError(
+            "Invalid value for argument `highlight`. Expected a name of a model, one "
+            f"of {list(models)}. Received: highlight={highlight!r}"
+        )
+
+
+def _targets(targets: Any) -> list[Any]:
+    if isinstance(targets, str | os.PathLike) or not isinstance(targets, Sequence):
+        raise TypeError(
+            "Invalid value for argument `targets`. Expected a list of names, profiles "
+            f"or paths of profiles. Received: targets={targets!r}"
+        )
+    return [resolve(each) for each in targets]
 
 
 def _check_kinds(values: Any, kind: type, argument: str) -> None:
@@ -380,31 +866,51 @@ def _finite(value: Any) -> float | None:
 
 def _provenance(
     profile: Any,
+    products: Any,
+    bits: Any,
     samples: int,
     models: Sequence[ModelFigures],
     extra: Mapping[str, Any],
 ) -> dict[str, str]:
     measured = any(f.energy is not None for m in models for f in m.files.values())
     packages = ("tfcompress", "keras", "tensorflow", "ai-edge-litert", "numpy")
+    zero = {
+        "computed": "zero weights are multiplied as any other",
+        "gated": "zero weights gate the multiplier and spend the cycle",
+        "skipped": "zero weights are skipped and not stored",
+    }[products]
+    width = (
+        "in the formats that the models compute in"
+        if bits is None
+        else (f"with widths bits={bits!r}")
+    )
+    tools = dict.fromkeys(
+        f"{figures.target}: {figures.kind} by {figures.tool}"
+        for model in models
+        for figures in model.targets.values()
+    )
     facts = {
         "Created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **{str(key): str(value) for key, value in extra.items()},
-        "Accuracy": f"measured on {samples:,} test samples"
+        "Quality": f"measured on {samples:,} test samples; intervals are 95 % "
+        "confidence, differences within them are noise"
         if samples
         else "not measured",
         "Parameters and MACs": "counted from the model, for one sample; "
         "1 MAC = 2 FLOPs",
-        "Sizes": "measured, bytes of the TFLite files",
-        "Latency": f"measured with the LiteRT interpreter, one thread, median of "
-        f"{_RUNS} runs in turns",
+        "Sizes": "measured, bytes of the TFLite files; zipped: the same by Deflate",
+        "Latency": f"measured on this machine with the LiteRT interpreter, one thread, "
+        f"median of {_RUNS} runs in turns",
         "Measured energy": "processor packages and memory, with everything else that "
         f"ran on them, {_ENERGY_SECONDS:g} s of inferences for each file"
         if measured
         else "not measured on this machine",
         "Modelled energy": "none"
         if profile is None
-        else f"one inference on {profile}; figures from {'; '.join(profile.sources)}",
-        "Machine": f"{_processor()}, {os.cpu_count()} logical cores, "
+        else f"one inference on {profile}, {width}; {zero}; figures from "
+        f"{'; '.join(profile.sources)}",
+        **({"Targets": "; ".join(tools)} if tools else {}),
+        "Machine": f"{processor()}, {os.cpu_count()} logical cores, "
         f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "Packages": ", ".join(
@@ -412,13 +918,3 @@ def _provenance(
         ),
     }
     return facts
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown processor"

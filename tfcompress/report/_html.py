@@ -5,38 +5,42 @@ from __future__ import annotations
 import functools
 import html
 import json
+import urllib.parse
 from importlib import resources
 from typing import Any
 
+from tfcompress.report._align import aligned
 from tfcompress.report._charts import Chart, charts, model_colors
-from tfcompress.report._figures import ModelFigures, ReportFigures
+from tfcompress.report._figures import LayerFigures, ModelFigures, ReportFigures
 from tfcompress.report._json import to_json
-from tfcompress.report._metrics import (
+from tfcompress.report._rows import (
     DASH,
-    METRICS,
-    Metric,
-    metrics_of,
+    Row,
     relative,
+    rows_of,
     shown,
+    spread,
+    tone,
 )
-from tfcompress.report._words import quantity, shorten
+from tfcompress.report._verdict import sentence
+from tfcompress.report._words import quantity, shorten, step
 
 __all__ = ["to_html"]
 
-# What the summary shows: of each line the smallest figure, for the
-# file that one would deploy.
+# What the summary shows beside the quality: of each line the first that there is,
+# which the file to ship comes first in.
 _CARDS = (
-    ("accuracy",),
     ("parameters",),
     ("macs",),
     ("int8_bytes", "float32_bytes"),
     ("int8_latency", "float32_latency"),
-    ("energy",),
+    ("int8_modelled", "energy"),
 )
+_NAME = 160  # characters of a name in the page
 
 # Nothing may be loaded from anywhere; the chart library compiles expressions.
 _POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 
@@ -45,7 +49,7 @@ def to_html(report: ReportFigures) -> str:
     """The page."""
     drawn = charts(report)
     title = _text(shorten(report.title, 200))
-    specs = [chart.spec for chart in drawn]
+    specs = [{"spec": chart.spec, "axes": chart.axes} for chart in drawn]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -66,6 +70,8 @@ def to_html(report: ReportFigures) -> str:
 {_cards(report)}
 {_model_table(report)}
 {_chart_sections(report, drawn)}
+{_wrong(report)}
+{_made(report)}
 {_notes(report)}
 {_facts(report)}
 </main>
@@ -87,76 +93,180 @@ def to_html(report: ReportFigures) -> str:
 
 
 def _lead(report: ReportFigures) -> str:
-    """One sentence: the last model against the first."""
-    first, last = report.models[0], report.models[-1]
-    if first is last:
-        return f'<p class="lead">{_strong(first.name)}</p>'
-    nouns = {"parameters": "parameters", "macs": "MACs", "energy": "modelled energy"}
-    gains = [
-        f"{relative(_metric(key), last, first)} {noun}"
-        for key, noun in nouns.items()
-        if _metric(key).get(last) != _metric(key).get(first)
-        and relative(_metric(key), last, first)
-    ]
-    sentence = f"{_strong(last.name)} against {_strong(first.name)}"
-    if gains:
-        sentence += f": {_text(', '.join(gains))}"
-    accuracy = relative(_metric("accuracy"), last, first)
-    if accuracy:
-        sentence += f", at {_text(accuracy)} of accuracy"
-    return f'<p class="lead">{sentence}.</p>'
+    """The verdict in one sentence, and the rule that it follows."""
+    text = sentence(report)
+    found = report.verdict
+    if not text:
+        why = "" if found is None else f'<p class="quiet">{_text(found.rule)}</p>'
+        names = ", ".join(_strong(model.name) for model in report.models[:4])
+        rest = len(report.models) - 4
+        more = f" and {rest} more" if rest > 0 else ""
+        return f'<p class="lead">{names}{more}</p>{why}'
+    assert found is not None
+    name = shorten(found.model, _NAME)
+    head, _, tail = text.partition(found.model)
+    return (
+        f'<p class="lead">{_text(head)}<strong>{_text(name)}</strong>{_text(tail)}</p>'
+        f'<p class="quiet rule">Rule: {_text(shorten(found.rule, 400))}.</p>'
+    )
+
+
+def _highlighted(report: ReportFigures) -> ModelFigures:
+    """The model of the summary: the one to ship, otherwise the last."""
+    chosen = report.verdict.model if report.verdict else ""
+    found = [model for model in report.models if model.name == chosen]
+    return found[0] if found else report.models[-1]
 
 
 def _cards(report: ReportFigures) -> str:
-    first, last = report.models[0], report.models[-1]
-    cards = []
+    first, model = report.models[0], _highlighted(report)
+    rows = {row.key: row for row in rows_of(report)}
+    file = report.verdict.file if report.verdict else ""
+    quality = next(row for row in rows.values() if row.group == "Quality")
+    on_file = rows.get(f"int8:{quality.key}")
+    if file == "int8" and on_file and on_file.get(model) is not None:
+        quality = on_file
+    chosen = [quality]
     for keys in _CARDS:
-        candidates = [_metric(key) for key in keys]
-        known = [metric for metric in candidates if metric.get(last) is not None]
-        metric = _card_metric(known, last) if known else candidates[0]
-        origin = metric.origin if known else "not known"
+        known = [rows[key] for key in keys if key in rows]
+        known = [row for row in known if file != "float32" or "int8" not in row.key]
+        present = [row for row in known if row.get(model) is not None]
+        chosen += (present or known or [rows[key] for key in keys if key in rows])[:1]
+    cards = []
+    for row in chosen:
+        origin = row.origin if row.get(model) is not None else "not known"
+        interval = spread(row, model)
         cards.append(
-            f'<div class="card"><dt>{_text(metric.label)}</dt>'
-            f'<dd><div class="value">{_text(shown(metric, last))}</div>'
-            f"{_factor(metric, last, first, 'div')}"
-            f'<div class="origin">{_text(origin)}</div></dd></div>'
+            f'<div class="card"><dt>{_text(row.label)}</dt>'
+            f'<dd><div class="value">{_text(shown(row, model))}</div>'
+            f"{_factor(row, model, first, 'div')}"
+            + (f'<div class="origin">{_text(interval)}</div>' if interval else "")
+            + f'<div class="origin">{_text(origin)}</div></dd></div>'
         )
-    name = _text(shorten(last.name, 60))
-    return f'<dl class="cards" aria-label="Summary of {name}">{"".join(cards)}</dl>'
-
-
-def _card_metric(known: list[Metric], model: ModelFigures) -> Metric:
-    """The smallest of the same figure for several files: the one to deploy."""
-    return min(known, key=lambda metric: metric.get(model) or 0)
+    name = _text(shorten(model.name, 60))
+    return (
+        f'<h2 class="hidden">Summary of {name}</h2>'
+        f'<dl class="cards" aria-label="Summary of {name}">{"".join(cards)}</dl>'
+    )
 
 
 def _model_table(report: ReportFigures) -> str:
-    first, metrics = report.models[0], metrics_of(report)
+    """Figures as rows, models as columns."""
+    first, rows = report.models[0], rows_of(report)
+    colors = model_colors(report)
     head = "".join(
-        f'<th scope="col" role="columnheader">{_text(metric.label)}</th>'
-        for metric in metrics
+        f'<th scope="col"><div class="name">{_swatch(color)}'
+        f"{_model_name(model)}</div>{_badges(report, model)}</th>"
+        for model, color in zip(report.models, colors, strict=True)
     )
-    rows = []
-    for model, color in zip(report.models, model_colors(report), strict=True):
-        cells = "".join(
-            f'<td role="cell" data-label="{_text(metric.label)}"><span>'
-            f"{_text(shown(metric, model))}{_factor(metric, model, first, 'span')}"
-            "</span></td>"
-            for metric in metrics
+    body = []
+    for group in dict.fromkeys(row.group for row in rows):
+        columns = len(report.models) + 1
+        title = _text(shorten(group, _NAME))
+        lines = "".join(
+            f'<tr><th scope="row">{_text(row.label)}'
+            f'<span class="origin">{_text(row.origin)}</span></th>'
+            + "".join(_cell(row, model, first) for model in report.models)
+            + "</tr>"
+            for row in rows
+            if row.group == group
         )
-        rows.append(
-            f'<tr role="row"><th scope="row" role="rowheader"><div class="name">'
-            f'{_swatch(color)}<span class="clip">{_text(model.name)}</span></div></th>'
-            f"{cells}</tr>"
+        body.append(
+            f'<tbody><tr class="group"><th scope="rowgroup" colspan="{columns}">'
+            f"{title}</th></tr>{lines}</tbody>"
         )
-    # The roles keep the table a table where the style turns rows into blocks.
+    verdicts = _target_verdicts(report)
     return (
         '<section aria-labelledby="models"><h2 id="models">Models</h2>'
         '<div class="panel scroll" tabindex="0" role="region" '
-        'aria-labelledby="models"><table class="models" role="table">'
-        '<thead role="rowgroup"><tr role="row">'
-        f'<th scope="col" role="columnheader">Model</th>{head}</tr></thead>'
-        f'<tbody role="rowgroup">{"".join(rows)}</tbody></table></div></section>'
+        'aria-label="Figures of all models"><table class="models"><thead><tr>'
+        f'<th scope="col">Figure</th>{head}</tr></thead>{"".join(body)}</table></div>'
+        f"{verdicts}</section>"
+    )
+
+
+def _cell(row: Row, model: ModelFigures, first: ModelFigures) -> str:
+    interval = spread(row, model)
+    inner = _text(shown(row, model))
+    if interval:
+        inner += f'<span class="interval">{_text(interval)}</span>'
+    return f"<td>{inner}{_factor(row, model, first, 'span')}</td>"
+
+
+def _model_name(model: ModelFigures) -> str:
+    name = f'<span class="full">{_text(shorten(model.name, _NAME))}</span>'
+    if not model.path:
+        return name
+    return f'<a class="full" href="{_text(_link(model.path))}">{name}</a>'
+
+
+def _link(path: str) -> str:
+    """A relative or absolute path as a link; nothing that could be a program."""
+    return urllib.parse.quote(path, safe="/.-_~") if "://" not in path else "#"
+
+
+def _badges(report: ReportFigures, model: ModelFigures) -> str:
+    badges = []
+    if report.verdict and report.verdict.model == model.name:
+        badges.append('<span class="badge ship">to ship</span>')
+    if model.problem:
+        badges.append(
+            f'<span class="badge broken">{_text(shorten(model.problem, 80))}</span>'
+        )
+    return "".join(badges)
+
+
+def _target_verdicts(report: ReportFigures) -> str:
+    """What fits a board, what does not, and what dominates."""
+    items = [
+        f"<li>{_text(shorten(model.name, _NAME))} on {_text(name)} "
+        f"{_text(figures.verdict)}</li>"
+        for model in report.models
+        for name, figures in model.targets.items()
+        if figures.checks
+    ]
+    return f'<ul class="notes">{"".join(items)}</ul>' if items else ""
+
+
+def _wrong(report: ReportFigures) -> str:
+    """Some images that the model of the summary got wrong."""
+    model = _highlighted(report)
+    if not model.wrong:
+        return ""
+    pictures = "".join(
+        f'<figure class="sample"><img src="data:image/png;base64,{_base64(w.image)}" '
+        f'alt="Test image {w.index}"><figcaption>{_text(shorten(w.expected, 40))} '
+        f'<span class="quiet">taken for</span> {_text(shorten(w.predicted, 40))}'
+        "</figcaption></figure>"
+        for w in model.wrong
+    )
+    return (
+        '<section aria-labelledby="wrong"><h2 id="wrong">Wrong samples</h2>'
+        f'<p class="quiet">The first of the test data that '
+        f"{_text(shorten(model.name, _NAME))} gets wrong.</p>"
+        f'<div class="samples">{pictures}</div></section>'
+    )
+
+
+def _base64(text: str) -> str:
+    """Nothing but the characters of base64."""
+    return "".join(c for c in text if c.isascii() and (c.isalnum() or c in "+/="))
+
+
+def _made(report: ReportFigures) -> str:
+    """How each model was made, step by step."""
+    parts = [
+        f"<dt>{_text(shorten(model.name, _NAME))}</dt><dd><ol>"
+        + "".join(f"<li>{_text(step(record))}</li>" for record in model.made)
+        + "</ol></dd>"
+        for model in report.models
+        if model.made
+    ]
+    if not parts:
+        return ""
+    return (
+        '<section aria-labelledby="made"><h2 id="made">How the models were made</h2>'
+        f'<dl class="panel facts">{"".join(parts)}</dl></section>'
     )
 
 
@@ -182,14 +292,36 @@ def _figure(chart: Chart, index: int) -> str:
     if chart.description:
         caption += f'<p class="quiet clip">{_text(chart.description)}</p>'
     return (
-        f'<figure class="panel{" wide" if chart.wide else ""}">'
+        f'<figure class="panel chart-panel{" wide" if chart.wide else ""}">'
         f"<figcaption>{caption}</figcaption>"
-        f'<div class="binding" id="chart-{index}-binding"></div>'
+        + _axes(chart, index)
+        + f'<div class="binding" id="chart-{index}-binding"></div>'
         + _legend(chart, index)
         + f'<div class="chart" id="chart-{index}" data-chart="{index}" role="img" '
         f'aria-label="{_text(shorten(chart.label, 300))}"></div>'
         + (_numbers(*chart.table, chart.title) if chart.table else "")
         + "</figure>"
+    )
+
+
+def _axes(chart: Chart, index: int) -> str:
+    """Lists to choose the figures of the axes from."""
+    if not chart.axes:
+        return ""
+    titles = [figure["title"] for figure in chart.axes["figures"]]
+
+    def options(chosen: int) -> str:
+        return "".join(
+            f'<option value="{i}"{" selected" if i == chosen else ""}>'
+            f"{_text(shorten(title, 60))}</option>"
+            for i, title in enumerate(titles)
+        )
+
+    return (
+        f'<div class="binding axes" id="chart-{index}-axes">'
+        f'<label>Upward <select data-axis="y">{options(chart.axes["y"])}</select>'
+        f'</label><label>To the right <select data-axis="x">'
+        f"{options(chart.axes['x'])}</select></label></div>"
     )
 
 
@@ -213,33 +345,29 @@ def _swatch(color: str) -> str:
 
 
 def _layer_table(report: ReportFigures) -> str:
-    """Every layer of every model."""
+    """Every layer of every model, those in the same place side by side."""
     units = {"MACs": "", "parameters": "", "energy": "J"}
-    kinds: dict[str, str] = {}
-    figures: dict[tuple[str, str, int], float] = {}
-    for number, model in enumerate(report.models):
-        for layer in model.layers:
-            kinds.setdefault(layer.name, layer.kind)
-            values: dict[str, float] = {
-                "MACs": layer.macs,
-                "parameters": layer.parameters,
-            }
-            if layer.energy is not None:
-                values["energy"] = sum(layer.energy.values())
-            for key, value in values.items():
-                place = layer.name, key, number
-                figures[place] = figures.get(place, 0) + value
 
-    def cell(layer: str, key: str, number: int) -> str:
-        value = figures.get((layer, key, number))
-        return DASH if value is None else quantity(value, units[key])
+    def cell(layer: LayerFigures | None, key: str) -> str:
+        if layer is None or (key == "energy" and layer.energy is None):
+            return DASH
+        value = {
+            "MACs": layer.macs,
+            "parameters": layer.parameters,
+            "energy": sum((layer.energy or {}).values()),
+        }[key]
+        return quantity(value, units[key])
 
     columns = [(key, number) for key in units for number in range(len(report.models))]
     header = ["Layer", "Kind"]
     header += [f"{report.models[number].name}: {key}" for key, number in columns]
     rows = [
-        [layer, kind, *(cell(layer, *column) for column in columns)]
-        for layer, kind in kinds.items()
+        [
+            line.label,
+            line.kind,
+            *(cell(line.cells[number], key) for key, number in columns),
+        ]
+        for line in aligned(report)
     ]
     return _numbers(header, rows, "All layers", "All layers as a table")
 
@@ -292,21 +420,15 @@ def _facts(report: ReportFigures) -> str:
 # Parts ----------------------------------------------------------------------
 
 
-def _factor(
-    metric: Metric, model: ModelFigures, baseline: ModelFigures, tag: str
-) -> str:
-    text = relative(metric, model, baseline)
+def _factor(row: Row, model: ModelFigures, baseline: ModelFigures, tag: str) -> str:
+    text = relative(row, model, baseline)
     if not text:
         return ""
-    value, base = metric.get(model), metric.get(baseline)
-    assert value is not None and base is not None  # otherwise there is no text
-    better = value > base if metric.points else value < base
-    tone = "" if value == base else (" better" if better else " worse")
-    return f'<{tag} class="factor{tone}">{_text(text)}</{tag}>'
-
-
-def _metric(key: str) -> Metric:
-    return next(metric for metric in METRICS if metric.key == key)
+    kind = tone(row, model, baseline)
+    # Colour alone must not say it: within the noise, the text does, too.
+    if kind == "same" and text != "the same" and (row.interval(model) or row.points):
+        text += " (noise)"
+    return f'<{tag} class="factor {kind}">{_text(text)}</{tag}>'
 
 
 def _strong(name: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from tfcompress.report._figures import ModelFigures, ReportFigures
-from tfcompress.report._metrics import metrics_of, relative, shown
-from tfcompress.report._words import short_names, shorten
+from tfcompress.report._rows import relative, rows_of, shown, spread
+from tfcompress.report._verdict import sentence
+from tfcompress.report._words import short_names, shorten, step
 
 __all__ = ["to_markdown", "to_text"]
 
@@ -27,17 +28,35 @@ def to_text(report: ReportFigures) -> str:
     ]
     rule = "─" * max(map(len, lines))
     notes = [f"Note: {shorten(note, 300)}" for note in report.notes]
+    said = [shorten(text, 300) for text in _verdict(report)]
     return "\n".join(
-        [shorten(report.title, 100), rule, lines[0], rule, *lines[1:], rule, *notes]
+        [
+            shorten(report.title, 100),
+            *said,
+            rule,
+            lines[0],
+            rule,
+            *lines[1:],
+            rule,
+            *notes,
+        ]
     )
 
 
 def to_markdown(report: ReportFigures) -> str:
     """Tables of the models, their layers and the provenance."""
     names = short_names([model.name for model in report.models], 60)
-    parts = [f"# {_escape(shorten(report.title, 200))}", "## Models"]
+    parts = [f"# {_escape(shorten(report.title, 200))}"]
+    parts += [_escape(shorten(text, 400)) for text in _verdict(report)]
+    parts.append("## Models")
     parts.append(_table(["", *names.values()], _rows(report)))
     parts += ["\n".join(f"- {_escape(note)}" for note in report.notes)]
+    for model in report.models:
+        if model.made:
+            parts.append(f"## How {_escape(names[model.name])} was made")
+            parts.append(
+                "\n".join(f"1. {_escape(step(record))}" for record in model.made)
+            )
     for model in report.models:
         if model.layers:
             parts.append(f"## Layers of {_escape(names[model.name])}")
@@ -76,16 +95,30 @@ def to_markdown(report: ReportFigures) -> str:
 
 
 def _rows(report: ReportFigures) -> list[list[str]]:
-    """One row for each metric: its label, then every model's figure."""
+    """One line for each figure: its label, then every model's."""
     baseline = report.models[0]
-    rows = []
-    for metric in metrics_of(report):
+    lines = []
+    for row in rows_of(report):
         cells = []
         for model in report.models:
-            factor = relative(metric, model, baseline)
-            cells.append(shown(metric, model) + (f" ({factor})" if factor else ""))
-        rows.append([metric.label, *cells])
-    return rows
+            text = shown(row, model)
+            interval = spread(row, model) if row.group == "Quality" else ""
+            text += f" [{interval}]" if interval else ""
+            factor = relative(row, model, baseline)
+            cells.append(text + (f" ({factor})" if factor else ""))
+        target = row.key.startswith("target:")
+        group = f"{row.group}: " if target else ""
+        lines.append([group + row.label, *cells])
+    return lines
+
+
+def _verdict(report: ReportFigures) -> list[str]:
+    """The verdict and its rule."""
+    if report.verdict is None:
+        return []
+    rule = report.verdict.rule
+    text = sentence(report)
+    return [text, f"Rule: {rule}."] if text else [rule]
 
 
 def _layer_table(model: ModelFigures) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from tfcompress.report._words import shorten
 
 __all__ = [
+    "NUMBER",
     "bar",
     "color",
     "faded",
@@ -25,7 +26,7 @@ __all__ = [
 
 _Part = dict[str, Any]
 
-_NUMBER = ".4~g"  # axis labels: up to four digits, exponents beyond
+NUMBER = ".4~g"  # axis labels: up to four digits, exponents beyond
 _TITLE = 50  # characters of an axis title
 
 
@@ -87,7 +88,7 @@ def lines(
     extra = {"phase": "phase"} if dashes else {}
     encoding = {
         "x": x,
-        "y": number("y", y_title, zero=False, format=_NUMBER),
+        "y": number("y", y_title, zero=False, format=NUMBER),
         "color": color("line", colors),
     }
     if dashes:
@@ -144,7 +145,7 @@ def number(
     padding: int = 0,
     logarithmic: bool = False,
     domain: list[float] | None = None,
-    format: str = _NUMBER,
+    format: str = NUMBER,
 ) -> _Part:
     """A position on a numeric axis."""
     scale: _Part = {"type": "log"} if logarithmic else {"zero": zero}

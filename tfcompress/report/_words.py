@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["prefix", "quantity", "short_names", "shorten"]
+__all__ = ["prefix", "quantity", "short_names", "shorten", "step"]
 
 
 def prefix(value: float, unit: str = "") -> tuple[int, str]:
@@ -47,3 +50,16 @@ def short_names(names: list[str], limit: int) -> dict[str, str]:
             short = shorten(name, limit - len(mark)) + mark
         result[name] = short
     return result
+
+
+def step(record: Mapping[str, Any]) -> str:
+    """One step of how a model was made, on one line."""
+    rest = {key: value for key, value in record.items() if key != "method"}
+    text = str(record.get("method", "step"))
+    details = []
+    for key, value in rest.items():
+        if value in (None, "", {}, []):
+            continue
+        plain = value if isinstance(value, str) else json.dumps(value, default=str)
+        details.append(f"{key}: {plain}")
+    return shorten(text + (f" ({'; '.join(details)})" if details else ""), 1000)

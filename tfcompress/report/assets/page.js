@@ -2,7 +2,7 @@
 (() => {
   const specs = JSON.parse(document.getElementById("charts").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  let views = [];
+  const views = new Map();
 
   // Colours are given as names of CSS variables, so that the theme has one home.
   const themed = (value, style) => {
@@ -27,7 +27,7 @@
     axis: {
       labelColor: "--muted", titleColor: "--muted", labelFontSize: 12, titleFontSize: 12,
       titleFontWeight: "normal", titlePadding: 8, titleLimit: 220, gridColor: "--line", domain: false,
-      ticks: false, labelPadding: 6, labelLimit: Math.round(Math.min(180, width * 0.34)),
+      ticks: false, labelPadding: 6, labelLimit: Math.round(Math.min(260, width * 0.42)),
     },
     axisY: { grid: true },
     axisBand: { grid: false },
@@ -54,9 +54,27 @@
     show();
   };
 
+  // The figures that the reader has put on the axes of a chart.
+  const withAxes = ({ spec, axes }, element) => {
+    const lists = document.getElementById(`${element.id}-axes`);
+    if (!lists) return spec;
+    const [x, y] = ["x", "y"].map((axis) =>
+      Number(lists.querySelector(`[data-axis=${axis}]`).value));
+    const [across, upward] = [axes.figures[x], axes.figures[y]];
+    const best = axes.best[`${x},${y}`] || [];
+    const values = axes.models.map((model, i) => ({
+      model,
+      x: across.values[i],
+      y: upward.values[i],
+      best: best.includes(i),
+      text: `${upward.texts[i]}, ${across.texts[i]}`,
+    })).filter((value) => value.x !== null && value.y !== null);
+    return { ...spec, data: { values }, encoding: { ...spec.encoding, x: across.x, y: upward.y } };
+  };
+
   const draw = async (element) => {
     const style = getComputedStyle(document.documentElement);
-    const spec = themed(specs[Number(element.dataset.chart)], style);
+    const spec = themed(withAxes(specs[Number(element.dataset.chart)], element), style);
     const binding = document.getElementById(`${element.id}-binding`);
     binding.replaceChildren();
     const options = {
@@ -67,8 +85,12 @@
       tooltip: { theme: dark.matches ? "dark" : "light" },
     };
     try {
-      views.push(await vegaEmbed(element, spec, options));
-      connect(document.getElementById(`${element.id}-legend`), views.at(-1).view);
+      views.get(element)?.finalize();
+      const drawn = await vegaEmbed(element, spec, options);
+      views.set(element, drawn);
+      // The label of the figure and the tables speak for the picture.
+      element.querySelector("svg")?.setAttribute("aria-hidden", "true");
+      connect(document.getElementById(`${element.id}-legend`), drawn.view);
       element.dataset.state = "drawn";
     } catch (error) {
       element.dataset.state = "failed";
@@ -78,11 +100,19 @@
   };
 
   const drawAll = async () => {
-    views.forEach((view) => view.finalize());
-    views = [];
     for (const element of document.querySelectorAll("[data-chart]")) await draw(element);
     document.documentElement.dataset.charts = "done";
   };
+
+  for (const list of document.querySelectorAll(".axes select")) {
+    const element = document.getElementById(list.closest(".axes").id.replace("-axes", ""));
+    list.addEventListener("change", () => draw(element));
+  }
+
+  // On paper the tables are open.
+  window.addEventListener("beforeprint", () => {
+    for (const details of document.querySelectorAll("details")) details.open = true;
+  });
 
   dark.addEventListener("change", drawAll);
   drawAll();

@@ -1,0 +1,442 @@
+"""Metrics, decisions and agreement on test data, for models of any task.
+
+Metrics are those that a model is compiled with. They are computed by a *judge*: a
+model that passes outputs through and is compiled in the same way, so that Keras
+itself evaluates outputs wherever they come from, the model or a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.report._figures import Agreement, ClassFigures, MetricFigure
+from tfcompress.report._tasks import (
+    Task,
+    agreement_kind,
+    compile_arguments,
+    flat_labels,
+    inferred_metrics,
+    output_structure,
+)
+
+__all__ = ["AgreementMeter", "Measurement", "Plan", "plan_of", "with_noise"]
+
+_MOST_CLASSES = 100
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_FRACTIONS = (
+    *("Accuracy", "Precision", "Recall", "AUC", "IoU", "F1Score", "FBetaScore"),
+    *("SensitivityAtSpecificity", "SpecificityAtSensitivity", "accuracy"),
+)
+_UP = (
+    *("acc", "auc", "precision", "recall", "f1", "iou", "dice", "similarity", "r2"),
+    *("psnr", "ssim"),
+)
+_DOWN = (
+    *("loss", "error", "mae", "mse", "rmse", "entropy", "divergence", "hinge"),
+    *("distance", "poisson", "logcosh"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model's outputs are judged by.
+
+    Attributes:
+        compiled: losses and metrics of the model, as `compile` takes them;
+            `None` where it has none.
+        extra: metrics beside them, one list for each output.
+        tasks: the task of each output.
+    """
+
+    compiled: dict[str, Any] | None
+    extra: list[list[Any]]
+    tasks: list[Task]
+
+
+def plan_of(
+    model: keras.Model,
+    tasks: list[Task],
+    labels: Any,
+    metrics: Sequence[Any] | Mapping[str, Sequence[Any]] | None,
+    fallback: dict[str, Any] | None,
+) -> Plan:
+    """How `model` is judged.
+
+    Args:
+        model: the model.
+        tasks: the task of each output.
+        labels: a batch of labels.
+        metrics: what the caller adds.
+        fallback: compile arguments of another model with such outputs, for one
+            that is not compiled.
+    """
+    compiled = compile_arguments(model) or fallback
+    has_metrics = compiled is not None and any(
+        compiled[key] for key in ("metrics", "weighted_metrics")
+    )
+    flat = flat_labels(model, labels)
+    extra: list[list[Any]] = [[] for _ in tasks]
+    for index, task in enumerate(tasks):
+        if isinstance(metrics, Mapping):
+            extra[index] += metrics.get(task.name, ())
+        elif metrics is not None:
+            extra[index] += metrics
+        if not has_metrics and not extra[index]:
+            extra[index] += inferred_metrics(task, flat[index])
+    return Plan(compiled, extra, tasks)
+
+
+class Measurement:
+    """Metrics and decisions over the batches that `update` is called with."""
+
+    def __init__(self, model: keras.Model, plan: Plan):
+        self._model = model
+        self._plan = plan
+        self._judges: list[_Judge] = []
+        if plan.compiled is not None:
+            self._judges.append(_Judge(model, plan.compiled))
+        if any(plan.extra):
+            arguments = {"metrics": _per_output(model, plan.extra)}
+            self._judges.append(_Judge(model, arguments))
+        # Activity penalties and other losses of layers depend on the inputs.
+        self._penalty = _penalty(model) if plan.compiled is not None else 0.0
+        self._right: list[list[np.ndarray]] = [[] for _ in plan.tasks]
+        self._errors: list[list[np.ndarray]] = [[] for _ in plan.tasks]
+        self._confusion: list[np.ndarray | None] = [None for _ in plan.tasks]
+        self._weighted = False
+        self.samples = 0
+        self.finite = True
+        self.problem = ""
+
+    def update(self, outputs: list[np.ndarray], labels: Any, weights: Any) -> None:
+        """Adds a batch: outputs in the model's order, labels as they are given."""
+        self.samples += len(outputs[0])
+        self._weighted |= weights is not None
+        self.finite &= all(
+            bool(np.isfinite(o).all()) for o in outputs if o.dtype.kind == "f"
+        )
+        if not self.finite:
+            return  # no figure would mean anything
+        for judge in list(self._judges):
+            try:
+                judge.update(outputs, labels, weights)
+            except Exception as error:  # whatever a loss or metric of a user raises
+                self._judges.remove(judge)
+                text = str(error).strip() or type(error).__name__
+                self.problem = text.splitlines()[0][:200]
+        flat = flat_labels(self._model, labels)
+        for index, (task, output, label) in enumerate(
+            zip(self._plan.tasks, outputs, flat, strict=True)
+        ):
+            if label is not None and task.kind != "unknown":
+                self._decide(index, task, output, label)
+
+    def _decide(
+        self, index: int, task: Task, output: np.ndarray, label: np.ndarray
+    ) -> None:
+        if task.kind == "values":
+            error = label.reshape(output.shape).astype("float64") - output
+            rows = error.reshape(len(error), -1)
+            self._errors[index].append(
+                np.stack([np.abs(rows).mean(1), np.square(rows).mean(1)], axis=1)
+            )
+            return
+        decided, truth = task.decide(output), task.truth(label, output)
+        if not task.dense and task.kind != "labels":
+            self._right[index].append((decided == truth).reshape(len(decided)))
+        classes = output.shape[-1] if task.kind == "classes" else 2
+        if task.kind != "labels" and classes <= _MOST_CLASSES:
+            confusion = self._confusion[index]
+            if confusion is None:
+                confusion = np.zeros((classes, classes), "int64")
+                self._confusion[index] = confusion
+            pairs = np.stack([truth.ravel(), decided.ravel()]).astype("int64")
+            known = (pairs[0] >= 0) & (pairs[0] < classes)
+            np.add.at(confusion, tuple(pairs[:, known]), 1)
+
+    def results(self) -> dict[str, MetricFigure]:
+        """The metrics, the one to judge by first and losses last."""
+        found: dict[str, MetricFigure] = {}
+        for judge in self._judges:
+            kinds = judge.kinds()
+            for name, value in judge.results().items():
+                number = np.asarray(keras.ops.convert_to_numpy(value), "float64")
+                if name == "loss":
+                    number = number + self._penalty
+                # A metric may have a figure for each class.
+                mean = float(number.mean()) if number.size else math.nan
+                found[name] = self._figure(name, mean, kinds)
+        if not self.finite:
+            return {name: replace(figure, value=None) for name, figure in found.items()}
+        return dict(sorted(found.items(), key=lambda item: _rank(*item)))
+
+    def names(self) -> list[str]:
+        """Names of the metrics, also where no figure means anything."""
+        return list(self.results())
+
+    def _figure(
+        self, name: str, value: float, kinds: Mapping[str, Any]
+    ) -> MetricFigure:
+        metric = kinds.get(name)
+        if metric is None:  # of several outputs: the output's name comes first
+            ends = [known for known in kinds if name.endswith(f"_{known}")]
+            metric = kinds[max(ends, key=len)] if ends else None
+        unit = _unit(name, metric)
+        direction = _direction(name, metric)
+        if not math.isfinite(value):
+            return MetricFigure(None, direction, unit)
+        low, high = self._interval(name, value)
+        return MetricFigure(value, direction, unit, low, high)
+
+    def scores(self, name: str, value: float) -> np.ndarray | None:
+        """One number for each sample whose mean is the metric, if there is one."""
+        if self._weighted:
+            return None
+        for task, right, errors in zip(
+            self._plan.tasks, self._right, self._errors, strict=True
+        ):
+            several = len(self._plan.tasks) > 1
+            if several and not name.startswith(f"{task.name}_"):
+                continue
+            columns = [np.concatenate(right).astype("float64")] if right else []
+            if errors:
+                columns += list(np.concatenate(errors).T)
+            for column in columns:
+                # float32 sums of Keras against float64 ones here.
+                if math.isclose(column.mean(), value, rel_tol=1e-4, abs_tol=1e-6):
+                    return column
+        return None
+
+    def _interval(self, name: str, value: float) -> tuple[float | None, float | None]:
+        column = self.scores(name, value)
+        if column is not None and len(column) > 1:
+            if np.isin(column, (0.0, 1.0)).all() and "accuracy" in name.lower():
+                return wilson(int(column.sum()), len(column))
+            if not np.isin(column, (0.0, 1.0)).all():
+                half = _Z * float(column.std(ddof=1)) / math.sqrt(len(column))
+                return value - half, value + half
+        return None, None
+
+    def classes(self, names: Sequence[str] | None) -> ClassFigures | None:
+        """Decisions by class of the first output that has classes."""
+        for task, confusion in zip(self._plan.tasks, self._confusion, strict=True):
+            if confusion is None or not self.finite:
+                continue
+            count = len(confusion)
+            fit = names is not None and len(names) == count
+            words = [str(n) for n in names] if fit and names else None
+            words = words or (
+                ["no", "yes"] if task.kind == "binary" else list(map(str, range(count)))
+            )
+            rows = tuple(tuple(int(n) for n in row) for row in confusion)
+            return ClassFigures(task.name, tuple(words), rows)
+        return None
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of a fraction (Wilson, 1927)."""
+    share = right / count
+    scale = 1 + _Z**2 / count
+    center = (share + _Z**2 / (2 * count)) / scale
+    half = _Z / scale * math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
+    return max(center - half, 0.0), min(center + half, 1.0)
+
+
+def with_noise(
+    figures: dict[str, MetricFigure],
+    measurement: Measurement,
+    baseline: dict[str, MetricFigure],
+    first: Measurement,
+) -> dict[str, MetricFigure]:
+    """`figures` with the noise of their differences to the first model's.
+
+    Both models saw the same samples, so that the difference is a mean over
+    samples of paired differences, most of which are zero. For accuracies this is
+    McNemar's test.
+    """
+    result = {}
+    for name, figure in figures.items():
+        other = baseline.get(name)
+        if figure.value is not None and other is not None and other.value is not None:
+            mine = measurement.scores(name, figure.value)
+            theirs = first.scores(name, other.value)
+            if mine is not None and theirs is not None and len(mine) == len(theirs) > 1:
+                apart = mine - theirs
+                half = _Z * float(apart.std(ddof=1)) / math.sqrt(len(apart))
+                figure = replace(figure, noise=half)
+        result[name] = figure
+    return result
+
+
+class AgreementMeter:
+    """How far the outputs of a file decide as those of the model do."""
+
+    def __init__(self, tasks: list[Task]):
+        self._tasks = tasks
+        self._same = [0] * len(tasks)
+        self._count = [0] * len(tasks)
+        # Squares of differences; sum and squares of the expected outputs.
+        self._sums = np.zeros((len(tasks), 3))
+        self.samples = 0
+
+    def update(self, expected: list[np.ndarray], actual: list[np.ndarray]) -> None:
+        """Adds a batch of outputs."""
+        self.samples += len(expected[0])
+        for index, (task, e, a) in enumerate(
+            zip(self._tasks, expected, actual, strict=True)
+        ):
+            if agreement_kind(task) == "relative error":
+                e = e.astype("float64")
+                parts = np.square(a - e).sum(), e.sum(), np.square(e).sum()
+                self._sums[index] += parts
+                self._count[index] += e.size
+            else:
+                same = task.decide(e) == task.decide(a)
+                self._same[index] += int(same.sum())
+                self._count[index] += same.size
+
+    def results(self) -> dict[str, Agreement]:
+        """The agreement of each output."""
+        found = {}
+        for task, same, count, sums in zip(
+            self._tasks, self._same, self._count, self._sums, strict=True
+        ):
+            if not count:
+                continue
+            kind = agreement_kind(task)
+            if kind == "relative error":
+                spread = sums[2] - sums[1] ** 2 / count
+                value = math.sqrt(sums[0] / spread) if spread > 0 else math.nan
+            else:
+                value = same / count
+            if math.isfinite(value):
+                found[task.name] = Agreement(kind, float(value), self.samples)
+        return found
+
+
+# Judges -----------------------------------------------------------------------
+
+
+class _Judge:
+    """A model that passes outputs of another one through and judges them."""
+
+    def __init__(self, model: keras.Model, arguments: dict[str, Any]):
+        names = list(getattr(model, "output_names", ())) or None
+        if names is None or len(set(names)) < len(model.outputs):
+            names = [f"output_{i}" for i in range(len(model.outputs))]
+        inputs = [
+            keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"given_{i}")
+            for i, tensor in enumerate(model.outputs)
+        ]
+        passed = [
+            keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
+            for name, tensor in zip(names, inputs, strict=True)
+        ]
+        structure = keras.tree.pack_sequence_as(output_structure(model), passed)
+        self._model = keras.Model(inputs, structure)
+        self._has_loss = arguments.get("loss") is not None
+        if not self._has_loss:
+            none = keras.tree.map_structure(lambda _: _nothing, structure)
+            arguments = {**arguments, "loss": none, "loss_weights": None}
+        self._model.compile(optimizer="sgd", **arguments)
+        self._model.reset_metrics()
+        self._loss = 0.0
+        self._count = 0
+
+    def update(self, outputs: list[np.ndarray], labels: Any, weights: Any) -> None:
+        """Adds a batch, as `evaluate` does in a step."""
+        predicted = self._model([_tensor(o) for o in outputs], training=False)
+        y, w = (
+            None if part is None else keras.tree.map_structure(_tensor, part)
+            for part in (labels, weights)
+        )
+        loss = self._model.compute_loss(
+            x=None, y=y, y_pred=predicted, sample_weight=w, training=False
+        )
+        self._model.compute_metrics(None, y, predicted, w)
+        self._loss += float(keras.ops.convert_to_numpy(loss)) * len(outputs[0])
+        self._count += len(outputs[0])
+
+    def results(self) -> dict[str, Any]:
+        """Metrics and losses over all batches."""
+        if not self._count:
+            return {}
+        found = dict(self._model.get_metrics_result())
+        found.pop("loss", None)
+        if self._has_loss and self._count:
+            found["loss"] = self._loss / self._count
+        if not self._has_loss:  # no figure is a loss that nobody asked for
+            found = {n: v for n, v in found.items() if not n.endswith("_loss")}
+        return found
+
+    def kinds(self) -> dict[str, Any]:
+        """Metric objects by name, also those within the compiled ones."""
+        return {
+            inner.name: inner
+            for metric in self._model.metrics
+            for inner in (getattr(metric, "metrics", None) or [metric])
+        }
+
+
+def _tensor(array: Any) -> Any:
+    """A tensor; doubles as floats, as Keras does with arrays that it is given."""
+    array = np.asarray(array)
+    dtype = keras.backend.floatx() if array.dtype == np.float64 else None
+    return keras.ops.convert_to_tensor(array, dtype=dtype)
+
+
+def _nothing(y_true: Any, y_pred: Any) -> Any:
+    """The loss of a model that is judged by metrics alone."""
+    return keras.ops.zeros(keras.ops.shape(y_pred)[:1])
+
+
+def _per_output(model: keras.Model, extra: list[list[Any]]) -> Any:
+    """Metrics as `compile` takes them: a list, or a list or dict by output."""
+    if len(extra) == 1:
+        return extra[0]
+    structure = output_structure(model)
+    if isinstance(structure, dict):
+        return dict(zip(sorted(structure), extra, strict=True))
+    return extra
+
+
+def _penalty(model: keras.Model) -> float:
+    """What regularizers of weights add to the loss."""
+    return math.fsum(
+        float(keras.ops.convert_to_numpy(variable.regularizer(variable)))
+        for variable in model.trainable_variables
+        if getattr(variable, "regularizer", None) is not None
+    )
+
+
+def _unit(name: str, metric: Any) -> str:
+    kind = type(metric).__name__
+    function = getattr(metric, "_fn", None)
+    words = f"{kind} {getattr(function, '__name__', '')} {name}"
+    if any(word in words for word in _FRACTIONS):
+        return "fraction"
+    return ""
+
+
+def _direction(name: str, metric: Any) -> str | None:
+    known = getattr(metric, "_direction", None)
+    if known in ("up", "down"):
+        return str(known)
+    if name == "loss" or name.endswith("_loss"):
+        return "down"
+    lower = name.lower()
+    if any(word in lower for word in _DOWN):
+        return "down"
+    return "up" if any(word in lower for word in _UP) else None
+
+
+def _rank(name: str, figure: MetricFigure) -> tuple[bool, bool, bool]:
+    """Accuracies first, losses last."""
+    loss = name == "loss" or name.endswith("_loss")
+    return loss, figure.unit != "fraction", name == "loss"

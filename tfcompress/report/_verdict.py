@@ -1,0 +1,133 @@
+"""Which model to ship."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tfcompress.report._figures import (
+    MetricFigure,
+    ModelFigures,
+    ReportFigures,
+    Verdict,
+)
+
+__all__ = ["primary", "sentence", "verdict"]
+
+
+def primary(models: Sequence[ModelFigures]) -> str | None:
+    """Name of the metric that models are judged by: the first model's first one.
+
+    `None` where nothing was measured or nobody knows whether more is better.
+    """
+    for name, figure in models[0].metrics.items():
+        if figure.direction is not None and figure.value is not None:
+            return name
+    return None
+
+
+def verdict(
+    models: Sequence[ModelFigures], tolerance: float, highlight: str | None
+) -> Verdict:
+    """Chooses the smallest file whose quality is within `tolerance` of the first's."""
+    if highlight is not None:
+        chosen = next(model for model in models if model.name == highlight)
+        smallest = _smallest([(chosen, kind) for kind in chosen.files])
+        kind = smallest[1] if smallest else ""
+        return Verdict(highlight, kind, "chosen by hand", tolerance)
+    name = primary(models)
+    if name is None:
+        why = (
+            "the first model has no figure on test data that says which of two is "
+            "better"
+        )
+        return Verdict("", "", f"No verdict: {why}.", tolerance)
+    base = models[0].metrics[name]
+    allowed = _amount(base, tolerance)
+    rule = (
+        f"the smallest file whose {_spaced(name)} is at most {allowed} worse than that "
+        f"of {models[0].name}"
+    )
+    candidates = []
+    for model in models:
+        if model.problem:
+            continue
+        for kind, file in model.files.items():
+            # A float32 file computes what the model does; an integer file may not.
+            figure = file.metrics.get(name)
+            figure = figure or (model.metrics.get(name) if kind == "float32" else None)
+            if figure is not None and _within(figure, base, tolerance):
+                candidates.append((model, kind))
+    best = _smallest(candidates)
+    if best is None:
+        return Verdict(
+            "", "", f"No verdict: there is no file for the rule, {rule}.", tolerance
+        )
+    return Verdict(best[0].name, best[1], rule, tolerance)
+
+
+def _smallest(
+    candidates: Sequence[tuple[ModelFigures, str]],
+) -> tuple[ModelFigures, str] | None:
+    return min(candidates, key=lambda c: c[0].files[c[1]].bytes, default=None)
+
+
+def _within(figure: MetricFigure, base: MetricFigure, tolerance: float) -> bool:
+    if figure.value is None or base.value is None:
+        return False
+    worse = (
+        base.value - figure.value
+        if base.direction == "up"
+        else (figure.value - base.value)
+    )
+    scale = 1.0 if base.unit == "fraction" else abs(base.value)
+    return worse <= tolerance * scale + 1e-9
+
+
+def _amount(base: MetricFigure, tolerance: float) -> str:
+    if base.unit == "fraction":
+        return f"{100 * tolerance:g} point{'s' * (tolerance != 0.01)}"
+    return f"{100 * tolerance:g} %"
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def sentence(report: ReportFigures) -> str:
+    """The verdict in one sentence; the rule is another one."""
+    found = report.verdict
+    if found is None or not found.model:
+        return ""
+    models = {model.name: model for model in report.models}
+    first, chosen = report.models[0], models.get(found.model)
+    if chosen is None:
+        return ""
+    file = chosen.files.get(found.file)
+    word = "Keep" if chosen is first and found.file != "int8" else "Ship"
+    text = f"{word} {found.model}" + (f" ({found.file})" if found.file else "")
+    parts = []
+    base = first.files.get("float32") or first.files.get(found.file)
+    if file is not None and base is not None and base is not file:
+        ratio = base.bytes / file.bytes
+        factor = f"{ratio:.1f}× smaller" if ratio >= 1 else f"{1 / ratio:.1f}× larger"
+        kind = "float32" if "float32" in first.files else found.file
+        parts.append(f"{factor} than {first.name} ({kind})")
+    name = primary(report.models)
+    if name is not None:
+        figure = (file.metrics.get(name) if file else None) or chosen.metrics.get(name)
+        if figure is not None and figure.value is not None:
+            parts.append(f"{_spaced(name)} {_words(figure)}")
+    return text + (f": {', '.join(parts)}." if parts else ".")
+
+
+def _words(figure: MetricFigure) -> str:
+    assert figure.value is not None
+    if figure.unit != "fraction":
+        text = f"{figure.value:.4g}"
+        if figure.low is not None and figure.high is not None:
+            text += f" ± {(figure.high - figure.low) / 2:.2g}"
+        return text
+    if figure.low is None or figure.high is None:
+        return f"{100 * figure.value:.2f} %"
+    half = 50 * (figure.high - figure.low)
+    return f"{100 * figure.value:.1f} ± {half:.1f} %"
