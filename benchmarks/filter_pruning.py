@@ -41,7 +41,7 @@ flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
 flags.DEFINE_integer("epochs", 4, "Epochs of a training.", lower_bound=2)
 flags.DEFINE_integer("pairs", 5, "Pairs of trainings.", lower_bound=1)
 flags.DEFINE_float("rate", 0.8, "Fraction of filters pruned at the end.")
-flags.DEFINE_integer("shrink_every", 2, "Epochs between two removals.", lower_bound=1)
+flags.DEFINE_string("shrink_every", "2", "Epochs between two removals, or auto.")
 
 
 def main(_):
@@ -119,6 +119,8 @@ def shrinking(data):
 
     import tfcompress as tfc
 
+    every = "auto" if FLAGS.shrink_every == "auto" else int(FLAGS.shrink_every)
+
     def train(pruned):
         model = network(keras)
         start = CLOCKS[FLAGS.clock]()
@@ -130,7 +132,7 @@ def shrinking(data):
                 *data,
                 epochs=FLAGS.epochs,
                 callbacks=[tfc.callbacks.FilterPruning(ramp)],
-                shrink_every=FLAGS.shrink_every,
+                shrink_every=every,
                 **arguments,
             )
         else:

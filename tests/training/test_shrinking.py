@@ -281,6 +281,7 @@ def test_callbacks_that_keep_weights_are_refused(callback, data):
         ({"epochs": 1.5}, "epochs"),
         ({"initial_epoch": -1}, "initial_epoch"),
         ({"shrink_every": 0}, "shrink_every"),
+        ({"shrink_every": 1.5}, "shrink_every"),
         ({"multiple_of": 0}, "multiple_of"),
         ({"backup_dir": "/proc/no"}, "backup_dir"),
     ],
@@ -299,3 +300,74 @@ def test_models_that_cannot_be_trained_this_way_are_refused(data):
         fit_shrinking(compiled("adam"), *data, callbacks=FilterPruning(0.5))
     with pytest.raises(ValueError, match="use_ema"):
         fit_shrinking(compiled(keras.optimizers.Adam(use_ema=True)), *data)
+
+
+def test_a_run_that_decides_itself_ends_as_any_other(data):
+    def run(every):
+        return fit_shrinking(
+            compiled("adam"),
+            *data,
+            epochs=4,
+            callbacks=[FilterPruning(RISING)],
+            shrink_every=every,
+            **FIT,
+        )
+
+    one, two = run(1), run("auto")
+    assert one.count_params() == two.count_params()
+    np.testing.assert_allclose(one(data[0]), two(data[0]), atol=1e-4)
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_backup(data, tmp_path):
+    def run(rate):
+        def schedule(epoch, _):
+            return rate if epoch == 2 else 0.01
+
+        return fit_shrinking(
+            compiled(keras.optimizers.SGD(0.01)),
+            *data,
+            epochs=4,
+            callbacks=[keras.callbacks.LearningRateScheduler(schedule)],
+            backup_dir=tmp_path,
+            **FIT,
+        )
+
+    with pytest.raises(ValueError, match="diverged"):
+        run(1e30)
+    assert run(0.01).history.epoch == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "names"),
+    [
+        (lambda: keras.optimizers.Adam(clipnorm=1.0), "clipnorm"),
+        (lambda: keras.optimizers.SGD(global_clipnorm=1.0), "global_clipnorm"),
+        (lambda: keras.optimizers.Lamb(), "Lamb"),
+        (
+            lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adafactor()),
+            "Adafactor",
+        ),
+    ],
+)
+def test_norms_of_whole_variables_are_warned_of(optimizer, names, data):
+    with pytest.warns(UserWarning, match=f"^{names}: updates depend on norms"):
+        fit_shrinking(compiled(optimizer()), *data, epochs=0, **FIT)
+
+
+@keras.saving.register_keras_serializable(package="test_shrinking")
+class OwnTraining(keras.Model):
+    def __init__(self, *args, alpha=0.5, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_models_that_cannot_be_rebuilt_are_refused_before_the_first_step(data):
+    inner = network()
+    model = OwnTraining(inner.input, inner.output)
+    model.compile("adam", compiled("adam").loss, run_eagerly=True)
+    with pytest.raises(ValueError, match="OwnTraining"):
+        fit_shrinking(model, *data, callbacks=[FilterPruning(0.5)], **FIT)
+    assert int(model.optimizer.iterations) == 0

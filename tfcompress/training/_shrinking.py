@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -13,6 +14,7 @@ from tfcompress import structure
 from tfcompress._checks import whole
 from tfcompress.structure._graph import require_editable
 from tfcompress.training._backup import Backup, owned, scope_of
+from tfcompress.training._pace import Pace
 from tfcompress.training._run import Run
 from tfcompress.training._stream import Stream
 
@@ -27,7 +29,7 @@ def fit_shrinking(
     epochs: int = 1,
     initial_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    shrink_every: int = 1,
+    shrink_every: int | Literal["auto"] = 1,
     multiple_of: int = 1,
     backup_dir: str | os.PathLike[str] | None = None,
     keep_backup: bool = False,
@@ -102,7 +104,10 @@ def fit_shrinking(
         epochs: the epoch to stop before, as for `fit`. Defaults to `1`.
         initial_epoch: the epoch to begin with. Defaults to `0`.
         callbacks: callbacks as for `fit`, in a list. Defaults to `()`.
-        shrink_every: number of epochs between two removals. Defaults to `1`.
+        shrink_every: number of epochs between two removals; "auto" decides after
+            every epoch, by the measured time of a step, the work that a removal
+            would save and the measured cost of a removal, whether the epochs that
+            remain pay for one. Defaults to `1`.
         multiple_of: the number of channels that remain in a group is rounded up
             to a multiple of this; the rest stays masked. Defaults to `1`.
         backup_dir: a folder in which model and state are kept at the end of
@@ -132,7 +137,9 @@ def fit_shrinking(
             `EarlyStopping(restore_best_weights=True)`, `SwapEMAWeights`, and
             optimizers with `use_ema`.
     """
-    _check(model, callbacks, shrink_every=shrink_every, multiple_of=multiple_of)
+    pace = Pace() if shrink_every == "auto" else None
+    counts = {} if pace else {"shrink_every": shrink_every}
+    _check(model, callbacks, multiple_of=multiple_of, **counts)
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         whole(name, value, 0)
     with owned(backup_dir):
@@ -146,15 +153,19 @@ def fit_shrinking(
             Stream(x, y, fit_arguments, state.get("data")),
             epochs=epochs,
             initial_epoch=initial_epoch,
-            callbacks=callbacks,
+            callbacks=[*callbacks, pace] if pace else callbacks,
             verbose=verbose,
             state=state.get("run"),
         )
         while run.goes_on:
             run.train_epoch()
-            if run.goes_on and (run.epoch - initial_epoch) % shrink_every:
+            due = (
+                shrink_every == "auto"
+                or (run.epoch - initial_epoch) % shrink_every == 0
+            )
+            if run.goes_on and not due:
                 continue
-            _make_smaller(run, callbacks, multiple_of)
+            _make_smaller(run, callbacks, multiple_of, pace)
             if backup and (run.goes_on or keep_backup):
                 backup.save(run.model, {"run": run.state(), "data": run.data.state()})
         run.end()
@@ -163,18 +174,25 @@ def fit_shrinking(
     return run.model
 
 
-def _make_smaller(run: Run, callbacks: Sequence[Any], multiple_of: int) -> None:
-    """Removes what is zero, and tells the callbacks before and after."""
+def _make_smaller(
+    run: Run, callbacks: Sequence[Any], multiple_of: int, pace: Pace | None
+) -> None:
+    """Removes what is zero if it pays, and tells the callbacks before and after."""
     if run.goes_on:
         for callback in callbacks:
             if hasattr(callback, "before_shrink"):
                 callback.before_shrink(run.epoch)
+        if pace and not pace.is_due(run.model, run.epochs - run.epoch):
+            return
+    begin = time.perf_counter()
     with scope_of(run.model):
         model = _shrunk(run.model, multiple_of)
     for callback in callbacks:
         if hasattr(callback, "replace_model"):
             callback.replace_model(model)
     run.replace_model(model)
+    if pace:
+        pace.note_removal(time.perf_counter() - begin)
 
 
 def _shrunk(model: keras.Model, multiple_of: int) -> keras.Model:

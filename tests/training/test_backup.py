@@ -1,0 +1,162 @@
+"""Backups: complete or absent, and enough to go on as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfcompress import _files
+from tfcompress.callbacks import FilterPruning
+from tfcompress.schedules import Linear
+from tfcompress.training import fit_shrinking
+from tfcompress.training._backup import Backup
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(0, 3, 32)
+RISING = Linear(0.0, 0.5, begin=0, end=3)
+
+
+def network():
+    """With automatic names, and a generator."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(8, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    return model
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def run(folder, *callbacks, **options):
+    model = network()
+    # Named as a user would in a notebook: by the automatic name.
+    pruning = FilterPruning(RISING, layers=[model.layers[0].name])
+    return fit_shrinking(
+        model,
+        X,
+        Y,
+        epochs=4,
+        batch_size=16,
+        callbacks=[pruning, *callbacks],
+        backup_dir=folder,
+        verbose=0,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run(None)
+
+
+def assert_equal(one, two):
+    assert one.history.epoch == two.history.epoch
+    assert one.history.history == two.history.history
+    for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Interrupt())
+    names = [layer.name for layer in whole.layers]
+    resumed = run(tmp_path)
+    assert_equal(resumed, whole)
+    # It goes by the names of the model of this cell, which are others.
+    assert not set(names) & {layer.name for layer in resumed.layers}
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("write", range(3))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_at_any_write_leaves_a_backup(
+    whole, tmp_path, monkeypatch, write, moment
+):
+    replace, left = os.replace, [write]
+
+    def dies(source, target):
+        left[0] -= 1
+        if left[0] >= 0:
+            return replace(source, target)
+        if moment == "after":
+            replace(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, keep_backup=True)
+    monkeypatch.undo()
+    assert_equal(run(tmp_path), whole)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_nothing(whole, tmp_path):
+    code = f"""
+        import os, signal, sys
+        sys.path.insert(0, {os.getcwd()!r})
+        from tests.training import test_backup
+        from tfcompress import _files
+        def die(path, _replace=os.replace, left=[2]):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.fsync = lambda handle: die(handle)
+        test_backup.run({str(tmp_path)!r})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert done.returncode == -signal.SIGKILL
+    assert_equal(run(tmp_path), whole)
+    assert not tmp_path.exists()
+
+
+def test_one_run_at_a_time_owns_a_folder(tmp_path):
+    with (
+        _files.lock(tmp_path),
+        pytest.raises(ValueError, match=r"argument `backup_dir`.*another run"),
+    ):
+        run(tmp_path)
+
+
+def test_a_kept_backup_gives_the_result_again(tmp_path):
+    first = run(tmp_path, keep_backup=True)
+    again = run(tmp_path, keep_backup=True)
+    assert_equal(first, again)
+    assert os.listdir(tmp_path) == ["backup.keras"]
+
+
+def test_states_come_back_as_they_were(tmp_path):
+    state = {
+        "numbers": [1, 2.5, None, True, "text"],
+        "arrays": {"one": np.arange(6).reshape(2, 3), "two": [np.ones(2, bool)]},
+    }
+    backup = Backup(tmp_path)
+    assert backup.load() is None
+    backup.save(network(), {"state": state})
+    found = backup.load().state["state"]
+    assert found["numbers"] == state["numbers"]
+    np.testing.assert_array_equal(found["arrays"]["one"], state["arrays"]["one"])
+    np.testing.assert_array_equal(found["arrays"]["two"][0], [True, True])
+    assert found["arrays"]["two"][0].dtype == bool
+
+
+def test_another_file_of_that_name_is_refused(tmp_path):
+    network().save(tmp_path / "backup.keras")
+    with pytest.raises(ValueError, match=r"argument `backup_dir`.*no backup"):
+        Backup(tmp_path).load()
