@@ -14,7 +14,7 @@ from tfcompress import _checks
         (
             _checks.number,
             [0, 2.5, np.float32(0.5), np.int32(4)],
-            [-1e-9, float("nan"), float("inf")],
+            [-1e-9, float("nan"), float("inf"), 10**400],
             [False, "0.5", [1.0]],
         ),
         (_checks.positive, [1e-300, 3], [0, -1.0, float("inf")], [True, "3"]),

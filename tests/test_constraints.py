@@ -273,7 +273,7 @@ def test_bad_values_are_refused(make, message):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Cardinality(count=1.5),
+        lambda: Cardinality(count="1"),
         lambda: Levels("2"),
         lambda: Levels(2).project(np.array([1, 2])),
         lambda: Levels(2).project([1.0]),

@@ -46,7 +46,7 @@ HELPERS = {
     "_meters",
 }
 KNOWS = {
-    "structure": set(),
+    "structure": {"_checks"},
     "_checks": set(),
     "_files": set(),
     "_figures": set(),

@@ -208,7 +208,11 @@ def _within(name: str, value: Any, expected: str, low: float, high: float) -> fl
     """Returns `value` as a float if it is finite and in [low, high]."""
     if not _is_number(value):
         raise TypeError(invalid(name, expected, value))
+    try:
+        converted = float(value)
+    except OverflowError:  # an int beyond the largest float
+        converted = math.inf
     # Written so that NaN fails, too.
-    if not (low <= value <= high and math.isfinite(value)):
+    if not (low <= converted <= high and math.isfinite(converted)):
         raise ValueError(invalid(name, expected, value))
-    return float(value)
+    return converted

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from tfcompress import cost, policy
+from tfcompress._checks import invalid, one_of, whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._samples import (
     Source,
@@ -387,18 +388,11 @@ def _remote(study: _Study, task: Task) -> tuple[Task, Result]:
 
 def _engine(engine: str, workers: int | None) -> Measure:
     """The function that measures all tasks, after a check that it can."""
-    if engine not in ("processes", "ray"):
-        raise ValueError(
-            "Invalid value for argument `engine`. Expected 'processes' or 'ray'. "
-            f"Received: engine={engine!r}"
-        )
-    whole = isinstance(workers, int) and not isinstance(workers, bool) and workers > 0
-    if workers is not None and (engine == "ray" or not whole):
-        expected = "None" if engine == "ray" else "None or an int of at least 1"
-        raise ValueError(
-            f"Invalid value for argument `workers`. Expected {expected} for "
-            f"engine={engine!r}. Received: workers={workers!r}"
-        )
+    one_of("engine", engine, ("processes", "ray"))
+    if workers is not None:
+        workers = whole("workers", workers)
+        if engine == "ray":
+            raise ValueError(invalid("workers", "None for engine='ray'", workers))
     if engine == "ray":
         try:
             import ray  # noqa: F401

@@ -24,6 +24,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress._checks import fraction as check_fraction
+from tfcompress._checks import positive, whole
+
 __all__ = [
     "BlockSparsity",
     "Cardinality",
@@ -204,7 +207,7 @@ class ChannelSparsity(Constraint):
         _check_amount(fraction, count)
         self.fraction = fraction
         self.count = count
-        self.axis = _integer("axis", axis)
+        self.axis = whole("axis", axis, least=None)
 
     def project_into(self, weights: np.ndarray, out: np.ndarray) -> None:
         """See `Constraint.project_into`."""
@@ -254,8 +257,8 @@ class BlockSparsity(Constraint):
         fraction: float | None = None,
         count: int | None = None,
     ) -> None:
-        self.rows = _positive("rows", rows)
-        self.columns = _positive("columns", columns)
+        self.rows = whole("rows", rows)
+        self.columns = whole("columns", columns)
         _check_amount(fraction, count)
         self.fraction = fraction
         self.count = count
@@ -311,14 +314,14 @@ class NOfM(Constraint):
     """
 
     def __init__(self, n: int, m: int, axis: int = -2) -> None:
-        self.m = _positive("m", m)
-        self.n = _positive("n", n)
+        self.m = whole("m", m)
+        self.n = whole("n", n)
         if self.n > self.m:
             raise ValueError(
                 "Invalid value for argument `n`. Expected at most `m`. "
                 f"Received: n={n}, m={m}"
             )
-        self.axis = _integer("axis", axis)
+        self.axis = whole("axis", axis, least=None)
 
     def project_into(self, weights: np.ndarray, out: np.ndarray) -> None:
         """See `Constraint.project_into`."""
@@ -368,18 +371,13 @@ class Levels(Constraint):
     """
 
     def __init__(self, bits: int, step: float | None = None) -> None:
-        self.bits = _positive("bits", bits)
+        self.bits = whole("bits", bits)
         if self.bits > 8:
             raise ValueError(
                 "Invalid value for argument `bits`. Expected 1 to 8. "
                 f"Received: bits={bits}"
             )
-        if step is not None and not (_is_number(step) and 0 < step < math.inf):
-            raise ValueError(
-                "Invalid value for argument `step`. Expected a positive number. "
-                f"Received: step={step!r}"
-            )
-        self.step = None if step is None else float(step)
+        self.step = None if step is None else positive("step", step)
 
     def best_step(self, weights: np.ndarray) -> float:
         """The step of least squared error for `weights`, representable in their dtype.
@@ -669,34 +667,9 @@ def _check_amount(fraction: float | None, count: int | None) -> None:
             f"Received: fraction={fraction!r}, count={count!r}"
         )
     if count is not None:
-        _positive("count", count)
-    if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
-        raise ValueError(
-            "Invalid value for argument `fraction`. Expected a number in (0, 1]. "
-            f"Received: fraction={fraction!r}"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _integer(name: str, value: int) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(
-            f"Invalid value for argument `{name}`. Expected an integer. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
-def _positive(name: str, value: int) -> int:
-    if _integer(name, value) < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected at least 1. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
+        whole("count", count)
+    if fraction is not None:
+        check_fraction("fraction", fraction)
 
 
 def _axis(axis: int, ndim: int) -> int:

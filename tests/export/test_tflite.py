@@ -511,7 +511,7 @@ class TestBenchmark:
             ({"threads": 0}, ValueError),
             ({"runs": 0}, ValueError),
             ({"warmup": -1}, ValueError),
-            ({"runs": 1.5}, TypeError),
+            ({"runs": 1.5}, ValueError),
             ({"threads": True}, TypeError),
         ],
     )

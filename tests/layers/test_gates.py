@@ -213,7 +213,7 @@ def test_the_cost_of_a_gate_is_its_dense_layers():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: tfc.layers.LayerGate(units=0), "`units`.*positive integer"),
+        (lambda: tfc.layers.LayerGate(units=0), "`units`.*int of at least 1"),
         (lambda: tfc.layers.LayerGate(estimator="hard"), "`estimator`.*'ste'"),
         (lambda: tfc.layers.LayerGate(temperature=0), "`temperature`"),
         (lambda: tfc.layers.LayerGate(open_bias=np.nan), "`open_bias`"),

@@ -331,7 +331,7 @@ def test_the_compiled_operation_knows_its_shape():
     ("x", "bits", "fraction_bits", "error", "match"),
     [
         (1.0, 0, None, ValueError, "`bits`"),
-        (1.0, True, None, ValueError, "`bits`"),
+        (1.0, True, None, TypeError, "`bits`"),
         (1.0, 2.0, None, ValueError, "`bits`"),
         (1.0, 25, None, ValueError, "at most 24"),
         (1.0, 5, 0.5, ValueError, "`fraction_bits`"),

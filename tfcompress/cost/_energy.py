@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from tfcompress._checks import whole
 from tfcompress.cost._bits import Bits, with_bits
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Format, Memory, Profile, profile
@@ -294,11 +295,7 @@ def _capacity(chip: Profile, sram_bytes: int | None) -> tuple[int, float]:
         return 0, 0.0
     largest = chip.memory.on_chip[-1][0]
     wanted = largest if sram_bytes is None else sram_bytes
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
-        raise ValueError(
-            "Invalid value for argument `sram_bytes`. Expected a positive int. "
-            f"Received: sram_bytes={sram_bytes!r}"
-        )
+    wanted = whole("sram_bytes", wanted)
     for size, joules in chip.memory.on_chip:
         if size >= wanted:
             return wanted, joules

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfcompress._checks import whole
 from tfcompress.cost._results import ModelCost
 from tfcompress.cost._table import quantity
 
@@ -108,8 +109,8 @@ def training_cost(
         TypeError: if `sizes` is of another kind.
         ValueError: if it is empty, or a number is not positive.
     """
-    _require_positive("samples", samples)
-    _require_positive("batch_size", batch_size)
+    whole("samples", samples)
+    whole("batch_size", batch_size)
     if isinstance(sizes, keras.callbacks.History):
         sizes = sizes.history
     if isinstance(sizes, Mapping):
@@ -325,11 +326,3 @@ def training_latency(
                 f"0. Received: {name}={value!r}"
             )
     return epochs * (batches * batch_seconds + ranking_seconds)
-
-
-def _require_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a positive int. Received: "
-            f"{name}={value!r}"
-        )

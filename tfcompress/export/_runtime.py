@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress._checks import whole
 from tfcompress.export._quiet import captured_output
 
 __all__ = [
@@ -133,8 +134,8 @@ def benchmark_together(
     rounds: int = 5,
 ) -> list[Latency]:
     """Times several files in turns, so that a noisy machine is fair to all."""
-    _check_count(warmup, "warmup", 0)
-    _check_count(runs, "runs", 1)
+    whole("warmup", warmup, least=0)
+    whole("runs", runs)
     programs = [open_file(path, threads=threads) for path in paths]
     for program in programs:
         program.feed_random()
@@ -158,7 +159,7 @@ def open_file(
     path: str | os.PathLike[str] | bytes, *, threads: int = 1, keep: bool = False
 ) -> Program:
     """A `Program` for a `.tflite` file or its content; may keep all tensors."""
-    _check_count(threads, "threads", 1)
+    whole("threads", threads)
     if isinstance(path, bytes):
         return Program(path, threads, "the given bytes", keep)
     if not isinstance(path, str | os.PathLike):
@@ -392,16 +393,3 @@ def _dequantize(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     if not scale:
         return array.copy()
     return (array.astype(np.float32) - zero_point) * np.float32(scale)
-
-
-def _check_count(value: int, argument: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"Invalid value for argument `{argument}`. Expected an integer. "
-            f"Received: {argument}={value!r}"
-        )
-    if value < least:
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected an integer ≥ {least}. "
-            f"Received: {argument}={value}"
-        )

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
 from tfcompress._models import at_most
 from tfcompress.export import _tensors
@@ -280,11 +281,7 @@ def unpack(
             large.
         FileNotFoundError: if there is no such file.
     """
-    if isinstance(max_entries, bool) or not isinstance(max_entries, int):
-        raise TypeError(
-            "Invalid value for argument `max_entries`. Expected an integer. "
-            f"Received: max_entries={max_entries!r}"
-        )
+    max_entries = whole("max_entries", max_entries, least=None)
     architecture, arrays = _parse(Path(path).read_bytes(), max_entries)
     return _rebuild(architecture, arrays, safe_mode)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfcompress._checks import whole
 from tfcompress.schedules import Piecewise
 
 __all__ = ["schedule"]
@@ -48,13 +49,8 @@ def schedule(pruning_schedule: Any, *, steps: int | None = None) -> Piecewise:
         ValueError: if it does not say where it ends and `steps` is `None`, if
             `steps` is not positive, or if it never updates within them.
     """
-    if steps is not None and (
-        isinstance(steps, bool) or not isinstance(steps, int) or steps < 1
-    ):
-        raise ValueError(
-            "Invalid value for argument `steps`. Expected a positive int. "
-            f"Received: steps={steps!r}"
-        )
+    if steps is not None:
+        steps = whole("steps", steps)
     values: dict[float, float] = {}
     current = None
     for step in _candidates(pruning_schedule, steps):

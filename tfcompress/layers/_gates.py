@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress._checks import invalid, number, one_of, positive, whole
 from tfcompress.ops import binary_step, gumbel_step, mean_step
 
 __all__ = ["ChannelGate", "Gate", "LayerGate"]
@@ -43,19 +44,10 @@ class Gate(keras.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise ValueError(_invalid("units", "a positive integer", units))
-        if estimator not in ESTIMATORS:
-            expected = "one of " + ", ".join(map(repr, ESTIMATORS))
-            raise ValueError(_invalid("estimator", expected, estimator))
-        if not _is_number(temperature) or not 0 < temperature < math.inf:
-            raise ValueError(_invalid("temperature", "a positive number", temperature))
-        if not _is_number(open_bias) or not math.isfinite(open_bias):
-            raise ValueError(_invalid("open_bias", "a finite number", open_bias))
-        self.units = units
-        self.estimator = estimator
-        self.temperature = float(temperature)
-        self.open_bias = float(open_bias)
+        self.units = whole("units", units)
+        self.estimator = one_of("estimator", estimator, list(ESTIMATORS))
+        self.temperature = positive("temperature", temperature)
+        self.open_bias = number("open_bias", open_bias, least=None)
         self.seed = seed
         self.measuring = False  # whether inference is counted, too
         if estimator == "gumbel":
@@ -266,7 +258,7 @@ class LayerGate(Gate):
         """Creates the weights for the shapes of a block's input and branch."""
         if len(input_shape) != 2 or not hasattr(input_shape[0], "__len__"):
             expected = "a list of a block's input and its branch"
-            raise ValueError(_invalid("inputs", expected, input_shape))
+            raise ValueError(invalid("inputs", expected, input_shape))
         features = _channels(self, tuple(input_shape[0]))
         self._build_module(features, depth=1, outputs=1)
 
@@ -336,7 +328,7 @@ class ChannelGate(Gate):
     ) -> None:
         super().__init__(units, estimator, temperature, open_bias, seed, **kwargs)
         if isinstance(depth, bool) or depth not in (0, 1, 2):
-            raise ValueError(_invalid("depth", "0, 1 or 2", depth))
+            raise ValueError(invalid("depth", "0, 1 or 2", depth))
         self.depth = depth
 
     def build(self, input_shape: Any) -> None:
@@ -347,7 +339,7 @@ class ChannelGate(Gate):
                 f"a tensor whose sizes are known, since the channel gate {self.name!r} "
                 "reads every value of it"
             )
-            raise ValueError(_invalid("inputs", expected, tuple(input_shape)))
+            raise ValueError(invalid("inputs", expected, tuple(input_shape)))
         features = math.prod(input_shape[1:])
         self._build_module(features, depth=self.depth, outputs=channels)
 
@@ -371,20 +363,9 @@ def _channels(gate: Gate, shape: Shape) -> int:
     """The size of the last axis, which must be there and known."""
     if len(shape) < 2 or shape[-1] is None:
         expected = f"a tensor (batch, ..., channels) as input of the gate {gate.name!r}"
-        raise ValueError(_invalid("inputs", expected, shape))
+        raise ValueError(invalid("inputs", expected, shape))
     return shape[-1]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(variable: Any) -> float:
     return float(ops.convert_to_numpy(variable))
-
-
-def _invalid(argument: str, expected: str, received: Any) -> str:
-    return (
-        f"Invalid value for argument `{argument}`. Expected {expected}. "
-        f"Received: {argument}={received!r}"
-    )

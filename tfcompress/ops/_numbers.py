@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfcompress._checks import whole
+
 __all__ = ["FORMATS", "Format", "check_bits", "check_fraction_bits", "number_format"]
 
 
@@ -81,12 +83,7 @@ def number_format(dtype: str) -> Format:
 
 def check_bits(bits: Any, kind: Format | None = None, argument: str = "bits") -> int:
     """Raises unless `bits` is a number of significant bits that `kind` can keep."""
-    valid = isinstance(bits, int) and not isinstance(bits, bool) and bits >= 1
-    if not valid:
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected an int of at least 1. "
-            f"Received: {argument}={bits!r}"
-        )
+    bits = whole(argument, bits)
     if kind is not None and kind.is_float and bits > kind.mantissa + 1:
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected at most "
@@ -100,11 +97,7 @@ def check_fraction_bits(fraction_bits: Any, kind: Format | None = None) -> int |
     """Raises unless 2^-fraction_bits is a fixed-point grid in `kind`."""
     if fraction_bits is None:
         return None
-    if not isinstance(fraction_bits, int) or isinstance(fraction_bits, bool):
-        raise ValueError(
-            "Invalid value for argument `fraction_bits`. Expected an int or None. "
-            f"Received: fraction_bits={fraction_bits!r}"
-        )
+    fraction_bits = whole("fraction_bits", fraction_bits, least=None)
     if kind is None:
         return fraction_bits
     if not kind.is_float and fraction_bits != 0:

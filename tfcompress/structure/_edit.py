@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._checks import whole
 from tfcompress.structure import _graph
 from tfcompress.structure._carry import carry_compile
 from tfcompress.structure._fold import foldings
@@ -115,7 +116,7 @@ def remove_channels(
         ValueError: as `zero_channels`, and where no channel would be left.
         VerificationError: if masked and smaller model disagree.
     """
-    _check_multiple(multiple_of)
+    multiple_of = whole("multiple_of", multiple_of)
     groups = channel_groups(model, inexact)
     model = groups.model
     masked = groups.classes(channels)
@@ -309,7 +310,7 @@ def shrink_recorded(
     Raises:
         TypeError, ValueError, VerificationError: as `shrink`.
     """
-    _check_multiple(multiple_of)
+    multiple_of = whole("multiple_of", multiple_of)
     groups = channel_groups(model)
     model = groups.model
     steps: list[Rebuild] = []
@@ -637,14 +638,6 @@ def _assign(
         value = keras.ops.convert_to_numpy(variable)
         value = np.where(mask, value, np.zeros((), value.dtype))  # NaN * 0 is NaN
         rebuild.variables[id(variable)][1].assign(rebuild.cut(variable, value))
-
-
-def _check_multiple(multiple_of: int) -> None:
-    if not isinstance(multiple_of, int) or multiple_of < 1:
-        raise ValueError(
-            "Invalid value for argument `multiple_of`. Expected an integer >= 1. "
-            f"Received: multiple_of={multiple_of!r}"
-        )
 
 
 def _find(analysis: Trace, name: str) -> keras.Layer:

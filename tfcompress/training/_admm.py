@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import schedules, structure
+from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.callbacks._kernels import select_kernels
 from tfcompress.constraints import Combined, Constraint, Levels
@@ -68,19 +69,11 @@ class AdmmPhase:
 
     def __post_init__(self) -> None:
         for name in ("admm_epochs", "retrain_epochs"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(
-                    f"Invalid value for argument `{name}`. Expected an integer of at "
-                    f"least 0. Received: {name}={value!r}"
-                )
+            whole(name, getattr(self, name), least=0)
         for name in ("learning_rate", "retrain_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(
-                    f"Invalid value for argument `{name}`. Expected a positive number. "
-                    f"Received: {name}={value!r}"
-                )
+            if value is not None:
+                positive(name, value)
         # Raises what is wrong with the other arguments.
         self._callback()
 

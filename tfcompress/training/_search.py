@@ -13,6 +13,8 @@ from typing import Any
 import keras
 
 from tfcompress import cost
+from tfcompress._checks import fraction as check_fraction
+from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
 from tfcompress.callbacks._kernels import select_kernels
 from tfcompress.constraints import Cardinality
@@ -158,13 +160,9 @@ def search_fractions(
             `log_path` belongs to another search.
     """
     hardware = hardware or cost.SparseHardware()
-    _check_fraction("others", others)
-    _check_fraction("floor", floor)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(
-            "Invalid value for argument `steps`. Expected an integer of at least 1. "
-            f"Received: steps={steps!r}"
-        )
+    check_fraction("others", others)
+    check_fraction("floor", floor)
+    steps = whole("steps", steps)
     macs = _macs(model)
     start = _initial(model, initial, macs)
     fixed = {name: others for name in macs if name not in start}
@@ -308,14 +306,5 @@ def _initial(
             f"{', '.join(macs)}. Received: initial={dict(initial)!r}"
         )
     for fraction in initial.values():
-        _check_fraction("initial", fraction)
+        check_fraction("initial", fraction)
     return {name: float(initial[name]) for name in macs if name in initial}
-
-
-def _check_fraction(name: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and 0 < value <= 1):
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected fractions in (0, 1]. "
-            f"Received: {name}={value!r}"
-        )

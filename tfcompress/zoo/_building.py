@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from numbers import Integral
 
 from keras import KerasTensor, layers
+
+from tfcompress._checks import invalid, positive, whole
 
 
 def check(
@@ -20,18 +22,16 @@ def check(
         input_shape: (height, width, channels).
         minimum: smallest height and width that the network can take.
     """
-    if not isinstance(width, (int, float)) or not 0 < width < math.inf:
-        raise ValueError(_invalid("width", "a positive number", width))
-    if not isinstance(classes, int) or classes < 2:
-        raise ValueError(_invalid("classes", "an integer of at least 2", classes))
+    positive("width", width)
+    whole("classes", classes, least=2)
     if (
         not isinstance(input_shape, (tuple, list))
         or len(input_shape) != 3
-        or not all(isinstance(size, int) and size > 0 for size in input_shape)
+        or not all(isinstance(size, Integral) and size > 0 for size in input_shape)
         or min(input_shape[:2]) < minimum
     ):
         expected = f"(height, width, channels) with images of at least {minimum} pixels"
-        raise ValueError(_invalid("input_shape", expected, input_shape))
+        raise ValueError(invalid("input_shape", expected, input_shape))
 
 
 def scaled(channels: int, width: float, multiple_of: int = 1) -> int:
@@ -47,11 +47,11 @@ def resolved_widths(
         return [scaled(channels, width) for channels in default]
     if (
         len(widths) != len(default)
-        or not all(isinstance(channels, int) for channels in widths)
+        or not all(isinstance(channels, Integral) for channels in widths)
         or min(widths) < 1
     ):
         expected = f"{len(default)} positive integers, one for each convolution"
-        raise ValueError(_invalid("widths", expected, widths))
+        raise ValueError(invalid("widths", expected, widths))
     if width != 1:
         raise ValueError(
             "Invalid value for argument `width`. Expected 1.0 where `widths` is "
@@ -93,10 +93,3 @@ def normalization(x: KerasTensor, name: str) -> KerasTensor:
 def classifier(x: KerasTensor, classes: int) -> KerasTensor:
     """The softmax layer that every network ends in."""
     return layers.Dense(classes, activation="softmax", name="classifier")(x)
-
-
-def _invalid(argument: str, expected: str, received: Any) -> str:
-    return (
-        f"Invalid value for argument `{argument}`. Expected {expected}. "
-        f"Received: {argument}={received!r}"
-    )
