@@ -312,6 +312,21 @@ def test_data_outside_of_the_range_that_a_model_rescales_are_told(command, tmp_p
     assert (status, err) == (0, "")
 
 
+def test_an_int8_file_that_always_answers_the_same_is_refused(command, tmp_path):
+    """Pixels in [0, 1] move this model's output by less than a step of its file."""
+    x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 25500)(x))
+    dense = keras.layers.Dense(1, bias_initializer="ones")
+    keras.Model(inputs, dense(x)).save(tmp_path / "m.keras")
+    out = tmp_path / "m.tflite"
+    status, _, err = command(
+        "export", tmp_path / "m.keras", out, "--data=digits", "--quantization=int8"
+    )
+    assert status == 1
+    assert "answers the same on all 500 samples" in err
+    assert not out.exists()
+
+
 def test_python_m_starts_at_once_and_says_nothing_else():
     for arguments, text in [(["--version"], tfc.__version__), (["--help"], "COMMAND")]:
         result = subprocess.run(

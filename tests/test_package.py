@@ -102,6 +102,7 @@ KNOWS = {
         "schedules",
         "structure",
         "training",
+        "quantization",
     },
     "__main__": {"cli"},
     "cli": {

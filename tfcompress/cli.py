@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that help is there at once.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -19,7 +20,7 @@ from absl import app, logging
 from absl.flags import argparse_flags
 
 import tfcompress as tfc
-from tfcompress._files import check_writable
+from tfcompress._files import check_writable, replacing
 
 if TYPE_CHECKING:
     import keras
@@ -390,16 +391,33 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    check_writable(arguments.out, argument="out", suffixes=(".tflite",))
+    out = check_writable(arguments.out, argument="out", suffixes=(".tflite",))
     model = _load(arguments.model)
     data = _data(arguments, model)
-    artifact = tfc.export.to_tflite(
-        model,
-        arguments.out,
-        quantization=arguments.quantization,
-        calibration=None if data is None else _calibration(data),
-    )
-    print(artifact)
+    samples = None if data is None else _calibration(data)
+    with replacing(out) as temporary:
+        artifact = tfc.export.to_tflite(
+            model,
+            temporary,
+            quantization=arguments.quantization,
+            calibration=samples,
+        )
+        if arguments.quantization == "int8":
+            _refuse_constant(temporary, samples)
+    print(dataclasses.replace(artifact, path=out))
+
+
+def _refuse_constant(file: Path, samples: Any) -> None:
+    """Raises where a file answers the same whatever goes in."""
+    import keras
+
+    outputs = keras.tree.flatten(tfc.export.run(file, samples))
+    if all((output == output[:1]).all() for output in outputs):
+        raise ValueError(
+            f"The int8 file answers the same on all {len(outputs[0])} samples: what "
+            "goes in changes the output by less than one step. Do the data have the "
+            "range that the model was trained on? See --scale. Nothing was written."
+        )
 
 
 def _verify(arguments: argparse.Namespace) -> None:

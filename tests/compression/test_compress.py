@@ -6,10 +6,13 @@ import re
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import tfcompress as tfc
 from tests.compression.conftest import blobs, network
 from tfcompress._files import lock
+from tfcompress.compression._measure import Meter
+from tfcompress.export._trained import is_prepared
 
 L = keras.layers
 QUIET = {"verbose": 0, "epochs": 3, "methods": ["filters"]}
@@ -76,6 +79,54 @@ def test_bits_alone_where_they_suffice(trained, data):
     assert result.model.get_layer("c1").filters == 16
     assert result.in_budget and result.in_tolerance
     assert result.files == {}
+
+
+def integers_only(file):
+    interpreter = Interpreter(model_path=str(file))
+    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    return kinds <= {np.int8, np.int32}
+
+
+def test_rounding_is_learned_where_the_rounded_file_is_wrong(
+    trained, data, tmp_path, monkeypatch
+):
+    rounded = Meter.export
+
+    def fails(self, model, kind, file, *, rough=False):
+        if kind == "int8" and not rough and not is_prepared(model):
+            raise RuntimeError("the file does not compute what the model does")
+        return rounded(self, model, kind, file, rough=rough)
+
+    monkeypatch.setattr(Meter, "export", fails)
+    result = tfc.compress(
+        trained, data, budget={"size": "60%"}, epochs=4, verbose=0, out=tmp_path
+    )
+    assert result.in_budget and result.in_tolerance
+    assert integers_only(tmp_path / "model.tflite")
+    # The Keras model is plain, and has its kernels on the grid of the file.
+    kernel = np.asarray(result.model.get_layer("c2").kernel)
+    steps = kernel / (np.abs(kernel).max(axis=(0, 1, 2)) / 127)
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_four_bits_after_filters(trained, data, tmp_path):
+    result = tfc.compress(
+        trained,
+        data,
+        budget={"macs": 0.5},
+        methods=["int4", "filters"],
+        epochs=4,
+        verbose=0,
+        out=tmp_path,
+    )
+    assert result.kind == "int4" and result.in_budget
+    assert result.best.quality["accuracy"] > 0.9
+    kernel = np.asarray(result.model.get_layer("c2").kernel)
+    assert all(
+        len(np.unique(channel)) <= 15
+        for channel in kernel.reshape(-1, kernel.shape[-1]).T
+    )
 
 
 def test_a_budget_that_cannot_be_met_is_said(trained, data):
@@ -243,6 +294,7 @@ def test_nan_before_the_final_size_stops(trained, data):
         ({"budget": {"flash": "9kB", "target": "abacus"}}, ValueError, "abacus"),
         ({"methods": ["filters", "magic"]}, ValueError, "argument `methods`"),
         ({"methods": ["int8", "float16"]}, ValueError, "one file format"),
+        ({"methods": ["qat", "float16"]}, ValueError, "'int8' beside"),
         ({"methods": "filters"}, TypeError, "argument `methods`"),
         ({"max_drop": -1}, ValueError, "argument `max_drop`"),
         ({"epochs": 0}, ValueError, "argument `epochs`"),

@@ -19,6 +19,7 @@ import numpy as np
 from tfcompress import report as reports
 from tfcompress._checks import fraction, invalid, number, whole
 from tfcompress._files import lock, write_atomic
+from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
 from tfcompress.compression import _plan
 from tfcompress.compression._budget import FIGURES, Budget
@@ -30,7 +31,10 @@ from tfcompress.compression._task import Task, chosen_metric
 from tfcompress.compression._training import (
     Diverged,
     Hopeless,
+    Lesson,
+    compile_as,
     copy_of,
+    train_bits,
     train_filters,
 )
 from tfcompress.export.targets import require_tool, resolve
@@ -40,14 +44,24 @@ __all__ = ["METHODS", "compress"]
 
 # In the order in which they are applied: what removes channels comes before what
 # rounds the weights that are left.
-METHODS = ("filters", "float16", "dynamic", "int8", "tfcz")
-_FILES = METHODS[1:]
+METHODS = ("filters", "qat", "float16", "dynamic", "int8", "int4", "tfcz")
+_FILES = METHODS[2:]
 
 # The exporter's file of a trained model may be a little larger than that of the
 # candidate it was planned with.
 _RESERVE = 0.995
 _CORRECTIONS = 4
-_BYTES = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1, "tfcz": 4}
+_BYTES = {
+    "float32": 4,
+    "float16": 2,
+    "dynamic": 1,
+    "int8": 1,
+    "int4": 0.5,
+    "tfcz": 4,
+}
+
+# Rounding is learned in fewer epochs, and at a lower rate, than what pruning broke.
+_BITS_EPOCHS, _BITS_RATE = 0.25, 0.1
 
 # Fine-tuning is expected to end within this; the search tries what lies around.
 _TILTS, _RATES, _SHARES = (-0.5, 0.5), (0.3, 3.0), (0.0, 0.9)
@@ -147,11 +161,14 @@ def compress(
             `monitor` on the validation data: a difference where more is better
             (0.01 is one point of accuracy), else a relative growth. Defaults to
             `0.01`.
-        methods: `"auto"`, or what to use: `"filters"` and at most one file format
-            of `"float16"`, `"dynamic"`, `"int8"` (TFLite) and `"tfcz"`. Defaults
-            to `"auto"`: int8 where the budget limits the file, and filters where
-            that does not suffice.
-        epochs: epochs of training in each trial. Defaults to `20`.
+        methods: `"auto"`, or what to use: `"filters"`; at most one file format of
+            `"float16"`, `"dynamic"`, `"int8"`, `"int4"` (TFLite) and `"tfcz"`; and
+            `"qat"` to train with int8's rounding in force, as `"int4"` always
+            does. Defaults to `"auto"`: int8 where the budget limits the file,
+            filters where that does not suffice, and `"qat"` where the int8 file
+            is worse than `max_drop` allows.
+        epochs: epochs of training in each trial; learning the rounding takes a
+            quarter of them in addition. Defaults to `20`.
         learning_rate: the first learning rate. Defaults to `None`: see above.
         batch_size: samples in a batch, of arrays. Defaults to `32`.
         monitor: the metric that says how good a model is. Defaults to `None`: the
@@ -273,6 +290,7 @@ class _Run:
             "Plan: "
             + (f"filters, {options.epochs} epochs, then " if self.prunes else "")
             + f"a file in {self.kind}"
+            + (", whose rounding is learned" if self._learns_bits() else "")
         )
         if keep:
             write_plan(self.folder / "plan.toml", self._plan())
@@ -310,6 +328,9 @@ class _Run:
             and self.meter.excess(figures, self.limits) <= 1
         )
         return not enough and bool(self.filters.sizes), kind
+
+    def _learns_bits(self) -> bool:
+        return self.kind == "int4" or "qat" in self.options.methods
 
     def _run_trials(self, storage: str | None, keep: bool) -> dict[int, TrialResult]:
         done = self._read_trials()
@@ -364,39 +385,131 @@ class _Run:
         )
 
     def _run_trial(self, trial: Trial) -> TrialResult:
-        options = self.options
-        keras.utils.set_random_seed(options.seed + trial.number)
-        place = self._trial_folder(trial.number)
         settings = dict(trial.settings)
-        model = self.model
-        if self.prunes:
-            rate, reached = self._rate(settings["tilt"])
-            settings["rate"] = rate
-            counts = self.filters.counts(rate, settings["tilt"])
-            self._say(
-                f"  pruning {sum(counts.values())} of "
-                f"{sum(self.filters.sizes.values())} channels"
-                + ("" if reached else "; even this does not meet the budget")
-            )
-            try:
-                model = self._trained(trial, settings, counts, place)
-            except Diverged as error:
-                self._say(f"  training has diverged: {error}")
-                return TrialResult(trial.number, "diverged", settings)
-            except Hopeless:
-                self._say("  hopeless")
-                return TrialResult(trial.number, "hopeless", settings)
-        file = place / file_name(self.kind)
-        self.meter.export(model, self.kind, file)
+        try:
+            model = self._pruned(trial, settings) if self.prunes else self.model
+            tried = self._tried(trial, settings, model)
+        except Diverged as error:
+            self._say(f"  training has diverged: {error}")
+            return TrialResult(trial.number, "diverged", settings)
+        except Hopeless:
+            self._say("  hopeless")
+            return TrialResult(trial.number, "hopeless", settings)
+        result, model, file = min(tried, key=lambda t: _known(t[0].drop))
+        place = self._trial_folder(trial.number)
+        os.replace(file, place / file_name(self.kind))
         save_model(model, place / "model.keras")
         self.models[trial.number] = model
+        name = self.metric.name
+        self._say(
+            f"  {name} {result.quality[name]:.4f} (original {self.quality[name]:.4f}), "
+            + ", ".join(
+                f"{n} {FIGURES[n].show(result.figures[n])}" for n in self.limits
+            )
+        )
+        return result
+
+    def _pruned(self, trial: Trial, settings: dict[str, Any]) -> keras.Model:
+        """The model after pruning; adds the rate to the settings."""
+        place = self._trial_folder(trial.number)
+        state, saved = place / "pruned.json", place / "pruned.keras"
+        if state.exists():  # what comes after it was interrupted
+            settings.update(json.loads(state.read_text()))
+            model = load_model(saved)
+            compile_as(model, self.model)
+            return model
+        rate, reached = self._rate(settings["tilt"])
+        settings["rate"] = rate
+        counts = self.filters.counts(rate, settings["tilt"])
+        self._say(
+            f"  pruning {sum(counts.values())} of {sum(self.filters.sizes.values())} "
+            f"channels{'' if reached else '; even this does not meet the budget'}"
+        )
+        keras.utils.set_random_seed(self.options.seed + trial.number)
+        lesson = self._lesson(trial, settings, place / "filters")
+        model = train_filters(
+            self.model, counts, self.filters.sizes, settings["criterion"], lesson
+        )
+        save_model(model, saved)
+        write_atomic(state, json.dumps({"rate": rate}))
+        return model
+
+    def _tried(
+        self, trial: Trial, settings: Mapping[str, Any], model: keras.Model
+    ) -> list[tuple[TrialResult, keras.Model, Path]]:
+        """Files of the model: rounded after training, and while it trains on.
+
+        The latter only where it is asked for, or the former is not good enough.
+        """
+        place = self._trial_folder(trial.number)
+        tried = []
+        wrong = None
+        if not self._learns_bits():
+            file = place / f"rounded{Path(file_name(self.kind)).suffix}"
+            try:
+                self.meter.export(model, self.kind, file)
+            except RuntimeError as error:
+                wrong = error
+            else:
+                tried.append(
+                    (self._measured(trial, settings, model, file), model, file)
+                )
+            good = tried and _known(tried[0][0].drop) <= self.options.max_drop
+            if good or self.options.methods != "auto" or self.kind != "int8":
+                if not tried:
+                    assert wrong is not None
+                    raise wrong
+                return tried
+            self._say("  the rounded file is not good enough: learning the rounding")
+        keras.utils.set_random_seed(self.options.seed + trial.number)
+        lesson = dataclasses.replace(
+            self._lesson(trial, settings, place / "bits"),
+            epochs=max(1, round(_BITS_EPOCHS * self.options.epochs)),
+            rate_factor=settings["rate_factor"] * _BITS_RATE,
+            # Its epochs cannot be compared with those of pruning.
+            report=lambda epoch, value: False,
+        )
+        bits = 4 if self.kind == "int4" else 8
+        learned = train_bits(model, bits, self.task.calibration(), lesson)
+        file = place / "learned.tflite"
+        self.meter.export(learned, self.kind, file)
+        plain = finalize(learned)
+        tried.append((self._measured(trial, settings, plain, file), plain, file))
+        return tried
+
+    def _lesson(
+        self, trial: Trial, settings: Mapping[str, Any], folder: Path
+    ) -> Lesson:
+        options = self.options
+        return Lesson(
+            task=self.task,
+            metric=self.metric,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            rate_factor=settings["rate_factor"],
+            teacher=self.teacher,
+            temperature=options.temperature,
+            distillation=settings["distillation"],
+            callbacks=self.callbacks,
+            folder=folder,
+            report=lambda epoch, value: trial.report(epoch, self.metric.worth(value)),
+            verbose=2 if self.verbose > 1 else 0,
+        )
+
+    def _measured(
+        self,
+        trial: Trial,
+        settings: Mapping[str, Any],
+        model: keras.Model,
+        file: Path,
+    ) -> TrialResult:
         figures = {
             **self.meter.model_figures(model, self.kind),
             **self.meter.file_figures(file),
         }
         quality = self.task.quality_of_file(copy_of(model), file)
         name = self.metric.name
-        result = TrialResult(
+        return TrialResult(
             trial.number,
             "done",
             settings,
@@ -405,11 +518,6 @@ class _Run:
             self.metric.drop(self.quality[name], quality[name]),
             self.meter.excess(figures, self.limits),
         )
-        self._say(
-            f"  {name} {quality[name]:.4f} (original {self.quality[name]:.4f}), "
-            + ", ".join(f"{n} {FIGURES[n].show(figures[n])}" for n in self.limits)
-        )
-        return result
 
     def _rate(self, tilt: float) -> tuple[float, bool]:
         """The smallest pruning rate within the budget, tried on real files."""
@@ -420,8 +528,8 @@ class _Run:
 
             def excess(candidate: keras.Model) -> float:
                 try:
-                    self.meter.export(candidate, self.kind, file)
-                except RuntimeError:  # untrained, it may not agree with its file
+                    self.meter.export(candidate, self.kind, file, rough=True)
+                except RuntimeError:
                     return np.inf
                 figures = self.meter.file_figures(file)
                 return self.meter.excess(figures, self.limits, of_file) / _RESERVE
@@ -449,43 +557,14 @@ class _Run:
                 if excess(candidate) <= 1 or not reached:
                     break
                 figures = self.meter.model_figures(candidate, self.kind)
-                overhead = max(
-                    overhead + 1,
-                    file.stat().st_size - figures["parameters"] * bytes_each,
-                )
+                size = file.stat().st_size if file.exists() else np.inf
+                overhead = max(overhead + 1, size - figures["parameters"] * bytes_each)
             return rate, reached
 
     def _size_of_original(self) -> float:
         if self.kind == "float32":
             return self.offer.original["size"]
         return self.offer.of(self.kind).figures["size"]
-
-    def _trained(
-        self,
-        trial: Trial,
-        settings: Mapping[str, Any],
-        counts: Mapping[str, int],
-        place: Path,
-    ) -> keras.Model:
-        options = self.options
-        return train_filters(
-            self.model,
-            counts,
-            self.filters.sizes,
-            task=self.task,
-            metric=self.metric,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            rate_factor=settings["rate_factor"],
-            criterion=settings["criterion"],
-            teacher=self.teacher,
-            temperature=options.temperature,
-            distillation=settings["distillation"],
-            callbacks=self.callbacks,
-            folder=place,
-            report=lambda epoch, value: trial.report(epoch, self.metric.worth(value)),
-            verbose=2 if self.verbose > 1 else 0,
-        )
 
     # The end -----------------------------------------------------------------
 
@@ -544,12 +623,7 @@ class _Run:
         if number in self.models:
             return self.models[number]
         model = load_model(self._trial_folder(number) / "model.keras")
-        # A loss of the user's own has no name in the file, so that nothing there
-        # says how it was compiled.
-        given = dict(self.model._compile_config.config)
-        optimizer = self.model.optimizer
-        given["optimizer"] = type(optimizer).from_config(optimizer.get_config())
-        model.compile(**given)
+        compile_as(model, self.model)
         return model
 
     # State on disk -------------------------------------------------------------
@@ -739,6 +813,8 @@ def _checked_methods(methods: Any) -> tuple[str, ...] | str:
     kinds = [name for name in methods if name in _FILES]
     if len(kinds) > 1:
         raise ValueError(invalid("methods", "at most one file format", list(methods)))
+    if "qat" in methods and "int8" not in methods:
+        raise ValueError(invalid("methods", "'int8' beside 'qat'", list(methods)))
     return tuple(sorted(methods, key=METHODS.index))
 
 

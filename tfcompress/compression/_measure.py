@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
-from tfcompress import cost, export
+from tfcompress import cost, export, quantization
 from tfcompress.compression._budget import HERE, Budget
+from tfcompress.export._trained import is_prepared
 
 __all__ = ["FORMATS", "Meter", "file_name"]
 
@@ -20,8 +21,11 @@ FORMATS = {
     "float16": "float16",
     "dynamic": "int8",
     "int8": "int8",
+    "int4": "int8",
     "tfcz": "float32",
 }
+
+_ANY = 1e9
 
 
 def file_name(kind: str) -> str:
@@ -43,8 +47,17 @@ class Meter:
         self._calibration = calibration
         self._hardware = hardware
 
-    def export(self, model: keras.Model, kind: str, file: Path) -> None:
+    def export(
+        self, model: keras.Model, kind: str, file: Path, *, rough: bool = False
+    ) -> None:
         """Writes `model` as a file of a kind.
+
+        Args:
+            model: the model; one of `quantization.prepare` is a kind by itself.
+            kind: one of `FORMATS`.
+            file: where to.
+            rough: whether any difference from the model is tolerated, as for a
+                candidate that has not been trained. Defaults to `False`.
 
         Raises:
             ValueError: if the model cannot be such a file.
@@ -52,13 +65,19 @@ class Meter:
         """
         if kind == "tfcz":
             export.pack(model, file)
-        else:
-            export.to_tflite(
-                model,
-                file,
-                quantization=None if kind == "float32" else kind,  # type: ignore[arg-type]
-                calibration=self._calibration,
+            return
+        if kind == "int4" and not is_prepared(model):
+            model = quantization.calibrate(
+                quantization.prepare(model, weights=4), self._calibration
             )
+        plain = kind in ("float32", "int4") or is_prepared(model)
+        export.to_tflite(
+            model,
+            file,
+            quantization=None if plain else kind,  # type: ignore[arg-type]
+            calibration=self._calibration,
+            tolerance=_ANY if rough else None,
+        )
 
     def model_figures(self, model: keras.Model, kind: str) -> dict[str, float]:
         """What is counted in the model: MACs, parameters, modelled energy."""

@@ -116,7 +116,8 @@ def offers(
 
         def measured(candidate: keras.Model, kind: str) -> dict[str, float]:
             file = Path(folder) / file_name(kind)
-            meter.export(candidate, kind, file)
+            # How good it is shows in the trials; rounding can be learned.
+            meter.export(candidate, kind, file, rough=kind != "float32")
             return {
                 **meter.model_figures(candidate, kind),
                 **meter.file_figures(file, strict=False),

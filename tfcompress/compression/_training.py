@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import schedules, structure
+from tfcompress import quantization, schedules, structure
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
 from tfcompress.callbacks import FilterPruning
@@ -18,7 +19,15 @@ from tfcompress.compression._distillation import distilled_class
 from tfcompress.compression._task import Metric, Task
 from tfcompress.training import fit_shrinking
 
-__all__ = ["Diverged", "Hopeless", "copy_of", "train_filters"]
+__all__ = [
+    "Diverged",
+    "Hopeless",
+    "Lesson",
+    "compile_as",
+    "copy_of",
+    "train_bits",
+    "train_filters",
+]
 
 # Share of the epochs after which the final size is reached; the rest recovers.
 _RAMP = 0.4
@@ -42,24 +51,116 @@ def copy_of(model: keras.Model) -> keras.Model:
     return structure.wrap(model, {}, carry_optimizer=False)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """How a trial trains.
+
+    Attributes:
+        task: the data.
+        metric: what to choose the best epoch by.
+        epochs: epochs of training.
+        learning_rate: at the beginning; it falls to zero along a cosine. `None`
+            starts with the compiled optimizer's own.
+        rate_factor: what the first learning rate is multiplied by.
+        teacher: whose answers are learned, too; `None` for nobody.
+        temperature: of the distillation.
+        distillation: its share of the loss.
+        callbacks: further callbacks.
+        folder: for what a run needs to go on.
+        report: called with epoch and metric of each epoch that counts; tells
+            whether to give up.
+        verbose: as for `fit`.
+    """
+
+    task: Task
+    metric: Metric
+    epochs: int
+    learning_rate: float | None
+    rate_factor: float
+    teacher: keras.Model | None
+    temperature: float
+    distillation: float
+    callbacks: Sequence[keras.callbacks.Callback]
+    folder: Path
+    report: Callable[[int, float], bool]
+    verbose: Any
+
+    def run(
+        self,
+        student: keras.Model,
+        fit: Callable[..., Any],
+        own: Sequence[keras.callbacks.Callback] = (),
+        first: int = 0,
+    ) -> keras.Model:
+        """Trains, and returns the best epoch.
+
+        Args:
+            student: what is trained. Its class and its learning rate change.
+            fit: called with what `Model.fit` takes beside the model.
+            own: callbacks of the method.
+            first: the first epoch that counts. Defaults to 0.
+
+        Returns:
+            A model of the class of `student`, compiled as it was.
+
+        Raises:
+            Diverged: if the loss became NaN before an epoch counted.
+            Hopeless: if `report` said so.
+        """
+        plain = type(student)
+        if self.teacher is not None and self.distillation > 0:
+            student.__class__ = distilled_class(
+                student,
+                self.teacher,
+                temperature=self.temperature,
+                weight=self.distillation,
+            )
+            # What a backup reads back is to be a student of the same teacher.
+            register = keras.saving.register_keras_serializable
+            register("tfcompress", "Distilled")(student.__class__)
+        cosine = self._cosine(student)
+        keeper = _KeepBest(self.metric, first, self.folder, self.report)
+        error: Exception | None = None
+        try:
+            fit(
+                epochs=self.epochs,
+                callbacks=[*cosine, *own, *self.callbacks, keeper],
+                verbose=self.verbose,
+                **self.task.fit_arguments(),
+            )
+        except (ValueError, RuntimeError) as failure:
+            if not (keeper.diverged or "diverged" in str(failure)):
+                raise
+            error = failure
+        if keeper.hopeless:
+            raise Hopeless
+        best = keeper.best()
+        if best is None:
+            raise Diverged("the loss was no number before an epoch counted") from error
+        best.__class__ = plain
+        if not best.compiled:
+            compile_as(best, student)
+        for callback in cosine:
+            callback.give_back(best.optimizer)
+        return best
+
+    def _cosine(self, student: keras.Model) -> list[_Cosine]:
+        optimizer = student.optimizer
+        sets = any(isinstance(callback, _SETS_RATE) for callback in self.callbacks)
+        if sets or not hasattr(_innermost(optimizer), "_learning_rate"):
+            return []
+        steps = self.task.steps or sum(1 for _ in self.task.train)
+        return [
+            _Cosine(optimizer, self.epochs, steps, self.learning_rate, self.rate_factor)
+        ]
+
+
 def train_filters(
     model: keras.Model,
     counts: Mapping[str, int],
     sizes: Mapping[str, int],
-    *,
-    task: Task,
-    metric: Metric,
-    epochs: int,
-    learning_rate: float | None,
-    rate_factor: float,
     criterion: str,
-    teacher: keras.Model | None,
-    temperature: float,
-    distillation: float,
-    callbacks: Sequence[keras.callbacks.Callback],
-    folder: Path,
-    report: Callable[[int, float], bool],
-    verbose: Any,
+    lesson: Lesson,
 ) -> keras.Model:
     """Prunes filters while training, with what the original knows.
 
@@ -67,21 +168,8 @@ def train_filters(
         model: the compiled original. It is not modified.
         counts: how many channels of each group go.
         sizes: how many there are.
-        task: the data.
-        metric: what to choose the best epoch by.
-        epochs: epochs of training.
-        learning_rate: at the beginning; it falls to zero along a cosine. `None`
-            starts with the compiled optimizer's own.
-        rate_factor: what the first learning rate is multiplied by.
         criterion: of `FilterPruning`.
-        teacher: whose answers are learned, too; `None` for nobody.
-        temperature: of the distillation.
-        distillation: its share of the loss.
-        callbacks: further callbacks.
-        folder: for the backup of the run.
-        report: called with epoch and metric at the final size; tells whether to
-            give up.
-        verbose: as for `fit`.
+        lesson: how to train.
 
     Returns:
         The model of the best epoch at its final size, without pruned channels,
@@ -89,61 +177,66 @@ def train_filters(
 
     Raises:
         Diverged: if the loss became NaN before the final size was reached.
-        Hopeless: if `report` said so.
+        Hopeless: if the lesson's `report` said so.
     """
     student = copy_of(model)
-    plain = type(student)
-    if teacher is not None and distillation > 0:
-        student.__class__ = distilled_class(
-            student, teacher, temperature=temperature, weight=distillation
-        )
-        # What a backup reads back is to be a student of the same teacher.
-        keras.saving.register_keras_serializable("tfcompress", "Distilled")(
-            student.__class__
-        )
-    own: list[_Cosine] = []
-    if hasattr(_innermost(student.optimizer), "_learning_rate") and not any(
-        isinstance(callback, _SETS_RATE) for callback in callbacks
-    ):
-        steps = task.steps or _count(task.train)
-        own = [_Cosine(student.optimizer, epochs, steps, learning_rate, rate_factor)]
-    ramp = min(epochs - 1, max(1, round(_RAMP * epochs)))
+    ramp = min(lesson.epochs - 1, max(1, round(_RAMP * lesson.epochs)))
     schedule = {
         name: _ramp(count / sizes[name], ramp)
         for name, count in counts.items()
         if count
     }
-    keeper = _KeepBest(metric, ramp, folder, report)
-    pruning = FilterPruning(schedule, criterion=criterion)
-    error: Exception | None = None
-    try:
+
+    def fit(**arguments: Any) -> None:
         fit_shrinking(
             student,
-            epochs=epochs,
-            callbacks=[*own, pruning, *callbacks, keeper],
             shrink_every=max(1, ramp),
-            backup_dir=folder / "backup",
-            verbose=verbose,
-            **task.fit_arguments(),
+            backup_dir=lesson.folder / "backup",
+            **arguments,
         )
-    except (ValueError, RuntimeError) as failure:
-        if not (keeper.diverged or "diverged" in str(failure)):
-            raise
-        error = failure
-    if keeper.hopeless:
-        raise Hopeless
-    best = keeper.best()
-    if best is None:
-        raise Diverged(
-            "the loss was no number before the final size was reached"
-        ) from error
-    best.__class__ = plain
-    small = finalize(best)
-    for callback in own:
-        callback.give_back(small.optimizer)
+
+    pruning = FilterPruning(schedule, criterion=criterion)
+    small = finalize(lesson.run(student, fit, [pruning], ramp))
     if small.optimizer is not None:
         small.optimizer.build(small.trainable_variables)
     return small
+
+
+def train_bits(
+    model: keras.Model, bits: int, calibration: Any, lesson: Lesson
+) -> keras.Model:
+    """Trains on with the rounding of the integer file in force.
+
+    Args:
+        model: a compiled model. It is not modified.
+        bits: of the kernels.
+        calibration: typical inputs, for the ranges to begin with.
+        lesson: how to train.
+
+    Returns:
+        A model of `quantization.prepare`, of the best epoch.
+
+    Raises:
+        Diverged: if the loss became NaN in the first epoch.
+        Hopeless: if the lesson's `report` said so.
+        ValueError: if no layer can be quantized.
+    """
+    student = quantization.calibrate(
+        quantization.prepare(copy_of(model), weights=bits), calibration
+    )
+    return lesson.run(student, student.fit)
+
+
+def compile_as(model: keras.Model, original: keras.Model) -> None:
+    """Compiles a model that was read from a file as another one is.
+
+    A loss of the user's own has no name in a file, so that nothing there says how
+    the model was compiled.
+    """
+    given = dict(original._compile_config.config)
+    optimizer = original.optimizer
+    given["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+    model.compile(**given)
 
 
 def _ramp(rate: float, end: int) -> schedules.Schedule:
@@ -197,17 +290,15 @@ class _Cosine(keras.callbacks.Callback):
 
     def give_back(self, optimizer: Any) -> None:
         """Gives a later optimizer the rate or the schedule that was compiled."""
-        _innermost(optimizer).learning_rate = self._given
+        inner = _innermost(optimizer)
+        if callable(self._given) or not callable(inner._learning_rate):
+            inner.learning_rate = self._given
 
 
 def _innermost(optimizer: Any) -> Any:
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
-
-
-def _count(batches: Any) -> int:
-    return sum(1 for _ in batches)
 
 
 class _KeepBest(keras.callbacks.Callback):
