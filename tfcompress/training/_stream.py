@@ -226,8 +226,10 @@ class Stream(DataAdapter):
         self._position = state["position"]
         # Of a pass that is under way the batches that were seen are skipped.
         open_passes = 1 if self._position else 0
-        self._source.skip(state["passes"] - open_passes, self._position)
         self._passes = state["passes"] - open_passes
+        # Keras begins a pass more at the end of an epoch, of which it reads nothing.
+        read = self._passes if self._steps else min(self._epochs, self._passes)
+        self._source.skip(self._passes, read, self._position)
 
 
 class _Source:
@@ -276,13 +278,18 @@ class _Source:
                 hooks.on_epoch_begin()
                 hooks.on_epoch_end()
 
-    def skip(self, passes: int, batches: int) -> None:
-        """Leaves out passes, and batches of the one that comes next."""
+    def skip(self, passes: int, read: int, batches: int) -> None:
+        """Leaves out passes, some of them read, and batches of the next one."""
         self._skipped = batches
         if keras.backend.backend() == "tensorflow" and self._is_dataset:
-            # Beginning a pass draws the seed of its shuffle.
-            for _ in range(passes):
-                iter(self._tf_dataset(1))
+            # Beginning a pass draws the seed of its shuffle. The order may also
+            # follow from the number of passes that were read to their end, as in
+            # `data.Dataset.pipeline`.
+            for number in range(passes):
+                begun = iter(self._tf_dataset(1))
+                if number < read:
+                    for _ in begun:
+                        pass
 
     @property
     def _is_dataset(self) -> bool:
