@@ -1,21 +1,23 @@
 """Networks whose layers are as wide as their activations are dense.
 
 Trains one network in the ways that "Activation Density driven Efficient Pruning in
-Training" (Foldy-Porto et al., 2020) is about:
+Training" (Foldy-Porto et al., 2020) is about, and two controls:
 
     dense            as it is
     density-random   Algorithm 1: trained until the density of its activations has
-                     settled, resized by the density of each layer, initialised
+                     settled, resized by the density of each layer, initialized
                      anew, and so on
     density-inherit  the same, but resized networks keep weights of the former
-    uniform          the dense network with all layers narrowed alike, to the
-                     operations of the first `density` variant
+    uniform          the dense network with all layers narrowed alike, initialized
+                     anew, to the operations of the first `density` variant
+    uniform-inherit  the first network of `density-inherit`, narrowed alike to the
+                     operations of its last, with the weights that it keeps
 
-    python recipes/activation_density.py
-    python recipes/activation_density.py --preset=paper --width=0.25 --limit=20000 \\
-        --epochs=20 --round_epochs=5
+    python recipes/activation_density.py                        # digits, two minutes
+    python recipes/activation_density.py --preset=paper --width=0.1875 --epochs=30 \\
+        --model=resnet18 --round_epochs=10 --decay_at=15,23
     python recipes/activation_density.py --preset=paper --model=resnet18 \\
-        --dataset=folder:tiny-imagenet --epochs=60
+        --dataset=folder:tiny-imagenet --epochs=60 --decay_at=30,45
 
 The residual network gets a width for each convolution, as in the paper, where
 weights are random; where they are inherited, coupled layers share one. A run that
@@ -28,55 +30,61 @@ report.json with the paper's Figures 1 to 5, results.json with every run, and th
 trained models.
 """
 
+import bisect
 import dataclasses
-import json
+import functools
 import os
-import statistics
-import sys
-import time
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from absl import app, flags
+from _experiment import (
+    Experiment,
+    Job,
+    by_name,
+    first_of_each,
+    mean,
+    percent,
+    plot,
+    table,
+)
+from _settings import FLAGS, chosen, common, define_flags, flags, launch, setting
+from _training import Progress, fit, sgd
 
 import tfcompress as tfc
-from tfcompress._files import check_writable, write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a comparison is about; runs with the same settings are comparable.
+    """What a comparison is about; runs with the same settings are comparable."""
 
-    Attributes:
-        dataset: "digits", the name of a TFDS set, or "folder:PATH".
-        model: network of `tfcompress.zoo`.
-        width: factor on its number of filters.
-        limit: number of training images; `None` for all.
-        epochs: epochs of the dense, the uniform and the final network.
-        max_rounds: how often networks are resized at most.
-        round_epochs: epochs after which a network is resized even if its density
-            has not settled; `None` for `epochs`.
-        patience: epochs in a row in which the density must not change.
-        min_delta: the difference from which on a change counts.
-        batch_size: images in a batch.
-        learning_rate: initial rate of Adam, which decays along a cosine to 0.
-        augment: as for `tfcompress.data.Dataset.pipeline`.
-    """
-
-    dataset: str
-    model: str
-    width: float
-    limit: int | None
-    epochs: int
-    max_rounds: int
-    round_epochs: int | None
-    patience: int
-    min_delta: float
-    batch_size: int
-    learning_rate: float
-    augment: str | None
+    dataset: str = setting('"digits", the name of a TFDS set, or "folder:PATH".')
+    model: str = setting("Network.", choices=["vgg19", "resnet18"])
+    epochs: int = setting("Epochs of the dense and the final networks.", least=1)
+    round_epochs: int = setting(
+        "Epochs after which a network is resized even if its density has not settled.",
+        least=1,
+    )
+    max_rounds: int = setting("How often networks are resized at most.", 2, least=1)
+    patience: int = setting(
+        "Epochs in a row in which the density must not change.", 2, least=1
+    )
+    min_delta: float = setting("From which on a difference counts.", 1e-3, least=0)
+    width: float = setting("Factor on the number of filters.", 1.0, least=0)
+    limit: int | None = setting("Number of training images.", None, least=1)
+    batch_size: int = setting("Images in a batch.", 128, least=1)
+    optimizer: str = setting(
+        "SGD with momentum, whose rate falls in steps, or Adam along a cosine.",
+        "sgd",
+        choices=["sgd", "adam"],
+    )
+    learning_rate: float = setting("Initial rate.", 0.1, least=0)
+    decay_at: tuple[int, ...] = setting("Epochs at which SGD's rate falls.", ())
+    momentum: float = setting("Of SGD.", 0.9, least=0, most=0.999)
+    weight_decay: float = setting("Of SGD, inside momentum.", 5e-4, least=0)
+    augment: str | None = setting(
+        "Augmentation.", "standard", choices=["none", "shift", "standard"]
+    )
 
 
 PRESETS = {
@@ -84,185 +92,215 @@ PRESETS = {
         dataset="digits",
         model="resnet18",
         width=0.25,
-        limit=None,
         epochs=16,
-        max_rounds=2,
         round_epochs=6,
-        patience=2,
+        max_rounds=1,
         min_delta=5e-3,
         batch_size=64,
-        learning_rate=2e-3,
+        decay_at=(9, 13),
         augment="shift",
     ),
+    # How the paper trains it says by citing others: SGD at 0.1 with steps.
     "paper": Settings(
         dataset="cifar10",
         model="vgg19",
-        width=1.0,
-        limit=None,
         epochs=210,
-        max_rounds=2,
         round_epochs=100,
-        patience=2,
-        min_delta=1e-3,
-        batch_size=64,
-        learning_rate=1e-3,
-        augment="standard",
+        decay_at=(105, 158),
     ),
 }
-VARIANTS = ("dense", "density-random", "density-inherit", "uniform")
-# The convolutions that `widths` of the zoo's networks stands for.
-CONVOLUTIONS = {
-    "vgg19": [
-        f"conv{block}_{index}"
-        for block, depth in enumerate((2, 2, 4, 4, 4), start=1)
-        for index in range(1, depth + 1)
-    ],
-    "resnet18": [
-        "conv1",
-        *(
-            f"conv{stage}_{block}_{index}"
-            for stage in range(1, 5)
-            for block in (1, 2)
-            for index in (1, 2)
-        ),
-    ],
-}
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("preset", "quick", sorted(PRESETS), "Where the settings come from.")
-flags.DEFINE_multi_enum(
-    "variants", ["dense", "density-random", "uniform"], VARIANTS, "What to train."
+VARIANTS = (
+    "dense",
+    "density-random",
+    "density-inherit",
+    "uniform",
+    "uniform-inherit",
 )
-flags.DEFINE_list("seeds", ["0"], "One training of each variant for each seed.")
-flags.DEFINE_string("dataset", None, "Overrides the preset.")
-flags.DEFINE_enum("model", None, sorted(CONVOLUTIONS), "Overrides the preset.")
-flags.DEFINE_float("width", None, "Overrides the preset.", lower_bound=0.0)
-flags.DEFINE_integer("limit", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_integer("epochs", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_integer("max_rounds", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_integer("round_epochs", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_integer("patience", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_float("min_delta", None, "Overrides the preset.", lower_bound=0.0)
-flags.DEFINE_integer("batch_size", None, "Overrides the preset.", lower_bound=1)
-flags.DEFINE_string("out", "out/activation_density", "Folder for the results.")
-flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
+
+define_flags(PRESETS, "out/activation_density")
+flags.DEFINE_multi_enum(
+    "variants",
+    ["dense", "density-inherit", "uniform-inherit"],
+    VARIANTS,
+    "What to train.",
+)
 
 
-def main(_):
-    overrides = {
-        field.name: FLAGS[field.name].value
-        for field in dataclasses.fields(Settings)
-        if field.name in FLAGS and FLAGS[field.name].value is not None
-    }
-    report = run(
-        dataclasses.replace(PRESETS[FLAGS.preset], **overrides),
-        variants=FLAGS.variants,
-        seeds=[int(seed) for seed in FLAGS.seeds],
-        out=FLAGS.out,
-        data_dir=FLAGS.data_dir,
-    )
-    print(f"\n{report}\n\nResults are in {Path(FLAGS.out).resolve()}")
+def main():
+    run(chosen(PRESETS), variants=FLAGS.variants, **common())
 
 
-def run(settings, *, variants, seeds, out, data_dir=None):
+def run(settings, *, variants, seeds, out, data_dir=None, report=True):
     """Trains what is not trained yet, and reports on all that is."""
-    folder = open_folder(out, settings)
-    data = tfc.data.load(
-        settings.dataset, data_dir=data_dir, seed=0, limit=settings.limit
-    )
-    jobs = [(v, seed) for seed in seeds for v in VARIANTS if v in variants]
-    for number, (variant, seed) in enumerate(jobs, start=1):
-        print(f"\n[{number}/{len(jobs)}] {variant}, seed {seed}", flush=True)
-        if (folder / f"{variant}-seed{seed}.json").exists():
-            print("is there already")
-        else:
-            train(variant, seed, settings, data, folder)
-    return write_report(settings, data, folder)
+    jobs = [
+        Job(name=variant, seed=seed, epochs=settings.epochs)
+        for seed in seeds
+        for variant in VARIANTS
+        if variant in variants
+    ]
+    with Experiment(out, settings) as experiment:
+        for job in jobs:
+            if not experiment.done(job):
+                check_order(experiment, job, variants)
+        data = tfc.data.load(
+            settings.dataset, data_dir=data_dir, seed=0, limit=settings.limit
+        )
+        network(settings, data, 1)  # refuses what does not fit before any work
+        experiment.run(jobs, functools.partial(train, settings, data, experiment))
+        return summarise(experiment, settings, data, report)
 
 
-# Trainings ---------------------------------------------------------------------
+# Training ----------------------------------------------------------------------
 
 
-def train(variant, seed, settings, data, folder):
-    """Trains one variant, and writes its networks and its record."""
-    keras.utils.set_random_seed(seed)
-    key = f"{variant}-seed{seed}"
+def train(settings, data, experiment, job):
+    """Trains one variant; returns its record and its networks."""
     batches = data.pipeline(
-        "train", batch_size=settings.batch_size, augment=settings.augment, seed=seed
+        "train",
+        batch_size=settings.batch_size,
+        augment=settings.augment,
+        seed=job.seed,
     )
-    arguments = {
-        "epochs": settings.epochs,
-        "validation_data": data.pipeline("validation", batch_size=512),
-        "backup_dir": folder / f"{key}.backup",
-        "shuffle": False,  # the pipeline does
-        "verbose": 1 if sys.stdout.isatty() else 2,
-    }
-    start = time.perf_counter()
-    if variant.startswith("density"):
-        nets, stop = sized(variant, seed, settings, data, batches, arguments, folder)
+    validation = data.pipeline("validation", batch_size=512)
+    build = functools.partial(network, settings, data, len(batches))
+    if job.name.startswith("density"):
+        result = sized(settings, experiment, job, build, batches, validation)
+        models, stop = [net.model for net in result.nets], result.stop
+        final = result.final
+        nets = [
+            {
+                "saturation": net.saturation,
+                "trend": net.trend,
+                "epochs": net.epochs,
+                "density": net.curve,
+                "densities": net.densities,
+                "history": net.history,
+            }
+            for net in result.nets
+        ]
     else:
-        widths = None if variant == "dense" else uniform(settings, data, folder, seed)
-        model = tfc.training.fit_shrinking(
-            network(settings, data, len(batches), widths),
+        stop, final = "", 0
+        model, history = fit(
+            experiment,
+            job,
+            start(settings, experiment, job, build),
             batches,
             callbacks=[tfc.callbacks.ActivationDensity(stop=False)],
-            **arguments,
+            shrink_every=1,
+            validation_data=validation,
         )
-        save_model(model, folder / f"{key}-net0.keras")
-        nets, stop = [record_of(model, settings)], ""
-    model = keras.saving.load_model(folder / f"{key}-net{len(nets) - 1}.keras")
+        layers = {
+            name.partition("/")[2]: values
+            for name, values in history.items()
+            if name.startswith("density/")
+        }
+        models = [model]
+        nets = [
+            {
+                "epochs": settings.epochs,
+                "density": history["density"],
+                "densities": layers,
+                "history": {n: v for n, v in history.items() if "/" not in n},
+            }
+        ]
+    for net, model in zip(nets, models, strict=True):
+        weights, operations = convolutions(model)
+        net |= {
+            "widths": channels(model),
+            "weights": weights,
+            "ops": operations,
+            "macs": tfc.cost.count(model).macs,
+            "parameters": model.count_params(),
+            "val_accuracy": net["history"]["val_accuracy"][-1],
+        }
     test = data.pipeline("test", batch_size=512)
-    accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
-    record = {
-        "variant": variant,
-        "seed": seed,
-        "test_accuracy": accuracy,
-        "nets": nets,
-        "stop": stop,
-        # Of this process: less than the whole if the run was interrupted.
-        "seconds": time.perf_counter() - start,
-    }
-    write_atomic(folder / f"{key}.json", json.dumps(record, default=float))
+    accuracy = models[final].evaluate(test, verbose=0, return_dict=True)["accuracy"]
     print(f"test accuracy {accuracy:.2%}")
+    record = {"test_accuracy": accuracy, "nets": nets, "stop": stop, "final": final}
+    return record, {f"-net{i}.keras": model for i, model in enumerate(models)}
 
 
-def sized(variant, seed, settings, data, batches, arguments, folder):
-    """Algorithm 1: the records of its networks, and why it stopped."""
+def sized(settings, experiment, job, build, batches, validation):
+    """Algorithm 1."""
+    inherit = job.name == "density-inherit"
+    dense = build()
+    names = sized_layers(dense)
 
-    def build(widths):
-        listed = [widths[name] for name in CONVOLUTIONS[settings.model]] or None
-        return network(settings, data, len(batches), listed)
+    def resized(widths):
+        return build([widths[name] for name in names]) if widths else dense
 
-    inherit = variant == "density-inherit"
-    dense = network(settings, data, len(batches))
     result = tfc.training.resize_by_density(
-        dense if inherit else lambda widths: build(widths) if widths else dense,
+        dense if inherit else resized,
         batches,
+        epochs=settings.epochs,
         max_rounds=settings.max_rounds,
         round_epochs=settings.round_epochs,
         weights="inherit" if inherit else "random",
         patience=settings.patience,
         min_delta=settings.min_delta,
-        layers=CONVOLUTIONS[settings.model],
-        seed=seed,
-        **arguments,
+        layers=names,
+        seed=job.seed,
+        callbacks=[Progress()],
+        backup_dir=experiment.backup(job),
+        keep_backup=True,  # the experiment deletes it when the result is complete
+        validation_data=validation,
+        shuffle=False,  # the pipeline does
+        verbose=0,
     )
     print(result)
-    records = []
-    for index, net in enumerate(result.nets):
-        save_model(net.model, folder / f"{variant}-seed{seed}-net{index}.keras")
-        records.append(
-            {
-                **record_of(net.model, settings),
-                "saturation": net.saturation,
-                "trend": net.trend,
-                "val_accuracy": net.accuracy,
-                "density": net.curve,
-                "densities": net.densities,
-                "epochs": net.epochs,
-            }
+    return result
+
+
+def start(settings, experiment, job, build):
+    """The network that a variant without rounds trains."""
+    if job.name == "dense":
+        return build()
+    record = sized_record(experiment, job)
+    full = channels(build())
+    wanted = final_net(record)["ops"]
+
+    def narrowed(step):
+        return [max(1, round(step / 1000 * width)) for width in full]
+
+    # The narrowest with at least as many operations: the comparison favors it.
+    steps = range(1, 1001)
+    found = bisect.bisect_left(
+        steps, wanted, key=lambda step: convolutions(build(narrowed(step)))[1]
+    )
+    widths = narrowed(steps[min(found, len(steps) - 1)])
+    if job.name == "uniform":
+        return build(widths)
+    model = tfc.structure.resize(
+        experiment.model(record, 0),
+        dict(zip(sized_layers(build()), widths, strict=True)),
+        weights="inherit",
+    )
+    fresh = build(widths)
+    model.compile(fresh.optimizer, fresh.loss, metrics=["accuracy"])
+    return model
+
+
+def sources(job) -> list[str]:
+    """The variants whose size a control takes: the first that is there."""
+    if job.name == "uniform-inherit":
+        return ["density-inherit"]
+    return ["density-random", "density-inherit"] if job.name == "uniform" else []
+
+
+def check_order(experiment, job, variants):
+    wanted = sources(job)
+    there = [experiment.done(Job(name=name, seed=job.seed)) for name in wanted]
+    if wanted and not any(there) and not set(wanted) & set(variants):
+        raise ValueError(
+            f"Invalid value for argument `variants`. Expected {' or '.join(wanted)} "
+            f"beside {job.name!r}, or in the folder of the results."
         )
-    return records, result.stop
+
+
+def sized_record(experiment, job):
+    keys = [Job(name=name, seed=job.seed).key for name in sources(job)]
+    records = {record["key"]: record for record in experiment.records()}
+    return next(records[key] for key in keys if key in records)
 
 
 def network(settings, data, steps, widths=None) -> keras.Model:
@@ -271,38 +309,26 @@ def network(settings, data, steps, widths=None) -> keras.Model:
     model = getattr(tfc.zoo, settings.model)(
         input_shape=data.input_shape, classes=data.classes, **options
     )
-    decay = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, settings.epochs * steps
-    )
-    model.compile(
-        keras.optimizers.Adam(decay),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
+    if settings.optimizer == "sgd":
+        optimizer = sgd(settings, steps)
+    else:
+        optimizer = keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(
+                settings.learning_rate, settings.epochs * steps
+            )
+        )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
-def uniform(settings, data, folder, seed):
-    """Widths of the network that is narrowed alike, to the same operations."""
-    paths = [folder / f"density-{w}-seed{seed}.json" for w in ("random", "inherit")]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        raise ValueError(
-            "Invalid value for argument `variants`. Expected a density variant beside "
-            "'uniform', or one in the folder of the results."
-        )
-    wanted = json.loads(path.read_text())["nets"][-1]["ops"]
-    full = channels(network(settings, data, 1), settings)
-    # The narrowest with at least as many operations: the comparison favours it.
-    for factor in (step / 1000 for step in range(1, 1001)):
-        widths = [max(1, round(factor * width)) for width in full]
-        if convolutions(network(settings, data, 1, widths))[1] >= wanted:
-            return widths
-    return full
+def sized_layers(model) -> list[str]:
+    """The convolutions that the paper sizes, in the order of the zoo's `widths`."""
+    names = [x.name for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+    return [name for name in names if "shortcut" not in name]
 
 
-def channels(model, settings) -> list[int]:
-    return [model.get_layer(name).filters for name in CONVOLUTIONS[settings.model]]
+def channels(model) -> list[int]:
+    return [model.get_layer(name).filters for name in sized_layers(model)]
 
 
 def convolutions(model) -> tuple[int, int]:
@@ -315,96 +341,50 @@ def convolutions(model) -> tuple[int, int]:
     return sum(row.weights for row in rows), sum(row.macs for row in rows)
 
 
-def record_of(model, settings) -> dict:
-    weights, operations = convolutions(model)
-    history = model.history.history if model.history else {}
-    return {
-        "widths": channels(model, settings),
-        "weights": weights,
-        "ops": operations,
-        "macs": tfc.cost.count(model).macs,
-        "parameters": model.count_params(),
-        "epochs": settings.epochs,
-        "density": history.get("density", []),
-        "densities": {
-            name.partition("/")[2]: values
-            for name, values in history.items()
-            if name.startswith("density/")
-        },
-        "val_accuracy": history["val_accuracy"][-1] if history else None,
-    }
-
-
 # Results -----------------------------------------------------------------------
 
 
-def open_folder(out, settings) -> Path:
-    """The folder of the results, which holds runs of the same settings only."""
-    path = check_writable(Path(out) / "settings.json", argument="out")
-    mine = dataclasses.asdict(settings)
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        if theirs != mine:
-            raise ValueError(
-                "Invalid value for argument `out`. Expected a folder without runs of "
-                f"other settings. Received: out={str(out)!r} with {theirs}"
-            )
-    else:
-        write_atomic(path, json.dumps(mine, indent=2))
-    return path.parent
-
-
-def save_model(model: keras.Model, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    model.save(temporary)
-    os.replace(temporary, path)
-
-
-def write_report(settings, data, folder) -> tfc.report.Report:
-    records = [
-        json.loads(path.read_text())
-        for variant in VARIANTS
-        for path in sorted(folder.glob(f"{variant}-seed*.json"))
-    ]
-    write_atomic(folder / "results.json", json.dumps(records, indent=1))
-    print(f"\n{table_1(records)}\n\n{table_2(records, settings)}\n\n{summary(records)}")
-    seed = min(record["seed"] for record in records)
-    first = [record for record in records if record["seed"] == seed]
+def summarise(experiment, settings, data, report):
+    records = experiment.records()
+    records.sort(key=lambda r: (VARIANTS.index(r["name"]), r["seed"]))
+    experiment.write_results(records)
+    tables = (table_1(records), table_2(records, settings), summary(records))
+    print("", *tables, sep="\n\n", flush=True)
+    if not report:
+        return None
+    first = first_of_each(records)
     models = {
-        label(record, index): keras.saving.load_model(
-            folder / f"{record['variant']}-seed{seed}-net{index}.keras"
-        )
+        label(record, index): experiment.model(record, index)
         for record in first
         for index in range(len(record["nets"]))
         # The first network of Algorithm 1 is the dense one, trained less.
-        if index or not record["variant"].startswith("density")
+        if index or not record["name"].startswith("density")
     }
-    image = data.test.images[0]
-    report = tfc.report.compare(
+    maps = [
+        tfc.report.activation_map(
+            model,
+            data.test.images[0],
+            title=f"Active filters, first test image: {name}",
+        )
+        for name, model in models.items()
+    ]
+    return experiment.write_report(
         models,
-        data=(data.test.images, data.test.labels),
+        data,
+        f"{settings.model} on {settings.dataset}: sized by activation density",
         calibration=data.train.images[:500],
         curves=figures(records, first),
-        heatmaps=[
-            *layer_heatmaps(first),
-            *(
-                tfc.report.activation_map(
-                    model, image, title=f"Active filters, first test image: {name}"
-                )
-                for name, model in models.items()
-            ),
-        ],
-        title=f"{settings.model} on {settings.dataset}: sized by activation density",
-        provenance={**dataclasses.asdict(settings), "seed": seed},
+        heatmaps=[*layer_heatmaps(first), *maps],
     )
-    report.save(folder / "report.json")
-    report.save(folder / "report.html")
-    return report
+
+
+def final_net(record):
+    return record["nets"][record["final"]]
 
 
 def label(record, index) -> str:
-    variant = record["variant"]
-    return f"{variant} net {index}" if variant.startswith("density") else variant
+    name = record["name"]
+    return f"{name} net {index}" if name.startswith("density") else name
 
 
 def reductions(record) -> list[tuple[float, float]]:
@@ -428,117 +408,115 @@ def complexities(record) -> tuple[float, float]:
 
 def table_1(records) -> str:
     """Every network of Algorithm 1, in the columns of Table I."""
-    lines = [
-        "| run | net | configuration | validation accuracy, % | parameters reduction "
-        "| OPS reduction | epochs | AE |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for record in records:
-        if not record["variant"].startswith("density"):
-            continue
-        for index, (net, (parameters, operations)) in enumerate(
+    nets = [
+        (record, index, net, *reduction)
+        for record in records
+        if record["name"].startswith("density")
+        for index, (net, reduction) in enumerate(
             zip(record["nets"], reductions(record), strict=True)
-        ):
-            lines.append(
-                f"| {record['variant']}, seed {record['seed']} | {index} "
-                f"| {net['widths']} | {100 * net['val_accuracy']:.2f} "
-                f"| {parameters:.1f}× | {operations:.1f}× | {net['epochs']} "
-                f"| {net['density'][-1]:.3f}, {net['trend']} |"
-            )
-    return "\n".join(lines)
+        )
+    ]
+    return table(
+        nets,
+        {
+            "run": lambda row: f"{row[0]['name']}, seed {row[0]['seed']}",
+            "net": lambda row: row[1],
+            "configuration": lambda row: row[2]["widths"],
+            "validation accuracy, %": lambda row: percent([row[2]["val_accuracy"]]),
+            "parameters reduction": lambda row: f"{row[3]:.1f}×",
+            "OPS reduction": lambda row: f"{row[4]:.1f}×",
+            "epochs": lambda row: row[2]["epochs"],
+            "AE": lambda row: f"{row[2]['density'][-1]:.3f}, {row[2]['trend']}",
+        },
+    )
 
 
 def table_2(records, settings) -> str:
     """Training complexity (Table II) and training memory complexity (Table IV)."""
-    lines = [
-        "| run | training complexity | training memory complexity | test accuracy, % "
-        "| parameters reduction | OPS reduction |",
-        "|---|---|---|---|---|---|",
-    ]
-    dense = next((r for r in records if r["variant"] == "dense"), None)
+    dense = next((r for r in records if r["name"] == "dense"), None)
+    rows = []
     for record in records:
-        if record["variant"].startswith("density"):
-            operations, parameters = complexities(record)
-            small = reductions(record)[-1]
+        if record["name"].startswith("density"):
+            small = reductions(record)[record["final"]]
+            spent = complexities(record)
         elif dense is not None:
             net, first = record["nets"][0], dense["nets"][0]
             small = first["weights"] / net["weights"], first["ops"] / net["ops"]
-            parameters, operations = (net["epochs"] / ratio for ratio in small)
+            spent = net["epochs"] / small[1], net["epochs"] / small[0]
         else:
             continue
-        lines.append(
-            f"| {record['variant']}, seed {record['seed']} "
-            f"| {operations:.1f} ({operations / settings.epochs:.2f}×) "
-            f"| {parameters:.1f} ({parameters / settings.epochs:.2f}×) "
-            f"| {100 * record['test_accuracy']:.2f} "
-            f"| {small[0]:.1f}× | {small[1]:.1f}× |"
-        )
-    return "\n".join(lines)
+        rows.append((record, small, [(n, n / settings.epochs) for n in spent]))
+    return table(
+        rows,
+        {
+            "run": lambda row: f"{row[0]['name']}, seed {row[0]['seed']}",
+            "training complexity": lambda row: "{:.1f} ({:.2f}×)".format(*row[2][0]),
+            "training memory complexity": lambda row: "{:.1f} ({:.2f}×)".format(
+                *row[2][1]
+            ),
+            "test accuracy, %": lambda row: percent([row[0]["test_accuracy"]]),
+            "parameters reduction": lambda row: f"{row[1][0]:.1f}×",
+            "OPS reduction": lambda row: f"{row[1][1]:.1f}×",
+        },
+    )
 
 
 def summary(records) -> str:
-    """Mean and spread over the seeds of each variant."""
-    lines = [
-        "| variant | seeds | test accuracy, % | parameters | MACs | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for variant in VARIANTS:
-        runs = [r for r in records if r["variant"] == variant]
-        if not runs:
-            continue
-        accuracy = [100 * r["test_accuracy"] for r in runs]
-        text = f"{statistics.mean(accuracy):.2f}"
-        if len(runs) > 1:
-            text += f" ± {statistics.stdev(accuracy):.2f}"
-        last = [r["nets"][-1] for r in runs]
-        lines.append(
-            f"| {variant} | {len(runs)} | {text} "
-            f"| {statistics.mean(net['parameters'] for net in last):,.0f} "
-            f"| {statistics.mean(net['macs'] for net in last):,.0f} "
-            f"| {statistics.mean(r['seconds'] for r in runs):.0f} |"
-        )
-    return "\n".join(lines)
+    """Mean and deviation over the seeds of each variant."""
+
+    def last(what):
+        return lambda runs: mean((final_net(r)[what] for r in runs), digits=0)
+
+    return table(
+        by_name(records).values(),
+        {
+            "variant": lambda runs: runs[0]["name"],
+            "seeds": len,
+            "test accuracy, %": lambda runs: percent(r["test_accuracy"] for r in runs),
+            "parameters": last("parameters"),
+            "MACs": last("macs"),
+            "seconds": lambda runs: mean((r["seconds"] for r in runs), digits=0),
+        },
+    )
 
 
 def figures(records, first) -> list[tfc.report.Curves]:
-    """Figures 1 and 4 of the paper."""
+    """Figures 1, 2 and 4 of the paper."""
     curves = []
     for record in first:
-        if not record["variant"].startswith("density"):
-            continue
-        series: dict[str, list] = {}
+        density: dict[str, list] = {}
+        accuracy: dict[str, list] = {}
         for index, net in enumerate(record["nets"]):
-            series[f"net {index}"] = list(enumerate(net["density"], start=1))
-            saturation = net["saturation"]
-            if saturation:
-                point = (saturation, net["density"][saturation - 1])
-                series[f"net {index} settled"] = [point]
-        curves.append(
-            tfc.report.Curves(
-                title=f"Activation density: {record['variant']}",
-                x_label="epoch",
-                y_label="density",
-                series=series,
-                description="Fraction of activations that are not zero. Points: where "
-                "it had settled. As Figure 1 of the paper.",
-            )
+            density[f"net {index}"] = list(enumerate(net["density"], start=1))
+            if net.get("saturation"):
+                point = (net["saturation"], net["density"][net["saturation"] - 1])
+                density[f"net {index} settled"] = [point]
+            for kind, name in (
+                ("accuracy", "training"),
+                ("val_accuracy", "validation"),
+            ):
+                values = enumerate(net["history"][kind], start=1)
+                accuracy[f"net {index}, {name}"] = list(values)
+        note = (
+            "Fraction of activations that are not zero. Points: where it had settled."
         )
-    dense = [r for r in records if r["variant"] == "dense"]
+        curves += [
+            plot(f"Density over epochs: {record['name']}", "epoch", "density", density,
+                 f"{note} As Figure 1."),
+            plot(f"Accuracy over epochs: {record['name']}", "epoch", "accuracy",
+                 accuracy, "As Figure 2, left."),
+        ]  # fmt: skip
+    dense = [r for r in records if r["name"] == "dense"]
     if dense:
         operations = dense[0]["nets"][0]["ops"]
         frontier: dict[str, list] = {}
         for record in records:
-            point = (operations / record["nets"][-1]["ops"], record["test_accuracy"])
-            frontier.setdefault(record["variant"], []).append(point)
-        curves.append(
-            tfc.report.Curves(
-                title="Accuracy over OPS reduction",
-                x_label="OPS reduction",
-                y_label="test accuracy",
-                series={name: sorted(points) for name, points in frontier.items()},
-                description="Networks that were trained for all epochs. As Figure 4.",
-            )
-        )
+            point = (operations / final_net(record)["ops"], record["test_accuracy"])
+            frontier.setdefault(record["name"], []).append(point)
+        series = {name: sorted(points) for name, points in frontier.items()}
+        note = "Networks that were trained for all epochs. As Figure 4."
+        title = "Accuracy over OPS reduction"
+        curves.append(plot(title, "OPS reduction", "test accuracy", series, note))
     return curves
 
 
@@ -561,4 +539,4 @@ def layer_heatmaps(records) -> list[tfc.report.Heatmap]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(main)

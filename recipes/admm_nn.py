@@ -1,41 +1,56 @@
-"""ADMM-NN: pruning and quantising LeNet-5 (or another network) with ADMM.
+"""ADMM-NN: pruning and quantizing LeNet-5 (or another network) with ADMM.
 
 Follows Ren et al., "ADMM-NN: an algorithm-hardware co-design framework of DNNs
 using alternating direction methods of multipliers" (ASPLOS 2019), Tables 1 and 5:
 
-    python recipes/admm_nn.py                                   # digits, a minute
+    python recipes/admm_nn.py                                   # digits, two minutes
     python recipes/admm_nn.py --preset=mnist --data_dir=DIR     # the paper's LeNet-5
+    python recipes/admm_nn.py --preset=mnist --plain            # as the paper trains it
+    python recipes/admm_nn.py --preset=mnist --search           # section 5
     python recipes/admm_nn.py --preset=cifar10-resnet20 --data_dir=DIR
 
-A dense network is trained first. It then teaches its own compressed versions:
-the loss mixes labels with the dense network's softened outputs. Phases of ADMM
-and masked retraining prune it further and further, dead channels are removed on
-the way, and the last phase quantises. Numbers of weights per layer were chosen on
-the validation split; the test split is looked at once, when everything is done.
+A dense network is trained first. It then teaches its own compressed versions: the
+loss mixes labels with the dense network's softened outputs. With --plain there is no
+teacher, no dropout and no augmentation. Phases of ADMM and masked retraining prune
+the network further and further, dead channels are removed on the way, and the last
+phase quantizes. Numbers of weights per layer were chosen on the validation split;
+the test split is looked at once, when a row is done. The name of a row is the factor
+that its phases prune by at least; the table has what came out.
 
-An interrupted run goes on where it was when the same command is given again.
-Results in --out: results.json, a .keras file for each row, and the packed .tfcz.
+--search also finds a fraction for each convolution, so that hardware gets fast and
+the validation accuracy does not fall by more than --drop, and prunes to it.
+
+A run that is interrupted goes on where it was when the same command is given again;
+further --seeds add to what is there. Results in --out: results.json, a .keras and a
+packed .tfcz file for each row, report.html.
 """
 
 import dataclasses
+import functools
 import itertools
-import json
 import os
-import statistics
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from absl import app, flags
+from _experiment import (
+    Experiment,
+    Job,
+    by_name,
+    first_of_each,
+    load_model,
+    mean,
+    percent,
+    table,
+)
+from _settings import FLAGS, chosen, common, define_flags, flags, launch, setting
+from _training import Progress, fit
 from keras import ops
 
 import tfcompress as tfc
-from tfcompress._files import check_writable, write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +58,9 @@ class Round:
     """A pruning phase: what to keep, and for how many epochs to train.
 
     Attributes:
-        keep: weights to keep, by layer; a fraction for all hidden layers.
+        keep: weights to keep, by layer; or a fraction of all kernel weights, which
+            hidden layers share alike: the first and the last, small and crucial,
+            keep theirs.
         admm: epochs with the ADMM penalty.
         retrain: epochs of masked retraining.
     """
@@ -58,26 +75,32 @@ class Settings:
     """One experiment.
 
     Attributes:
-        dataset: "digits" or the name of a TFDS set.
-        model: network of `tfcompress.zoo`.
         rows: pruning phases that lead to each row of the table, by its name.
         bits: width of a level code by layer; an int for all pruned layers.
         quantise: epochs of ADMM towards the levels, and of retraining after it.
-        dense_epochs: epochs of the dense network.
-        dropout: rate before dense layers, while the dense network trains.
-        shift: augmentation of the dense network, in pixels to every side.
-        batch_size: images in a batch.
     """
 
-    dataset: str
-    model: str
     rows: Mapping[str, Sequence[Round]]
     bits: Mapping[str, int] | int
     quantise: tuple[int, int]
-    dense_epochs: int
-    dropout: float
-    shift: int
-    batch_size: int
+    dataset: str = setting('"digits" or the name of a TFDS set.')
+    model: str = setting("Network.", choices=["lenet5", "resnet20", "vgg16"])
+    dense_epochs: int = setting("Epochs of the dense network.", least=1)
+    batch_size: int = setting("Images in a batch.", least=1)
+    dropout: float = setting(
+        "Rate before dense layers, while the dense network trains.",
+        0.0,
+        least=0,
+        most=0.9,
+    )
+    shift: int = setting(
+        "Augmentation of the dense network, pixels to every side.", 0, least=0
+    )
+    plain: bool = setting("Labels only: no teacher, no dropout, no shifts.", False)
+    drop: float = setting(
+        "Loss of validation accuracy that --search allows.", 0.005, least=0, most=1
+    )
+    search_epochs: int = setting("Of ADMM, and of retraining, in a trial.", 3, least=1)
 
 
 def lenet(conv1: int, conv2: int, fc1: int, classifier: int) -> dict[str, int]:
@@ -89,14 +112,16 @@ PRESETS = {
         dataset="digits",
         model="lenet5",
         rows={
-            "pruned 20x": [Round(0.2, 3, 3), Round(0.05, 4, 8)],
-            "pruned 40x": [Round(0.024, 4, 8)],
+            "pruned 20x": [
+                Round(lenet(400, 8000, 14000, 2500), 3, 2),
+                Round(lenet(250, 1900, 3000, 900), 4, 8),
+            ],
+            "pruned 40x": [Round(lenet(200, 1150, 1300, 550), 4, 8)],
         },
         bits=3,
         quantise=(5, 2),
         dense_epochs=15,
         dropout=0.3,
-        shift=0,
         batch_size=32,
     ),
     "mnist": Settings(
@@ -131,7 +156,6 @@ PRESETS = {
         bits=4,
         quantise=(10, 5),
         dense_epochs=120,
-        dropout=0.0,
         shift=4,
         batch_size=128,
     ),
@@ -145,23 +169,94 @@ PRESETS = {
         bits=4,
         quantise=(10, 5),
         dense_epochs=120,
-        dropout=0.0,
         shift=4,
         batch_size=128,
     ),
 }
 
-_PRESET = flags.DEFINE_enum("preset", "quick", list(PRESETS), "What to run.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
-_OUT = flags.DEFINE_string("out", "results/admm_nn", "Folder for the results.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "One run for each of these seeds.")
-_VERBOSE = flags.DEFINE_integer("verbose", 2, "As for `fit`.")
+define_flags(PRESETS, "out/admm_nn")
+flags.DEFINE_bool("search", False, "Whether to search a plan for hardware, too.")
+flags.DEFINE_integer("verbose", 0, "As for `fit`.", 0, 2)
 
 # Settings of the method, the same for all networks.
 TEMPERATURE = 2.0
 TAUGHT = 0.9
 DENSE_RATE, ADMM_RATE, RETRAIN_RATE = 2e-3, 1e-3, 3e-3
 STUDENT_SHIFT = 1
+
+
+def main():
+    settings, options = chosen(PRESETS), common()
+    data = tfc.data.load(
+        settings.dataset, data_dir=options["data_dir"], validation=1 / 12
+    )
+    for seed in options["seeds"]:
+        last = seed == options["seeds"][-1]
+        run(
+            settings,
+            data,
+            seed,
+            options["out"],
+            search=FLAGS.search,
+            verbose=FLAGS.verbose,
+            report=options["report"] and last,
+        )
+
+
+def run(settings, data, seed, out, *, search=False, verbose=0, report=False):
+    """Trains the rows of a seed that are not there; reports on all that are."""
+    jobs = plan(settings, build(settings, data), seed, search)
+    with Experiment(out, settings) as experiment:
+
+        @functools.cache
+        def taught():
+            dense = load_model(experiment.path(jobs[0]))
+            return lessons(settings, data, dense)
+
+        def work(job):
+            if job.name == "dense":
+                model = train_dense(settings, data, experiment, job)
+            elif job.name == "search":
+                return searched(settings, data, experiment, job, taught), {}
+            else:
+                model = compressed(settings, data, experiment, job, taught, verbose)
+            return record_of(settings, data, experiment, job, model), {".keras": model}
+
+        experiment.run(jobs, work)
+        return summarise(experiment, settings, data, report)
+
+
+# What is done --------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Job):
+    """A row: phases of ADMM on the model of another row (`source`, its key)."""
+
+    source: str | None = None
+    phases: tuple[tfc.training.AdmmPhase, ...] | None = None
+
+
+def plan(settings, model, seed, search) -> list[Row]:
+    """The rows of one seed, each after the one it starts from."""
+    dense = Row(name="dense", seed=seed, epochs=settings.dense_epochs)
+    jobs = [dense]
+
+    def add(name, source, phases):
+        epochs = sum(phase.admm_epochs + phase.retrain_epochs for phase in phases)
+        options = {"source": source.key, "phases": tuple(phases), "epochs": epochs}
+        jobs.append(Row(name=name, seed=seed, **options))
+
+    for name, rounds in settings.rows.items():
+        add(name, jobs[-1], [phase(round_, model) for round_ in rounds])
+    add("joint", jobs[-1], [quantisation(settings, model)])
+    if search:
+        trial = 2 * settings.search_epochs
+        jobs.append(Row(name="search", seed=seed, source=dense.key, epochs=10 * trial))
+        jobs.append(
+            Row(name="for hardware", seed=seed, source=dense.key, epochs=2 * trial)
+        )
+    return jobs
 
 
 @keras.saving.register_keras_serializable(package="admm_nn")
@@ -241,10 +336,10 @@ def build(settings: Settings, data: tfc.data.Dataset) -> keras.Model:
     return make(classes=data.classes, input_shape=data.input_shape)
 
 
-def train_dense(settings: Settings, data: tfc.data.Dataset, seed: int) -> keras.Model:
-    model = build(settings, data)
-    trained = model
-    if settings.dropout:
+def train_dense(settings, data, experiment, job) -> keras.Model:
+    """The dense network, trained with dropout and shifts, returned without."""
+    model = trained = build(settings, data)
+    if settings.dropout and not settings.plain:
         # The networks end in a chain, so the layer before is the one listed before.
         before = [
             first.name
@@ -262,20 +357,97 @@ def train_dense(settings: Settings, data: tfc.data.Dataset, seed: int) -> keras.
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    trained.fit(
-        batches(
-            data.train.images,
-            data.train.labels[None],
-            settings.shift,
-            settings.batch_size,
-            seed,
-        ),
-        epochs=settings.dense_epochs,
-        shuffle=False,
-        verbose=_VERBOSE.value,
-    )
+    shift = 0 if settings.plain else settings.shift
+    labels = data.train.labels[None]
+    training = batches(data.train.images, labels, shift, settings.batch_size, job.seed)
+    fit(experiment, job, trained, training)
     model.set_weights(trained.get_weights())
     return model
+
+
+def compile_student(settings, data, model, seed, taught) -> Any:
+    """Compiles a model that is to be compressed; returns its batches."""
+    if settings.plain:
+        loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
+        size, targets = 0, data.train.labels[None]
+    else:
+        loss, metrics = Distillation(), [accuracy]
+        size, targets = taught()
+    model.compile(keras.optimizers.Adam(ADMM_RATE), loss=loss, metrics=metrics)
+    return batches(data.train.images, targets, size, settings.batch_size, seed)
+
+
+def compressed(settings, data, experiment, job, taught, verbose) -> keras.Model:
+    model = load_model(experiment.path(job.source))
+    phases = job.phases
+    if phases is None:  # for hardware: as the search has found
+        found = next(
+            record
+            for record in experiment.records()
+            if record["name"] == "search" and record["seed"] == job.seed
+        )
+        phases = [hardware_phase(found["fractions"], 2 * settings.search_epochs)]
+    result = tfc.training.admm_compress(
+        model,
+        phases,
+        compile_student(settings, data, model, job.seed, taught),
+        shrink=True,
+        callbacks=[Progress()],
+        backup_dir=experiment.backup(job),
+        keep_backup=True,  # the experiment deletes it when the result is complete
+        shuffle=False,
+        verbose=verbose,
+    )
+    print(result, flush=True)
+    return result.model
+
+
+def hardware_phase(fractions, epochs) -> tfc.training.AdmmPhase:
+    return tfc.training.AdmmPhase(
+        {
+            name: tfc.constraints.Cardinality(fraction=fraction)
+            for name, fraction in fractions.items()
+            if fraction < 1
+        },
+        admm_epochs=epochs,
+        retrain_epochs=epochs,
+        rho=rising(3e-4, 2, epochs),
+        retrain_learning_rate=RETRAIN_RATE,
+    )
+
+
+def searched(settings, data, experiment, job, taught) -> dict[str, Any]:
+    """Section 5: fractions for which hardware gets fast."""
+    dense = load_model(experiment.path(job.source))
+    least = correct(dense, data.validation) - settings.drop
+
+    def evaluate(fractions):
+        keras.utils.set_random_seed(job.seed)
+        model = load_model(experiment.path(job.source))
+        training = compile_student(settings, data, model, job.seed, taught)
+        phases = [hardware_phase(fractions, settings.search_epochs)]
+        result = tfc.training.admm_compress(
+            model, phases, training, shuffle=False, verbose=0
+        )
+        reached = correct(result.model, data.validation)
+        print(f"  {reached:.4f} of {least:.4f} at {fractions}", flush=True)
+        return reached
+
+    found = tfc.training.search_fractions(
+        dense,
+        evaluate,
+        least=least,
+        log_path=experiment.backup(job) / "trials.json",
+    )
+    print(f"\n{found}", flush=True)
+    return {
+        "fractions": found.fractions,
+        "speedups": {layer.name: layer.speedup for layer in found.layers},
+        "speedup": found.speedup,
+        "accuracy": found.accuracy,
+        "least": found.least,
+        "trials": found.trials,
+    }
 
 
 def lessons(settings: Settings, data: tfc.data.Dataset, teacher: keras.Model) -> Any:
@@ -301,11 +473,17 @@ def pruned_layers(model: keras.Model) -> list[str]:
 def phase(round_: Round, model: keras.Model) -> tfc.training.AdmmPhase:
     keep = round_.keep
     if not isinstance(keep, Mapping):
-        sizes = {name: model.get_layer(name).kernel for name in pruned_layers(model)}
-        keep = {
-            name: max(1, round(keep * int(np.prod(kernel.shape))))
-            for name, kernel in sizes.items()
+        sizes = {
+            x.name: int(np.prod(x.kernel.shape))
+            for x in model.layers
+            if hasattr(x, "kernel")
         }
+        hidden = sum(sizes[name] for name in pruned_layers(model))
+        every = sum(sizes.values())
+        share = (keep * every - (every - hidden)) / hidden
+        if share <= 0:
+            raise ValueError(f"The first and last layer are more than {keep:.1%}.")
+        keep = {n: max(1, int(share * sizes[n])) for n in pruned_layers(model)}
     return tfc.training.AdmmPhase(
         {name: tfc.constraints.Cardinality(count=n) for name, n in keep.items()},
         admm_epochs=round_.admm,
@@ -341,130 +519,71 @@ def correct(model: keras.Model, split: tfc.data.Split) -> float:
     return float((said == split.labels).mean())
 
 
-def run(settings: Settings, data: tfc.data.Dataset, seed: int, out: Path) -> dict:
-    """Trains or loads every row; returns the table."""
-    keras.utils.set_random_seed(seed)
-    rows: dict[str, Path] = {"dense": out / "dense.keras"}
-    spent: dict[str, float] = {}
-    if not rows["dense"].exists():
-        start = time.perf_counter()
-        train_dense(settings, data, seed).save(rows["dense"])
-        spent["dense"] = time.perf_counter() - start
-    dense = keras.saving.load_model(rows["dense"], compile=False)
-    original = build(settings, data)
-    plans: dict[str, list[tfc.training.AdmmPhase]] = {
-        name: [phase(round_, original) for round_ in rounds]
-        for name, rounds in settings.rows.items()
+def record_of(settings, data, experiment, job, model) -> dict[str, Any]:
+    """What the packed file of a model holds."""
+    weights = kernel_weights(build(settings, data))
+    packed = tfc.export.pack(model, experiment.path(job, ".tfcz"), vectors="float16")
+    model = tfc.export.unpack(packed.path)
+    record = {
+        "validation": correct(model, data.validation),
+        "test": correct(model, data.test),
+        "nonzero": packed.nonzero,
+        "pruning": weights / packed.nonzero,
+        "data_bytes": packed.data_bytes,
+        "data_compression": packed.data_compression(weights),
+        "weight_bytes": packed.weight_bytes,
+        "model_compression": packed.model_compression(weights),
+        "vector_bytes": packed.vector_bytes,
+        "file_bytes": packed.bytes,
     }
-    plans["joint"] = [quantisation(settings, original)]
-    training = None
-    model = keras.models.clone_model(dense)
-    model.set_weights(dense.get_weights())
-    for name, plan in plans.items():
-        rows[name] = out / f"{name.replace(' ', '-')}.keras"
-        if not rows[name].exists():
-            start = time.perf_counter()
-            if training is None:
-                size, targets = lessons(settings, data, dense)
-                training = batches(
-                    data.train.images, targets, size, settings.batch_size, seed
-                )
-            model.compile(
-                keras.optimizers.Adam(ADMM_RATE),
-                loss=Distillation(),
-                metrics=[accuracy],
-            )
-            result = tfc.training.admm_compress(
-                model,
-                plan,
-                training,
-                shrink=True,
-                backup_dir=out / "backup",
-                shuffle=False,
-                verbose=_VERBOSE.value,
-            )
-            print(result, flush=True)
-            result.model.save(rows[name])
-            spent[name] = time.perf_counter() - start
-            print(name, f"validation {correct(result.model, data.validation):.4f}")
-        model = keras.saving.load_model(rows[name], compile=False)
-    return report(settings, data, rows, out, spent)
+    print(f"{job.name}: validation {record['validation']:.4f}, {packed}", flush=True)
+    return record
 
 
-def report(
-    settings: Settings,
-    data: tfc.data.Dataset,
-    rows: Mapping[str, Path],
-    out: Path,
-    spent: Mapping[str, float],
-) -> dict:
-    weights = kernels(build(settings, data))[1]
-    table: dict[str, Any] = {}
-    for name, path in rows.items():
-        model = keras.saving.load_model(path, compile=False)
-        packed = tfc.export.pack(model, path.with_suffix(".tfcz"), vectors="float16")
-        # What is measured is what the file holds.
-        model = tfc.export.unpack(packed.path)
-        table[name] = {
-            "validation": correct(model, data.validation),
-            "test": correct(model, data.test),
-            "nonzero": packed.nonzero,
-            "pruning": weights / packed.nonzero,
-            "data_bytes": packed.data_bytes,
-            "data_compression": packed.data_compression(weights),
-            "weight_bytes": packed.weight_bytes,
-            "model_compression": packed.model_compression(weights),
-            "vector_bytes": packed.vector_bytes,
-            "file_bytes": packed.bytes,
-            "seconds": spent.get(name),
-        }
-    print(packed)
-    write_atomic(out / "results.json", json.dumps(table, indent=1))
-    return table
+def kernel_weights(model: keras.Model) -> int:
+    return sum(
+        int(np.prod(x.kernel.shape)) for x in model.layers if hasattr(x, "kernel")
+    )
 
 
-def kernels(model: keras.Model) -> tuple[int, int]:
-    """Non-zero and all kernel weights."""
-    values = [x.kernel.numpy() for x in model.layers if hasattr(x, "kernel")]
-    return sum(map(np.count_nonzero, values)), sum(v.size for v in values)
+def summarise(experiment, settings, data, report):
+    names = ["dense", *settings.rows, "joint", "search", "for hardware"]
+    records = experiment.records()
+    records.sort(key=lambda r: (names.index(r["name"]), r["seed"]))
+    experiment.write_results(records)
+    rows = [record for record in records if record["name"] != "search"]
 
+    def column(what, digits=0, unit=""):
+        return lambda runs: mean((r[what] for r in runs), digits=digits) + unit
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    settings = PRESETS[_PRESET.value]
-    data = tfc.data.load(settings.dataset, data_dir=_DATA_DIR.value, validation=1 / 12)
-    tables = []
-    for seed in map(int, _SEEDS.value):
-        out = check_writable(
-            Path(_OUT.value) / _PRESET.value / f"seed-{seed}" / "results.json",
-            argument="out",
-        ).parent
-        tables.append(run(settings, data, seed, out))
-    print_table(tables)
-
-
-def print_table(tables: Sequence[Mapping[str, Any]]) -> None:
-    columns = {
-        "test": "{:.2%}",
-        "pruning": "{:.1f}×",
-        "data_bytes": "{:.0f}",
-        "data_compression": "{:.0f}×",
-        "weight_bytes": "{:.0f}",
-        "model_compression": "{:.0f}×",
-        "file_bytes": "{:.0f}",
-    }
-    print("".join(f"{name:>20}" for name in ["row", *columns]))
-    for row in tables[0]:
-        cells = [row]
-        for column, form in columns.items():
-            values = [table[row][column] for table in tables]
-            cell = form.format(statistics.mean(values))
-            if len(values) > 1:
-                cell += " ± " + form.format(statistics.stdev(values)).strip("×")
-            cells.append(cell)
-        print("".join(f"{cell:>20}" for cell in cells))
+    print(
+        "\n"
+        + table(
+            by_name(rows).values(),
+            {
+                "row": lambda runs: runs[0]["name"],
+                "seeds": len,
+                "test accuracy, %": lambda runs: percent(r["test"] for r in runs),
+                "pruning": column("pruning", 1, "×"),
+                "data, B": column("data_bytes"),
+                "data compression": column("data_compression", 0, "×"),
+                "with indices, B": column("weight_bytes"),
+                "compression": column("model_compression", 0, "×"),
+                "whole file, B": column("file_bytes"),
+                "seconds": column("seconds"),
+            },
+        ),
+        flush=True,
+    )
+    if report:
+        experiment.write_report(
+            {r["name"]: experiment.model(r) for r in first_of_each(rows)},
+            data,
+            f"{settings.model} on {settings.dataset}: ADMM-NN",
+            calibration=data.train.images[:500],
+        )
+    return records
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(main)

@@ -1,67 +1,98 @@
 """ADMM-NN on ImageNet: AlexNet, VGG-16 and ResNet-50.
 
-Tables 2 to 7 of Ren et al., "ADMM-NN: an algorithm-hardware co-design framework of
+Tables 2 to 9 of Ren et al., "ADMM-NN: an algorithm-hardware co-design framework of
 DNNs using alternating direction methods of multipliers" (ASPLOS 2019), for those
 who have ImageNet prepared for TensorFlow Datasets (`imagenet2012`) and a GPU:
 
-    python recipes/admm_nn_imagenet.py --network=vgg16 --data_dir=DIR
-    python recipes/admm_nn_imagenet.py --network=resnet50 --data_dir=DIR
-    python recipes/admm_nn_imagenet.py --network=alexnet --weights=FILE --data_dir=DIR
+    python recipes/admm_nn_imagenet.py --preset=vgg16 --data_dir=DIR
+    python recipes/admm_nn_imagenet.py --preset=vgg16 --plan=20x --data_dir=DIR
+    python recipes/admm_nn_imagenet.py --preset=resnet50 --plan=17.4x --data_dir=DIR
+    python recipes/admm_nn_imagenet.py --preset=alexnet --weights=FILE --data_dir=DIR
+    python recipes/admm_nn_imagenet.py --preset=alexnet --weights=FILE \\
+        --plan=convolutions --data_dir=DIR
 
 VGG-16 and ResNet-50 start from the weights of keras.applications, AlexNet from a
-weights file of `tfcompress.zoo.alexnet`. Images are streamed. An interrupted run
-goes on where it was when the same command is given again.
+weights file of `tfcompress.zoo.alexnet`. Images are streamed. A run that is
+interrupted goes on where it was when the same command is given again; further --plan
+add to what is there. Results in --out: results.json, and for each plan a .keras and a
+packed .tfcz file.
 """
 
 import dataclasses
-import json
+import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-from absl import app, flags
+from _experiment import Experiment, Job, table
+from _settings import FLAGS, chosen, common, define_flags, flags, launch, setting
+from _streams import Stream
+from _training import Progress
 
 import tfcompress as tfc
-from tfcompress._files import check_writable, write_atomic
 
-_NETWORK = flags.DEFINE_enum(
-    "network", "vgg16", ["alexnet", "vgg16", "resnet50"], "What to compress."
-)
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights file; needed by AlexNet.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
-_OUT = flags.DEFINE_string("out", "results/admm_nn_imagenet", "Folder for results.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images in a batch.", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer(
-    "epochs", 10, "Epochs of ADMM in each phase, and of retraining.", lower_bound=1
-)
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of SGD with momentum.")
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an experiment is about."""
+
+    network: str = setting("Network.", choices=["alexnet", "vgg16", "resnet50"])
+    weights: str | None = setting("Weights file; AlexNet needs one.", None)
+    epochs: int = setting("Of ADMM in each phase, and of retraining.", 10, least=1)
+    batch_size: int = setting("Images in a batch.", 128, least=1)
+    learning_rate: float = setting("Of SGD with momentum.", 1e-3, least=0)
+
+
+PRESETS = {name: Settings(network=name) for name in ("vgg16", "resnet50", "alexnet")}
+PRESETS = {"quick": dataclasses.replace(PRESETS["vgg16"], epochs=1), **PRESETS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the paper leaves of a network.
+
+    Attributes:
+        fraction: fraction of weights to keep, by the name of a layer.
+        bits: width of a level code, by the name of a layer.
+    """
+
+    fraction: Callable[[str], float]
+    bits: Callable[[str], int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network, and what the paper leaves of it.
+    """A network, and the plans for it, the first by default.
 
     Attributes:
         make: returns the pretrained model, from images as `prepare` returns them.
         prepare: pixels 0 … 255 to what the network expects.
         side: height and width of its images.
-        fraction: fraction of weights to keep, by the name of a layer.
-        bits: width of a level code, by the name of a layer.
+        plans: by name.
     """
 
-    make: Callable[[], keras.Model]
+    make: Callable[[Settings], keras.Model]
     prepare: Callable[[Any], Any]
     side: int
-    fraction: Callable[[str], float]
-    bits: Callable[[str], int]
+    plans: Mapping[str, Plan]
 
 
 def is_dense(name: str) -> bool:
     return name.startswith(("fc", "predictions", "classifier"))
+
+
+def mostly(dense: int, others: int) -> Callable[[str], int]:
+    """Bits of dense layers and of others."""
+    return lambda name: dense if is_dense(name) else others
+
+
+def listed(fractions: Mapping[str, float], dense_factor: float = 1.0):
+    """Fractions by name; those of dense layers times a factor."""
+    return lambda name: fractions[name] * (dense_factor if is_dense(name) else 1.0)
 
 
 # Table 7.
@@ -75,19 +106,48 @@ ALEXNET = {
     "fc7": 0.059,
     "classifier": 0.093,
 }
+# Table 8, million operations that are left of those that there were.
+ALEXNET_CONVOLUTIONS = {
+    "conv1": 133 / 211,
+    "conv2": 31 / 448,
+    "conv3": 18 / 299,
+    "conv4": 16 / 224,
+    "conv5": 11 / 150,
+    "fc6": 7 / 75,
+    "fc7": 3 / 34,
+    "classifier": 2 / 8,
+}
 
 
-def vgg16_fraction(name: str) -> float:
-    """26× in all, 5.3 M weights: the paper gives the total only."""
+def alexnet_for_hardware(ratio: float) -> Callable[[str], float]:
+    """Table 9: the first convolution whole, the others so that all have `ratio`."""
+    sizes = {"conv2": 307.2, "conv3": 884.7, "conv4": 663.5, "conv5": 442.4}
+    first, others = 34.8, sum(sizes.values())
+    left = ((first + others) / ratio - first) / others
+    fractions = ALEXNET_CONVOLUTIONS | dict.fromkeys(sizes, left) | {"conv1": 1.0}
+    return fractions.__getitem__
+
+
+def vgg16_fraction(dense_factor: float) -> Callable[[str], float]:
+    """26× in all, 5.3 M weights, at 1: the paper gives totals only."""
     dense = {"fc1": 0.015, "fc2": 0.03, "predictions": 0.07}
-    return dense.get(name, 0.5 if name == "block1_conv1" else 0.2)
+
+    def fraction(name: str) -> float:
+        if name in dense:
+            return dense[name] * dense_factor
+        return 0.5 if name == "block1_conv1" else 0.2
+
+    return fraction
 
 
-def alexnet() -> keras.Model:
-    if not _WEIGHTS.value:
-        raise app.UsageError("AlexNet needs --weights, there are none to download.")
+def alexnet(settings: Settings) -> keras.Model:
+    if not settings.weights:
+        raise ValueError(
+            "Invalid value for argument `weights`. Expected a weights file for "
+            "AlexNet: there are none to download. Received: weights=None"
+        )
     model = tfc.zoo.alexnet()
-    model.load_weights(_WEIGHTS.value)
+    model.load_weights(settings.weights)
     return model
 
 
@@ -96,142 +156,154 @@ NETWORKS = {
         make=alexnet,
         prepare=lambda images: images / 255.0,
         side=227,
-        fraction=ALEXNET.__getitem__,
-        bits=lambda name: 3 if is_dense(name) else 5,
+        plans={
+            "21x": Plan(listed(ALEXNET), mostly(3, 5)),
+            "24x": Plan(listed(ALEXNET, 0.83), mostly(3, 5)),
+            "30x": Plan(listed(ALEXNET, 0.645), mostly(3, 5)),
+            "convolutions": Plan(
+                listed(ALEXNET_CONVOLUTIONS), lambda name: 7 if name == "conv1" else 5
+            ),
+            "hardware": Plan(alexnet_for_hardware(13.1), mostly(3, 5)),
+            "hardware-25x": Plan(alexnet_for_hardware(25.5), mostly(3, 5)),
+        },
     ),
     "vgg16": Network(
-        make=lambda: keras.applications.VGG16(weights="imagenet"),
+        make=lambda settings: keras.applications.VGG16(
+            weights=settings.weights or "imagenet"
+        ),
         prepare=keras.applications.vgg16.preprocess_input,
         side=224,
-        fraction=vgg16_fraction,
-        bits=lambda name: 3 if is_dense(name) else 5,
+        plans={
+            "26x": Plan(vgg16_fraction(1.0), mostly(3, 5)),
+            "20x": Plan(vgg16_fraction(1.69), mostly(3, 5)),
+        },
     ),
     "resnet50": Network(
-        make=lambda: keras.applications.ResNet50(weights="imagenet"),
+        make=lambda settings: keras.applications.ResNet50(
+            weights=settings.weights or "imagenet"
+        ),
         prepare=keras.applications.resnet50.preprocess_input,
         side=224,
-        fraction=lambda name: 0.14,
-        bits=lambda name: 6,
+        plans={
+            "7x": Plan(lambda name: 1 / 7, lambda name: 6),
+            "9.2x": Plan(lambda name: 1 / 9.2, lambda name: 6),
+            "17.4x": Plan(lambda name: 1 / 17.4, lambda name: 4),
+        },
     ),
 }
 
-
-def stream(examples: Any, network: Network, batch_size: int, training: bool) -> Any:
-    """Batches for training or evaluation from single images of any size.
-
-    Args:
-        examples: a `tf.data.Dataset` of (image, label), pixels 0 … 255.
-        network: says how its images look.
-        batch_size: images in a batch.
-        training: whether to crop and mirror at random, and to shuffle.
-    """
-    import tensorflow as tf
-
-    shorter = round(network.side * 256 / 224)
-
-    def example(image: Any, label: Any) -> tuple[Any, Any]:
-        size = tf.cast(tf.shape(image)[:2], tf.float32)
-        size = tf.cast(tf.math.ceil(size * shorter / tf.reduce_min(size)), tf.int32)
-        image = tf.image.resize(image, size)
-        if training:
-            image = tf.image.random_crop(image, [network.side, network.side, 3])
-            image = tf.image.random_flip_left_right(image)
-        else:
-            image = tf.image.resize_with_crop_or_pad(image, network.side, network.side)
-        return network.prepare(image), label
-
-    if training:
-        examples = examples.shuffle(10_000)
-    batches = examples.map(example, tf.data.AUTOTUNE).batch(batch_size)
-    return batches.prefetch(tf.data.AUTOTUNE)
+define_flags(PRESETS, "out/admm_nn_imagenet")
+flags.DEFINE_list("plan", None, "What to leave of the network. [default: the first]")
 
 
-def plan(
-    names: Sequence[str], network: Network, epochs: int
-) -> list[tfc.training.AdmmPhase]:
-    """Half the way (on a logarithmic scale), all the way, then the levels."""
-    pruning = [
-        tfc.training.AdmmPhase(
-            {
-                name: tfc.constraints.Cardinality(
-                    fraction=network.fraction(name) ** power
-                )
-                for name in names
-            },
-            epochs,
-            epochs,
-        )
-        for power in (0.5, 1.0)
+def main():
+    settings, options = chosen(PRESETS), common()
+    network = NETWORKS[settings.network]
+    plans = FLAGS.plan or [next(iter(network.plans))]
+    jobs = [
+        Job(name=plan, seed=seed, epochs=5 * settings.epochs + 2)
+        for seed in options["seeds"]
+        for plan in plans
     ]
-    levels = {name: tfc.constraints.Levels(network.bits(name)) for name in names}
-    return [*pruning, tfc.training.AdmmPhase(levels, epochs, 2)]
+    for plan in plans:
+        if plan not in network.plans:
+            raise ValueError(
+                "Invalid value for argument `plan`. Expected one of "
+                f"{', '.join(network.plans)}. Received: plan={plan!r}"
+            )
+    data = Stream("imagenet2012", options["data_dir"], network.side, network.prepare)
+    run(settings, network, data, jobs, options["out"])
 
 
-def kernels(model: keras.Model) -> dict[str, int]:
-    """Layers with kernels, and how many weights these have."""
-    return {
-        layer.name: int(layer.kernel.shape.num_elements())
-        for layer in model.layers
-        if hasattr(layer, "kernel")
+def run(settings, network, data, jobs, out):
+    """Compresses a network by each of the plans that are not done yet."""
+    with Experiment(out, settings) as experiment:
+        work = functools.partial(compressed, settings, network, data, experiment)
+        experiment.run(jobs, work)
+        records = experiment.records()
+        experiment.write_results(records)
+        columns = {
+            "plan": lambda r: r["name"],
+            "top-1 before, %": lambda r: f"{100 * r['before']['accuracy']:.2f}",
+            "top-1, %": lambda r: f"{100 * r['after']['accuracy']:.2f}",
+            "top-5, %": lambda r: f"{100 * r['after']['top5']:.2f}",
+            "pruning": lambda r: f"{r['weights'] / r['nonzero']:.1f}×",
+            "data": lambda r: f"{r['data_compression']:.0f}×",
+            "with indices": lambda r: f"{r['model_compression']:.0f}×",
+        }
+        print(f"\n{table(records, columns)}\n", flush=True)
+        return records
+
+
+def compressed(settings, network, data, experiment, job):
+    """Follows one plan."""
+    batches = {
+        split: data.pipeline(
+            split, batch_size=settings.batch_size, augment=augment, seed=job.seed
+        )
+        for split, augment in (("train", "standard"), ("test", None))
     }
-
-
-def run(network: Network, train: Any, test: Any, epochs: int, out: Path) -> Mapping:
-    model = network.make()
+    model = network.make(settings)
     model.compile(
-        keras.optimizers.SGD(_RATE.value, momentum=0.9),
+        keras.optimizers.SGD(settings.learning_rate, momentum=0.9),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(5, "top5")],
     )
     sizes = kernels(model)
-    before = model.evaluate(test, return_dict=True)
+    before = model.evaluate(batches["test"], verbose=0, return_dict=True)
     result = tfc.training.admm_compress(
         model,
-        plan(list(sizes), network, epochs),
-        train,
-        backup_dir=out / "backup",
+        phases(list(sizes), network.plans[job.name], settings.epochs),
+        batches["train"],
+        callbacks=[Progress()],
+        backup_dir=experiment.backup(job),
+        keep_backup=True,  # the experiment deletes it when the result is complete
         shuffle=False,
+        verbose=0,
     )
-    print(result)
-    packed = tfc.export.pack(result.model, out / "model.tfcz")
-    print(packed)
+    packed = tfc.export.pack(result.model, experiment.path(job, ".tfcz"))
+    print(f"{result}\n{packed}", flush=True)
     weights = sum(sizes.values())
-    table = {
+    record = {
         "before": before,
-        "after": result.model.evaluate(test, return_dict=True),
+        "after": result.model.evaluate(batches["test"], verbose=0, return_dict=True),
         "weights": weights,
         "nonzero": packed.nonzero,
         "data_compression": packed.data_compression(weights),
         "model_compression": packed.model_compression(weights),
         "file_bytes": packed.bytes,
     }
-    write_atomic(out / "results.json", json.dumps(table, indent=1))
-    return table
+    return record, {".keras": result.model}
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    import tensorflow_datasets as tfds
-
-    network = NETWORKS[_NETWORK.value]
-    file = Path(_OUT.value) / _NETWORK.value / "results.json"
-    out = check_writable(file, argument="out").parent
-    splits = {
-        split: tfds.load(
-            "imagenet2012",
-            split=split,
-            data_dir=_DATA_DIR.value,
-            as_supervised=True,
-            shuffle_files=split == "train",
-            download=False,
+def phases(
+    names: Sequence[str], plan: Plan, epochs: int
+) -> list[tfc.training.AdmmPhase]:
+    """Half the way (on a logarithmic scale), all the way, then the levels."""
+    pruning = [
+        tfc.training.AdmmPhase(
+            {
+                name: tfc.constraints.Cardinality(fraction=plan.fraction(name) ** power)
+                for name in names
+                if plan.fraction(name) < 1
+            },
+            epochs,
+            epochs,
         )
-        for split in ("train", "validation")
+        for power in (0.5, 1.0)
+    ]
+    levels = {name: tfc.constraints.Levels(plan.bits(name)) for name in names}
+    return [*pruning, tfc.training.AdmmPhase(levels, epochs, 2)]
+
+
+def kernels(model: keras.Model) -> dict[str, int]:
+    """Layers with kernels, and how many weights these have."""
+    return {
+        layer.name: math.prod(layer.kernel.shape)
+        for layer in model.layers
+        if hasattr(layer, "kernel")
     }
-    train = stream(splits["train"], network, _BATCH.value, training=True)
-    test = stream(splits["validation"], network, _BATCH.value, training=False)
-    print(json.dumps(run(network, train, test, _EPOCHS.value, out), indent=1))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(main)

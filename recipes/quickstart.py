@@ -13,7 +13,6 @@ when a later step fails.
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
-from absl import app, flags
+from _experiment import save_model
+from _settings import FLAGS, flags, launch
+from _training import Progress
 
 import tfcompress as tfc
 
@@ -31,7 +32,7 @@ CALIBRATION_IMAGES = 500
 
 
 class Recipe(NamedTuple):
-    """How a data set is learnt."""
+    """How a data set is learned."""
 
     epochs: int = 30
     batch_size: int = 128
@@ -41,19 +42,18 @@ class Recipe(NamedTuple):
 # Digits lose their meaning when they are mirrored, so they are only shifted.
 RECIPES = {"digits": Recipe(60, 32, "shift"), "mnist": Recipe(12, 128, "shift")}
 
-FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", "digits", "digits, folder:PATH or a TFDS name.")
 flags.DEFINE_enum("model", "lenet5", NETWORKS, "Network of tfcompress.zoo.")
 flags.DEFINE_float("rate", 0.6, "Fraction of each layer's filters to prune.")
 flags.DEFINE_integer(
-    "epochs", None, "Epochs of each training. [default: by dataset]", lower_bound=2
+    "epochs", None, "Epochs of each run. [default: by dataset]", lower_bound=2
 )
 flags.DEFINE_string("out", "out/quickstart", "Folder for the results.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
 flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
 
 
-def main(_):
+def main():
     tf.config.experimental.enable_op_determinism()
     report = run(
         dataset=FLAGS.dataset,
@@ -64,7 +64,7 @@ def main(_):
         data_dir=FLAGS.data_dir,
         seed=FLAGS.seed,
     )
-    print(f"\n{report}\n\nResults are in {Path(FLAGS.out).resolve()}")
+    print(f"\n{report}\n")
 
 
 def run(
@@ -85,12 +85,12 @@ def run(
     data = tfc.data.load(dataset, data_dir=data_dir, seed=seed)
     print(f"{data}\n\n1/4 Training the dense network ({network}, {epochs} epochs)")
     dense, dense_history = train(network, data, epochs, seed)
-    save(dense, folder / "dense.keras")
+    save_model(dense, folder / "dense.keras")
 
     print(f"\n2/4 Training it again while pruning {rate:.0%} of its filters")
     masked, pruned_history = train(network, data, epochs, seed, pruning)
     compressed = tfc.finalize(masked)
-    save(compressed, folder / "compressed.keras")
+    save_model(compressed, folder / "compressed.keras")
 
     print("\n3/4 Exporting")
     calibration = data.train.images[:CALIBRATION_IMAGES]
@@ -137,18 +137,11 @@ def train(network, data, epochs, seed, *callbacks):
         batches,
         validation_data=data.pipeline("validation", batch_size=512),
         epochs=epochs,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, Progress()],
         shuffle=False,  # the pipeline does
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=0,
     )
     return model, history
-
-
-def save(model: keras.Model, path: Path) -> None:
-    """Saves a model so that `path` is never half a file."""
-    temporary = path.with_name(f".{path.name}")
-    model.save(temporary)
-    os.replace(temporary, path)
 
 
 def writable_folder(out: str) -> Path:
@@ -166,4 +159,4 @@ def writable_folder(out: str) -> Path:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch(main)

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +14,11 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 def load_recipe() -> Callable[[str], ModuleType]:
     """Loads a recipe as a module, without leaving its flags behind.
 
-    Recipes are scripts: several of them define a flag of the same name.
+    Recipes are scripts: several of them define a flag of the same name. What they
+    share they import as scripts do, from their own folder.
     """
+    if str(RECIPES) not in sys.path:
+        sys.path.insert(0, str(RECIPES))
 
     def load(name: str) -> ModuleType:
         known = set(flags.FLAGS)

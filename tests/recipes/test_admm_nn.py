@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,14 +59,30 @@ def test_the_loss_is_plain_cross_entropy_where_teacher_and_label_agree(recipe):
     assert float(loss) == pytest.approx(-np.log(0.5), rel=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["quick", "mnist", "cifar10-resnet20"])
-def test_rows_prune_further_and_further(recipe, preset):
+@pytest.mark.parametrize(
+    "preset", ["quick", "mnist", "cifar10-resnet20", "cifar10-vgg16"]
+)
+def test_a_row_is_pruned_as_far_as_its_name_says(recipe, preset):
     settings = recipe.PRESETS[preset]
-    rounds = [round_ for row in settings.rows.values() for round_ in row]
-    kept = [
-        sum(r.keep.values()) if isinstance(r.keep, dict) else r.keep for r in rounds
-    ]
-    assert kept == sorted(kept, reverse=True)
+    side = 8 if settings.dataset == "digits" else 28 if preset == "mnist" else 32
+    data = SimpleNamespace(input_shape=(side, side, 3 if side == 32 else 1), classes=10)
+    model = recipe.build(settings, data)
+    sizes = {
+        x.name: int(np.prod(x.kernel.shape))
+        for x in model.layers
+        if hasattr(x, "kernel")
+    }
+    before = float("inf")
+    for name, rounds in settings.rows.items():
+        for round_ in rounds:
+            constraints = recipe.phase(round_, model).constraints
+            kept = sum(
+                constraints[n].count if n in constraints else size
+                for n, size in sizes.items()
+            )
+            assert kept < before
+            before = kept
+        assert sum(sizes.values()) / kept >= int(name.split()[1].rstrip("x"))
 
 
 def test_the_mnist_preset_reaches_the_papers_ratios(recipe):
@@ -81,24 +98,64 @@ def test_the_mnist_preset_reaches_the_papers_ratios(recipe):
     assert 32 * 430_500 / sum(keep[name] * bits[name] for name in keep) >= 1910
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_the_rows_that_are_missing(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "_VERBOSE", type("Flag", (), {"value": 0}))
-    quick = recipe.PRESETS["quick"]
-    settings = dataclasses.replace(
-        quick,
-        rows={"first": [recipe.Round(0.2, 1, 1)], "second": [recipe.Round(0.1, 1, 1)]},
+@pytest.fixture
+def settings(recipe):
+    return dataclasses.replace(
+        recipe.PRESETS["quick"],
+        rows={
+            "pruned 5x": [recipe.Round(0.2, 1, 1)],
+            "pruned 10x": [recipe.Round(0.1, 1, 1)],
+        },
         quantise=(1, 1),
         dense_epochs=1,
+        search_epochs=1,
+        drop=1.0,
     )
-    data = tfc.data.load("digits", validation=1 / 12)
-    table = recipe.run(settings, data, 0, tmp_path)
-    assert list(table) == ["dense", "first", "second", "joint"]
-    assert table["first"]["nonzero"] > table["second"]["nonzero"]
-    assert table["joint"]["data_bytes"] < table["second"]["data_bytes"]
-    assert json.loads((tmp_path / "results.json").read_text()) == table
-    (tmp_path / "joint.keras").unlink()
-    again = recipe.run(settings, data, 0, tmp_path)
-    assert again["second"]["test"] == table["second"]["test"]
-    assert again["dense"]["seconds"] is None and again["joint"]["seconds"] > 0
-    assert not (tmp_path / "backup").exists()
+
+
+def test_rows_lead_to_each_other_and_a_half_row_is_made_again(
+    recipe, settings, tmp_path
+):
+    data = tfc.data.load("digits", validation=1 / 12, limit=200)
+    records = recipe.run(settings, data, 0, tmp_path)
+    table = {record["name"]: record for record in records}
+    assert list(table) == ["dense", "pruned 5x", "pruned 10x", "joint"]
+    assert table["pruned 5x"]["pruning"] >= 5 and table["pruned 10x"]["pruning"] >= 10
+    assert table["joint"]["data_bytes"] < table["pruned 10x"]["data_bytes"]
+    assert json.loads((tmp_path / "results.json").read_text()) == records
+    # Killed while it wrote the row: what a resumed run does is what a whole one does.
+    path = tmp_path / "seed0-joint.keras"
+    path.write_bytes(path.read_bytes()[:1000])
+    again = {r["name"]: r for r in recipe.run(settings, data, 0, tmp_path)}
+    for record in (*again.values(), *table.values()):
+        del record["seconds"]
+    assert again == table
+    assert not list(tmp_path.glob("*.backup"))
+
+
+@pytest.mark.slow
+def test_a_search_ends_in_a_plan_that_is_used(recipe, settings, tmp_path):
+    data = tfc.data.load("digits", validation=1 / 12, limit=64)
+    plain = dataclasses.replace(settings, rows={}, plain=True)
+    records = recipe.run(plain, data, 0, tmp_path, search=True)
+    table = {record["name"]: record for record in records}
+    # Any accuracy will do, so that the search goes as far as it may.
+    fractions = table["search"]["fractions"]
+    assert fractions["conv2"] == 0.01 and table["search"]["speedup"] > 1
+    assert set(fractions) == {"conv1", "conv2", "fc1", "classifier"}
+    sizes = {"conv1": 500, "conv2": 25_000, "fc1": 100_000, "classifier": 5000}
+    most = sum(fractions[name] * size for name, size in sizes.items())
+    assert 0 < table["for hardware"]["nonzero"] <= most + 4
+
+
+def test_plain_means_labels_only(recipe, settings):
+    data = tfc.data.load("digits", limit=64)
+    plain = dataclasses.replace(settings, plain=True, shift=2, dropout=0.5)
+    model = recipe.build(plain, data)
+    taught = lambda: pytest.fail("asked the teacher")  # noqa: E731
+    training = recipe.compile_student(plain, data, model, 0, taught)
+    images, labels = next(iter(training))
+    assert labels.shape == (plain.batch_size,)
+    assert model.loss == "sparse_categorical_crossentropy"
+    known = {image.tobytes() for image in data.train.images}
+    assert all(image.tobytes() in known for image in images.numpy())

@@ -3,6 +3,7 @@ import functools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,15 +27,6 @@ def settings(recipe):
     )
 
 
-def test_settings_can_be_given_as_flags(recipe):
-    run = subprocess.run(
-        [sys.executable, recipe.__file__, "--help"], capture_output=True, text=True
-    )
-    fixed = {"learning_rate", "augment", "surgery_fraction", "bits"}
-    for field in dataclasses.fields(recipe.Settings):
-        assert (f"--{field.name}:" in run.stdout) == (field.name not in fixed)
-
-
 def test_every_scheme_has_the_same_number_of_epochs(recipe):
     jobs = recipe.plan(recipe.PRESETS["paper"], recipe.SCHEMES, recipe.MODES, 1)
     epochs = {job.name: job.epochs for job in jobs}
@@ -42,8 +34,8 @@ def test_every_scheme_has_the_same_number_of_epochs(recipe):
     for name in ("baseline-aggressive", "pruning", "incremental"):
         assert epochs[name] == both
     sources = {job.key: job.source for job in jobs}
-    assert sources["dense-seed1"] is None
-    assert sources["proposed-intermediate-seed1"] == "pruned-intermediate-seed1"
+    assert sources["seed1-dense"] is None
+    assert sources["seed1-proposed-intermediate"] == "seed1-pruned-intermediate"
     order = [job.key for job in jobs]
     assert all(order.index(s) < order.index(n) for n, s in sources.items() if s)
 
@@ -52,10 +44,10 @@ def test_all_seeds_may_start_from_one_dense_network(recipe):
     settings = dataclasses.replace(recipe.PRESETS["paper"], dense_seed=0)
     dense, *others = recipe.plan(settings, recipe.SCHEMES, ["aggressive"], 2)
     assert dense == recipe.plan(settings, [], [], 1)[0]
-    assert dense.key == "dense-seed0"
+    assert dense.key == "seed0-dense"
     sources = {job.name: job.source for job in others}
-    assert sources.pop("proposed-aggressive") == "pruned-aggressive-seed2"
-    assert set(sources.values()) == {"dense-seed0"}
+    assert sources.pop("proposed-aggressive") == "seed2-pruned-aggressive"
+    assert set(sources.values()) == {"seed0-dense"}
     assert {job.seed for job in others} == {2}
 
 
@@ -83,19 +75,65 @@ def test_the_rate_is_steady_until_a_network_is_handed_over(recipe):
                 assert callback.epochs == job.epochs - 1
 
 
-def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"bits": (1,)}, "`bits`"), ({"bits": (0, 5)}, "`bits`")],
+)
+def test_bad_settings_are_refused_before_any_work(
+    recipe, settings, tmp_path, change, message
+):
+    bad = dataclasses.replace(settings, **change)
+    with pytest.raises(ValueError, match=message):
+        recipe.run(bad, schemes=["dense"], modes=[], seeds=[0], out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_readings_of_the_bits_reach_the_layers(recipe, settings):
+    other = dataclasses.replace(settings, bits=(2, 6))
+    jobs = {j.name: j for j in recipe.plan(other, recipe.SCHEMES, ["aggressive"], 0)}
+    assert jobs["proposed-aggressive"].bits == jobs["incremental"].bits == (2, 6)
+    assert jobs["pruning"].bits == (5, 5)
+
+
+def test_every_class_is_divided_80_to_20(recipe):
+    data = tfc.data.load("digits")
+    again = recipe.redivided(data, 0.2)
+    everything = [len(getattr(again, split)) for split in ("train", "validation")]
+    assert sum(everything) + len(again.test) == 1797
+    for label in range(10):
+        held = (again.test.labels == label).sum()
+        rest = sum(
+            (getattr(again, split).labels == label).sum()
+            for split in ("train", "validation")
+        )
+        assert held == round(0.2 * (held + rest))
+    images = {image.tobytes() for image in data.test.images}
+    assert 0 < sum(i.tobytes() in images for i in again.test.images) < len(again.test)
+
+
+def test_the_presets_are_the_papers(recipe):
+    stl10, imagenet = recipe.PRESETS["stl10"], recipe.PRESETS["imagenet"]
+    assert stl10.test_fraction == 0.2
+    data = dataclasses.replace(tfc.data.load("digits"), classes=1000)
+    alexnet = recipe.network(dataclasses.replace(imagenet, width=0.1), data)
+    assert alexnet.input_shape[1:] == (224, 224, 3)
+    assert alexnet.output_shape == (None, 1000)
+
+
+def test_all_schemes_and_their_energy(recipe, settings, tmp_path, monkeypatch):
     trained = []
     train = recipe.train
 
-    def logged(job, *rest):
+    def logged(settings, data, experiment, job):
         trained.append(job.name)
-        train(job, *rest)
+        return train(settings, data, experiment, job)
 
     monkeypatch.setattr(recipe, "train", logged)
     monkeypatch.setattr(recipe, "SENSITIVITY_IMAGES", 40)
     # Other processes take long to start.
     here = functools.partial(tfc.analysis.sensitivity, workers=1)
     monkeypatch.setattr(tfc.analysis, "sensitivity", here)
+    settings = dataclasses.replace(settings, products="skipped")
 
     def run(schemes, **kwargs):
         return recipe.run(
@@ -103,7 +141,7 @@ def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypat
             out=tmp_path, **kwargs,
         )  # fmt: skip
 
-    assert run(["proposed"], with_report=False) is None
+    assert run(["proposed"], report=False) is None
     report = run(recipe.SCHEMES)
     assert trained == [
         "dense",
@@ -133,21 +171,12 @@ def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypat
 
 def test_a_new_process_goes_on_from_a_pruned_network(recipe, tmp_path):
     model = tfc.layers.wrap(tfc.zoo.lenet5(width=0.2), tfc.layers.MaskedKernel)
-    model.save(tmp_path / "pruned-aggressive-seed0.keras")
+    model.save(tmp_path / "pruned.keras")
     code = f"""
-import importlib.util
+import sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("recipe", {recipe.__file__!r})
-recipe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipe)
-recipe.load_model(Path({str(tmp_path)!r}) / "pruned-aggressive-seed0.keras")
+sys.path.insert(0, {str(Path(recipe.__file__).parent)!r})
+from _experiment import load_model
+load_model(Path({str(tmp_path)!r}) / "pruned.keras")
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_a_folder_holds_one_comparison(recipe, settings, tmp_path):
-    recipe.open_folder(tmp_path, settings)
-    recipe.open_folder(tmp_path, settings)
-    other = dataclasses.replace(settings, width=0.5)
-    with pytest.raises(ValueError, match=r"argument `out`.*other settings"):
-        recipe.open_folder(tmp_path, other)

@@ -26,20 +26,25 @@ def settings(recipe):
     return dataclasses.replace(quick, epochs=2, decay_at=(1,), width=0.15, limit=256)
 
 
-def test_the_paper_preset_is_the_papers(recipe):
-    paper = recipe.PRESETS["paper"]
+def test_the_paper_presets_are_the_papers(recipe):
+    paper, larger = recipe.PRESETS["paper"], recipe.PRESETS["cifar100"]
     assert (paper.model, paper.epochs, paper.batch_size) == ("resnet110", 350, 256)
-    optimizer = recipe.optimizer(paper, steps=10)
-    rates = [
-        optimizer._learning_rate(10 * epoch + 5) for epoch in (0, 59, 60, 120, 160)
-    ]
-    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.0001], rtol=1e-5)
+    assert (larger.dataset, larger.batch_size) == ("cifar100", 64)
+    for settings, epochs in ((paper, (60, 120, 160)), (larger, (125, 190, 250))):
+        optimizer = recipe.sgd(settings, steps=10)
+        places = [5, *(10 * epoch + 5 for epoch in epochs)]
+        rates = [float(optimizer._learning_rate(place)) for place in places]
+        np.testing.assert_allclose(rates, [0.1, 0.01, 0.001, 0.0001], rtol=1e-5)
+    # The tables are trained with R_polar only, from gates that may close at once.
+    assert recipe.PENALTIES["paper"] == ("3", ["0"]) and paper.open_bias == 0
+    rising = recipe.schedule(recipe.PENALTIES["rising"][0])
+    assert rising == Piecewise({0: 0.0, 125: 2.0, 190: 3.0})
 
 
 def test_weight_decay_acts_as_inside_the_gradient(recipe):
     # Without a loss, w falls by rate · λ / (1 - μ) each step once momentum is there.
     settings = dataclasses.replace(recipe.PRESETS["paper"], decay_at=())
-    optimizer = recipe.optimizer(settings, steps=10)
+    optimizer = recipe.sgd(settings, steps=10)
     w, inside, momentum = keras.Variable([1.0]), 1.0, 0.0
     optimizer.build([w])
     for _ in range(200):
@@ -50,53 +55,95 @@ def test_weight_decay_acts_as_inside_the_gradient(recipe):
 
 
 def test_a_plan_is_a_sweep(recipe):
-    jobs = recipe.plan(activations=["0.5", "2"], seeds=[0, 1])
+    jobs = recipe.plan(epochs=5, activations=["0.5", "2"], seeds=[0, 1])
     assert [job.key for job in jobs[:3]] == [
-        "dense-seed0",
-        "layer-ste-p3-a0.5-seed0",
-        "layer-ste-p3-a2-seed0",
+        "seed0-dense",
+        "seed0-layer-ste-polar-3-act-0.5",
+        "seed0-layer-ste-polar-3-act-2",
     ]
     assert len(jobs) == 6
-    (job,) = recipe.plan(
-        gates="channel", position="middle", depth=0, polar="0:0,5:2", dense=False
-    )
-    assert job.key == "channel-middle0-ste-p0from0_5from2-a0.5-seed0"
-    assert recipe.schedule("0:0,5:2") == Piecewise({0: 0.0, 5: 2.0})
+    table_6 = recipe.plan(
+        epochs=5, gates="channel", positions=["before", "middle"], depths=["0", "2"],
+        polar="0:0,5:2", dense=False,
+    )  # fmt: skip
+    assert [(job.position, job.depth) for job in table_6] == [
+        ("before", 0), ("before", 2), ("middle", 0), ("middle", 2),
+    ]  # fmt: skip
+    assert len({job.key for job in table_6}) == 4
+    table_4 = recipe.plan(epochs=5, estimators=recipe.ESTIMATORS, dense=False)
+    assert [job.estimator for job in table_4] == ["ste", "gumbel", "bernoulli"]
     assert recipe.schedule("3") == Constant(3.0)
-    with pytest.raises(ValueError, match="`lambda_polar`"):
-        recipe.plan(polar="rising")
 
 
-def test_a_comparison_goes_on_where_it_was(recipe, settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"polar": "rising"}, "`lambda_polar`"),
+        ({"positions": ["behind"]}, "`position`"),
+        ({"estimators": ["best"]}, "`estimator`"),
+        ({"depths": ["3"]}, "`depth`"),
+    ],
+)
+def test_what_is_wrong_is_refused(recipe, change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.plan(epochs=5, **change)
+
+
+def test_gates_close_and_longer_sweeps_add(recipe, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(tfc.zoo, "resnet20", two_blocks)
-    monkeypatch.setattr(recipe, "RANDOM_RATES", (0.5,))
-    monkeypatch.setattr(recipe, "DRAWS", 1)
+    settings = dataclasses.replace(settings, random_rates=(0.5,), draws=1)
     trained = []
     train = recipe.train
 
-    def logged(job, *rest):
+    def logged(settings, data, experiment, job):
         trained.append(job.key)
-        train(job, *rest)
+        return train(settings, data, experiment, job)
 
     monkeypatch.setattr(recipe, "train", logged)
-    first = recipe.plan(activations=[2.0])
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "write_report", lambda *_: None)
-        recipe.run(settings, first[:1], out=tmp_path)
-    report = recipe.run(settings, first, out=tmp_path)
-    assert trained == [job.key for job in first]
-    assert [model.name for model in report.models] == [job.name for job in first]
+    jobs = recipe.plan(epochs=settings.epochs, polar="0", activations=[8.0])
+    recipe.run(settings, jobs[:1], out=tmp_path, report=False)
+    report = recipe.run(settings, jobs, out=tmp_path)
+    assert trained == [job.key for job in jobs]
+    assert [model.name for model in report.models] == [job.name for job in jobs]
     dense, gated = json.loads((tmp_path / "results.json").read_text())
-    assert gated["macs"] <= dense["macs"]
+    # Nothing but a penalty on open gates: some have closed.
+    assert gated["macs"] < dense["macs"]
     assert set(gated["test"]) == {"r_polar", "r_act", "undecided", "ratios"}
     titles = [curves.title for curves in report.curves]
     assert titles[:2] == ["Accuracy over MACs", "Accuracy over the pruning rate"]
     frontier = report.curves[0].series
-    assert set(frontier) == {"dense", "random layers", first[1].family}
+    assert set(frontier) == {"dense", "random layers", jobs[1].family}
     (heatmap,) = report.heatmaps
-    assert len(heatmap.rows) == 2 and len(heatmap.columns) == 2
-    small = keras.saving.load_model(tmp_path / f"{first[1].key}.keras")
+    assert len(heatmap.rows) == 2 and len(heatmap.columns) == settings.epochs
+    small = keras.saving.load_model(tmp_path / gated["models"][-1])
     assert not tfc.gates.gates_of(small)
+
+
+def test_gates_are_added_to_a_trained_network(recipe, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfc.zoo, "resnet20", two_blocks)
+    data = tfc.data.load("digits", limit=64)
+    dense = recipe.network(settings, data, warm=False)
+    dense.save(tmp_path / "dense.keras")
+    warm = dataclasses.replace(
+        settings, warm_start=str(tmp_path / "dense.keras"), open_bias=0.0
+    )
+    (job,) = recipe.plan(epochs=2, dense=False)
+    started = recipe.gated(job, warm, recipe.network(warm, data, warm=True))
+    gates = tfc.gates.gates_of(started)
+    assert len(gates) == 2
+    for layer in dense.layers:
+        for mine, theirs in zip(
+            started.get_layer(layer.name).get_weights(),
+            layer.get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+    assert {gate.open_bias for gate in gates.values()} == {0.0}
+    scratch = recipe.network(warm, data, warm=False)
+    assert not all(
+        (a == b).all()
+        for a, b in zip(scratch.get_weights(), dense.get_weights(), strict=True)
+    )
 
 
 def test_random_pruning_prunes_at_its_rate(recipe):
@@ -110,11 +157,3 @@ def test_random_pruning_prunes_at_its_rate(recipe):
     zeros = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
     assert 0.28 < zeros < 0.32
     assert all((v.numpy() != 0).all() for v in model.weights if v.name == "kernel")
-
-
-def test_a_folder_holds_one_comparison(recipe, settings, tmp_path):
-    recipe.open_folder(tmp_path, settings)
-    recipe.open_folder(tmp_path, settings)
-    other = dataclasses.replace(settings, width=0.5)
-    with pytest.raises(ValueError, match=r"argument `out`.*other settings"):
-        recipe.open_folder(tmp_path, other)
