@@ -256,6 +256,55 @@ class TestTolerance:
             )
 
 
+class TestApproximateMultipliers:
+    @pytest.fixture(scope="class")
+    def residual(self):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 4))
+        x = inputs
+        for _ in range(5):
+            y = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+            x = keras.layers.Add()([x, y])
+        outputs = keras.layers.Dense(6)(keras.layers.Flatten()(x))
+        model = keras.Model(inputs, outputs)
+        return tfc.layers.wrap(
+            model, lambda layer: tfc.layers.DrumMultiply(layer, 4, 3)
+        )
+
+    @pytest.fixture(scope="class")
+    def data(self):
+        return np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype("float32")
+
+    def test_steps_are_no_fault(self, residual, data, tmp_path):
+        artifact = tfc.export.to_tflite(
+            residual, tmp_path / "m.tflite", calibration=data
+        )
+        (output,) = artifact.parity.outputs
+        # More than float32 rounds, less than a step of three bits.
+        assert output.max_difference < 0.25 * output.output_range
+        assert output.mean_difference < 1e-3 * output.output_range
+
+    def test_other_truncation_is_a_fault_of_the_layer(
+        self, residual, data, tmp_path, monkeypatch
+    ):
+        convert = _tflite._convert
+
+        def wrong(model, *rest):
+            for layer in model._flatten_layers():
+                if isinstance(layer, tfc.layers.DrumMultiply):
+                    layer.activation_bits = 6
+            try:
+                return convert(model, *rest)
+            finally:
+                for layer in model._flatten_layers():
+                    if isinstance(layer, tfc.layers.DrumMultiply):
+                        layer.activation_bits = 3
+
+        monkeypatch.setattr(_tflite, "_convert", wrong)
+        with pytest.raises(RuntimeError, match="truncates its inputs to other"):
+            tfc.export.to_tflite(residual, tmp_path / "m.tflite", calibration=data)
+
+
 class TestDebug:
     def test_table_of_layers(self, model, images, int8_file):
         errors = tfc.export.debug(model, int8_file.path, images)

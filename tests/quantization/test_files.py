@@ -155,6 +155,40 @@ def test_kernels_of_every_width_are_exact_in_the_file(bits, tmp_path):
     assert len(np.unique(levels)) <= 2**bits - 1
 
 
+WIDE = [
+    "conv",
+    "conv1d",
+    "depthwise",
+    "separable",
+    "squeeze-excite",
+    "swish",
+    "pooling",
+]
+
+
+@pytest.mark.parametrize("name", [*WIDE, "norm alone", "rescaling", "tanh"])
+def test_sixteen_bits_for_activations(name, tmp_path):
+    function, shape = BLOCKS[name]
+    artifact, _, _ = exported(network(function, shape), tmp_path, activations=16)
+    types = set().union(*operations(artifact.path).values())
+    assert types <= {np.dtype("int16"), np.dtype("int32")}
+    (output,) = artifact.parity.outputs
+    assert output.step < 1e-3
+    # LiteRT looks sigmoid and tanh up in tables of 513 entries.
+    assert output.max_difference <= 20 * output.step
+
+
+def test_residual_and_joined_tensors_of_sixteen_bits(tmp_path):
+    def function(a, b):
+        x = L.ReLU()(L.Add()([L.Dense(8)(a), b]))
+        return L.Dense(4)(L.Concatenate()([x, L.Subtract()([a, b])]))
+
+    model = network(function, (8,), (8,))
+    artifact, _, _ = exported(model, tmp_path, activations=16)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 3 * output.step
+
+
 def test_four_bits_take_half_the_space(tmp_path):
     model = network(lambda x: L.Dense(256)(x), (128,))
     sizes = {bits: exported(model, tmp_path, weights=bits)[0].bytes for bits in (4, 8)}

@@ -26,6 +26,7 @@ from tfcompress._samples import (
     take_samples,
 )
 from tfcompress.export._debug import compare_layers
+from tfcompress.export._jumps import check_jumps, jumps
 from tfcompress.export._parity import (
     RANDOM_SAMPLES,
     SAMPLE_LIMIT,
@@ -34,7 +35,8 @@ from tfcompress.export._parity import (
 )
 from tfcompress.export._quiet import captured_output
 from tfcompress.export._runtime import open_file
-from tfcompress.export._trained import frozen, is_prepared, ranges
+from tfcompress.export._trained import frozen, is_prepared, is_wide, ranges
+from tfcompress.export._wide import widened
 from tfcompress.ops import portable
 from tfcompress.policy import named_layers
 from tfcompress.structure._graph import require_graph
@@ -117,6 +119,11 @@ def to_tflite(
 
     Models that compute in float16 or bfloat16 are exported in float32.
 
+    Layers on approximate multipliers (`layers.DrumMultiply`) are step functions: a
+    sum in another order may flip the last bit that counts. Each of them is
+    compared on identical inputs, its truncated operands bit for bit; the tolerance
+    of the whole network is the largest such step then, 2^(1 - k) of k bits.
+
     Nothing is left at `path` unless the file works: it is loaded, run and
     compared first, output by output, and then put in place in one step. A file
     that is beyond `tolerance` is refused, and the layer is named that adds most
@@ -146,7 +153,7 @@ def to_tflite(
             of seeded random numbers.
         io: what an integer file takes and returns: `"int8"`, `"uint8"` or
             `"float32"`, with which it converts by itself. Defaults to `None`:
-            `"int8"`.
+            `"int8"`, and int16 for models that are prepared for 16 bits.
         tolerance: the largest difference of each output, as a share of its largest
             value, and the largest share of samples, close calls left out, on which
             the file decides otherwise. Defaults to `None`: 0.001 without
@@ -175,6 +182,10 @@ def to_tflite(
         )
     kind = "trained" if trained else quantization
     _checks.one_of("io", io, _IO)
+    if io == "uint8" and trained and is_wide(model):
+        raise ValueError(
+            _checks.invalid("io", "None or 'float32' for 16-bit activations", io)
+        )
     if io not in (None, "float32") and kind not in ("int8", "trained"):
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for a float file", io)
@@ -203,14 +214,27 @@ def to_tflite(
     source = _in_float32(model) if half else model
     source = frozen(source) if trained else source
     content = _convert(source, kind, samples, io)
+    if trained and is_wide(model):
+        content = widened(content)
+    jumping = jumps(model)
+    if jumping and not half:
+        fault = check_jumps(
+            source, samples, lambda parts, inputs: _convert(parts, None, inputs, None)
+        )
+        if fault is not None:
+            raise RuntimeError(
+                f"The TFLite file of model {model.name!r} does not compute what the "
+                f"model does: {fault}. Nothing was written."
+            )
     result = compare_outputs(expected, open_file(content), samples, given)
     assert limit is not None
-    fault = result.fault(max([limit, *half]) if tolerance is None else limit)
+    room = [*half, *jumping.values()] if tolerance is None else []
+    fault = result.fault(max([limit, *room]))
     if fault is not None:
         raise RuntimeError(
             f"The TFLite file of model {model.name!r} with quantization={kind!r} does "
             f"not compute what the model does: {fault}."
-            f"{_responsible(source, content, samples)} Nothing was written."
+            f"{_responsible(model, content, samples)} Nothing was written."
         )
     write_atomic(target, content)
     return Artifact(target, len(content), kind, result, _versions())

@@ -10,12 +10,18 @@ from tfcompress import structure
 from tfcompress.layers import FakeQuantize, InFloat, KernelWrapper, QuantizedKernel
 from tfcompress.policy import named_layers
 
-__all__ = ["frozen", "is_prepared", "ranges"]
+__all__ = ["frozen", "is_prepared", "is_wide", "ranges"]
 
 
 def is_prepared(model: keras.Model) -> bool:
     """Whether a model computes with fake quantization."""
     return any(isinstance(x, FakeQuantize) for x in named_layers(model).values())
+
+
+def is_wide(model: keras.Model) -> bool:
+    """Whether its activations have 16 bits."""
+    grids = named_layers(model).values()
+    return any(isinstance(x, FakeQuantize) and x.bits == 16 for x in grids)
 
 
 def frozen(model: keras.Model) -> keras.Model:

@@ -1,5 +1,6 @@
 """Layers that methods put into a model while it trains."""
 
+from tfcompress.layers._clustered import ClusteredKernel
 from tfcompress.layers._drum import DrumMultiply
 from tfcompress.layers._gates import ChannelGate, LayerGate
 from tfcompress.layers._kernel_wrapper import KernelWrapper
@@ -9,6 +10,7 @@ from tfcompress.layers._wrap import wrap
 
 __all__ = [
     "ChannelGate",
+    "ClusteredKernel",
     "DrumMultiply",
     "FakeQuantize",
     "InFloat",

@@ -126,6 +126,20 @@ class DrumMultiply(KernelWrapper):
         self._partition = partition
 
     @property
+    def jump(self) -> float:
+        """Largest relative change of an operand that next to no change can cause.
+
+        Truncation is a step function: where an activation lies at a step, the
+        order of a sum decides in which of two neighbors it ends, which differ in
+        the last of the bits that count.
+        """
+        return 0.0 if self.partition == "none" else 2.0 ** (1 - self.activation_bits)
+
+    def truncated(self, inputs: Any) -> Any:
+        """The operands that the multiplier makes of the layer's inputs."""
+        return drum_truncate(inputs, self.activation_bits, self.fraction_bits)
+
+    @property
     def approximated(self) -> keras.Variable:
         """The only one of `approximations`, for layers with one kernel."""
         (variable,) = self.approximations
@@ -215,7 +229,7 @@ class DrumMultiply(KernelWrapper):
         """`operation` of truncated operands; of exact ones where not `mask`."""
 
         def approximate(inputs: Any, kernel: Any) -> Any:
-            truncated = drum_truncate(inputs, self.activation_bits, self.fraction_bits)
+            truncated = self.truncated(inputs)
             if mask is None:
                 return operation(truncated, self._truncate_kernel(kernel))
             chosen, rest = _split(mask, kernel)

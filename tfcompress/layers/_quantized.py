@@ -118,6 +118,11 @@ class FakeQuantize(keras.Layer):
 
     def call(self, inputs: Any, training: bool = False, observe: bool = True) -> Any:
         """The inputs on the grid."""
+        if self.frozen is not None and self.bits == 16:
+            # The converter knows 8 bits only; `export` widens what it makes. The
+            # step is that of 16 bits, what lies beyond the range is cut off.
+            step = max(-self.frozen[0], self.frozen[1], _LEAST_RANGE) / 32767
+            return _on_grid(inputs, -128 * step, 127 * step, 8, least=0.0)
         if self.fixed is not None or self.frozen is not None:
             low, high = self.frozen or _FIXED[str(self.fixed), self.bits]
             return _on_grid(inputs, low, high, self.bits)
@@ -429,8 +434,9 @@ class QuantizedKernel(KernelWrapper):
             operation = _convolution(
                 self.core, depthwise and not grouped, pointwise, flat
             )
-        # LiteRT has no transposed convolution with 4 bits.
-        few = self.bits <= 4 and not isinstance(self.core, _TRANSPOSED)
+        # LiteRT has no transposed convolution with 4 bits, nor products of 4 and 16.
+        few = self.bits <= 4 and self.activation_bits == 8
+        few = few and not isinstance(self.core, _TRANSPOSED)
         bits = 4 if few else 8
         limit = step.reshape(-1) * np.float32(2 ** (bits - 1) - 1)
         if step.size == 1:
@@ -464,10 +470,12 @@ def _extremes(inputs: Any) -> tuple[Any, Any, Any]:
     return low, high, ops.logical_and(ops.isfinite(low), ops.isfinite(high))
 
 
-def _on_grid(inputs: Any, low: Any, high: Any, bits: int) -> Any:
+def _on_grid(
+    inputs: Any, low: Any, high: Any, bits: int, least: float = _LEAST_RANGE
+) -> Any:
     """A tensor on the grid of an integer type."""
     low, high = (ops.cast(value, "float32") for value in (low, high))
-    high = ops.maximum(high, low + _LEAST_RANGE)
+    high = ops.maximum(high, low + least)
     if bits == 16:
         high = ops.maximum(-low, high)
         low = -high

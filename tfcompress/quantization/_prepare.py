@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress import _checks, structure
-from tfcompress.layers import FakeQuantize, InFloat, QuantizedKernel
+from tfcompress.layers import ClusteredKernel, FakeQuantize, InFloat, QuantizedKernel
 from tfcompress.quantization._plan import Bits, Request, Step, steps
 from tfcompress.quantization._rules import activation
 from tfcompress.structure import _graph
@@ -103,14 +103,19 @@ class _Wrap:
         self.activations = request.activations
 
     def __call__(self, layer: Any) -> keras.Layer:
+        clustered = isinstance(layer, ClusteredKernel)
+        inner = layer.layer if clustered else layer
         if self.split:
-            layer.activation = keras.activations.linear
-        return QuantizedKernel(
-            layer,
+            inner.activation = keras.activations.linear
+        quantized = QuantizedKernel(
+            inner,
             self.bits,
+            # One step for all: several would make several values of a centroid.
+            per_channel=False if clustered else None,
             activation_bits=self.activations,
-            trainable=layer.trainable,
+            trainable=inner.trainable,
         )
+        return layer.around(quantized) if clustered else quantized
 
 
 class _Grids:
@@ -212,6 +217,7 @@ class _Activate:
     """The activation of a layer behind a grid of its own."""
 
     def __init__(self, grids: _Grids, layer: Any, name: str) -> None:
+        layer = layer.core if isinstance(layer, ClusteredKernel) else layer
         self.decision = activation(name, grids.bits)
         self.before = grids._layer(f"{layer.name}_before")
         kind = self.decision.kind

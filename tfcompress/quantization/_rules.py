@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.layers import KernelWrapper, QuantizedKernel
+from tfcompress.layers import ClusteredKernel, KernelWrapper, QuantizedKernel
 from tfcompress.structure._graph import Call
 
 __all__ = ["Decision", "Maker", "activation", "decide", "is_relu"]
@@ -58,6 +58,8 @@ def decide(call: Call, bits: int) -> Decision:
         bits: 8 or 16, the width of activations.
     """
     operation = call.operation
+    if isinstance(operation, ClusteredKernel):
+        operation = operation.layer  # the kernel is rounded inside
     reason = _refused(operation)
     if reason:
         return _float(reason)
