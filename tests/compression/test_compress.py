@@ -37,7 +37,7 @@ def test_a_budget_is_met_and_everything_is_written(trained, data, tmp_path, caps
     state = copied(trained.optimizer.variables)
     out = tmp_path / "out"
     result = tfc.compress(
-        trained, data, budget=tfc.Budget(size="6kB", macs=0.6), epochs=3, out=out
+        trained, data, budget=tfc.Budget(size="6kB", macs=0.9), epochs=3, out=out
     )
     for old, new in zip(
         before + state,
@@ -47,10 +47,11 @@ def test_a_budget_is_met_and_everything_is_written(trained, data, tmp_path, caps
         np.testing.assert_array_equal(old, new)
     # An independent count of what was promised.
     file = out / "model.tflite"
-    assert result.files["file"] == file and file.stat().st_size <= 6000
+    # Not smaller than it has to be, either.
+    assert result.files["file"] == file and 5400 <= file.stat().st_size <= 6000
     small = keras.saving.load_model(out / "model.keras")
     macs = tfc.cost.count
-    assert macs(small).macs <= 0.6 * macs(trained).macs
+    assert macs(small).macs <= 0.9 * macs(trained).macs
     # Quality is that of the file, on the validation data.
     rng = np.random.default_rng(0).permutation(320)[:32]
     held_out = [array[np.sort(rng)] for array in data]

@@ -50,7 +50,7 @@ _FILES = METHODS[2:]
 # The exporter's file of a trained model may be a little larger than that of the
 # candidate it was planned with.
 _RESERVE = 0.995
-_CORRECTIONS = 4
+_CORRECTIONS, _NEAR = 5, 0.98
 _BYTES = {
     "float32": 4,
     "float16": 2,
@@ -539,27 +539,39 @@ class _Run:
                 figures = self.meter.model_figures(candidate, self.kind)
                 if counted and self.meter.excess(figures, self.limits, counted) > 1:
                     return False
-                if of_file == ["size"]:  # known without a conversion, nearly
+                if estimated:
                     size = figures["parameters"] * bytes_each + overhead
                     return size <= self.limits["size"] * _RESERVE
                 return not of_file or excess(candidate) <= 1
 
-            if of_file != ["size"]:
-                return _plan.smallest_rate(self.filters, tilt, fits)
-            # The size of a file is that of its weights and of what does not depend
-            # on them. The latter is corrected until a real file confirms it.
+            # Every conversion takes seconds. The size of a file is that of its
+            # weights and of what is around them, which hardly changes from one
+            # candidate to the next; so a few real files lead to the rate.
+            estimated = of_file == ["size"]
             bytes_each = _BYTES[self.kind]
             parameters = self.offer.original["parameters"]
             overhead = self._size_of_original() - parameters * bytes_each
-            for _ in range(_CORRECTIONS):
-                rate, reached = _plan.smallest_rate(self.filters, tilt, fits)
-                candidate = self.filters.without(self.filters.counts(rate, tilt))
-                if excess(candidate) <= 1 or not reached:
+            found: list[float] = []
+            seen: list[dict[str, int]] = []
+            for _ in range(_CORRECTIONS if estimated else 0):
+                rate, _ = _plan.smallest_rate(self.filters, tilt, fits)
+                counts = self.filters.counts(rate, tilt)
+                if counts in seen:
+                    break
+                seen.append(counts)
+                candidate = self.filters.without(counts)
+                over = excess(candidate)
+                if over <= 1:
+                    found.append(rate)
+                if not np.isfinite(over) or _NEAR <= over <= 1:
                     break
                 figures = self.meter.model_figures(candidate, self.kind)
-                size = file.stat().st_size if file.exists() else np.inf
-                overhead = max(overhead + 1, size - figures["parameters"] * bytes_each)
-            return rate, reached
+                size = file.stat().st_size
+                overhead = size - figures["parameters"] * bytes_each
+            if found:
+                return min(found), True
+            estimated = False
+            return _plan.smallest_rate(self.filters, tilt, fits)
 
     def _size_of_original(self) -> float:
         if self.kind == "float32":
