@@ -169,6 +169,23 @@ def test_all_schemes_and_their_energy(recipe, settings, tmp_path, monkeypatch):
     assert (tmp_path / "report.html").exists()
 
 
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    recipe, settings, tmp_path, interrupted
+):
+    settings = dataclasses.replace(settings, limit=200, surgery_epochs=3)
+    scheme = {"schemes": ["proposed"], "modes": ["aggressive"], "seeds": [1]}
+
+    def run(out):
+        recipe.run(settings, out=out, report=False, **scheme)
+
+    run(tmp_path / "whole")
+    whole = json.loads((tmp_path / "whole" / "results.json").read_text())
+    for record in whole:
+        del record["seconds"]
+    # Two epochs dense, three of surgery, two of the hand-over.
+    assert interrupted(run, tmp_path / "stopped", epochs=7) == whole
+
+
 def test_a_new_process_goes_on_from_a_pruned_network(recipe, tmp_path):
     model = tfc.layers.wrap(tfc.zoo.lenet5(width=0.2), tfc.layers.MaskedKernel)
     model.save(tmp_path / "pruned.keras")

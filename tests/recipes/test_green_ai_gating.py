@@ -119,6 +119,24 @@ def test_gates_close_and_longer_sweeps_add(recipe, settings, tmp_path, monkeypat
     assert not tfc.gates.gates_of(small)
 
 
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    recipe, settings, tmp_path, monkeypatch, interrupted
+):
+    monkeypatch.setattr(tfc.zoo, "resnet20", two_blocks)
+    jobs = recipe.plan(epochs=settings.epochs, activations=[0.5], dense=False)
+
+    def run(out):
+        recipe.run(settings, jobs, out=out, report=False)
+
+    run(tmp_path / "whole")
+    (whole,) = json.loads((tmp_path / "whole" / "results.json").read_text())
+    del whole["seconds"]
+    (again,) = interrupted(run, tmp_path / "stopped", epochs=settings.epochs)
+    assert again == whole
+    assert len(again["openings"]) == 2  # from before the interruption, too
+    assert {len(ratios) for ratios in again["openings"].values()} == {settings.epochs}
+
+
 def test_gates_are_added_to_a_trained_network(recipe, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(tfc.zoo, "resnet20", two_blocks)
     data = tfc.data.load("digits", limit=64)
