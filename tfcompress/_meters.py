@@ -61,7 +61,7 @@ class _Meter(ABC):
 
     def reset(self) -> None:
         """Forgets what was measured."""
-        for variable in self._variables():
+        for variable in self.variables():
             variable.assign(ops.zeros_like(variable))
 
     @abstractmethod
@@ -69,7 +69,7 @@ class _Meter(ABC):
         """Operations, and what is to be done with the outputs of each."""
 
     @abstractmethod
-    def _variables(self) -> Iterable[keras.Variable]:
+    def variables(self) -> Iterable[keras.Variable]:
         """What is measured."""
 
     def _observer(self, measure: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -150,7 +150,7 @@ class ActivationMeter(_Meter):
         for name, (operation, axis) in self._taps.items():
             yield operation, self._adder(name, axis)
 
-    def _variables(self) -> Iterator[keras.Variable]:
+    def variables(self) -> Iterator[keras.Variable]:
         yield from self._sums.values()
         yield from self._counts.values()
 
@@ -224,7 +224,7 @@ class DensityMeter(_Meter):
         for tap, counts in self._counts.values():
             yield tap.operation, self._counter(tap, counts)
 
-    def _variables(self) -> Iterator[keras.Variable]:
+    def variables(self) -> Iterator[keras.Variable]:
         for _, counts in self._counts.values():
             yield counts
 
@@ -264,7 +264,7 @@ class _Recorder(_Meter):
         for tap in self.taps:
             yield tap.operation, self._keeper(tap)
 
-    def _variables(self) -> Iterator[keras.Variable]:
+    def variables(self) -> Iterator[keras.Variable]:
         yield from ()
 
     def _keeper(self, tap: Tap) -> Callable[[Any], None]:

@@ -95,6 +95,24 @@ class Criterion(ABC):
         """
 
     # Watching is optional, so these two are empty rather than abstract.
+    def raw(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
+        """Scores that are compared over the whole network, without any scaling.
+
+        By default these are the scores of `__call__`; arguments and result are as
+        for that.
+        """
+        return self(model, groups, pruned)
+
+    @property
+    def variables(self) -> Sequence[keras.Variable]:
+        """Variables that a criterion writes inside the training step."""
+        return ()
+
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:  # noqa: B027
         """Called when a training begins, before its step is traced.
 
@@ -140,16 +158,30 @@ class _WeightNorm(Criterion):
         dead = _dead_inputs(groups, pruned)
         return [self._score(group, dead) for group in groups]
 
+    def raw(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
+        """The mean of the norms of a channel's filters, at the scale they have."""
+        dead = _dead_inputs(groups, pruned)
+        return [np.mean(self._norms(group, dead), axis=0) for group in groups]
+
     def _score(self, group: Any, dead: Mapping[int, _Dead]) -> np.ndarray:
-        total = np.zeros(group.size)
+        return np.sum([normalize(n) for n in self._norms(group, dead)], axis=0)
+
+    def _norms(self, group: Any, dead: Mapping[int, _Dead]) -> list[np.ndarray]:
+        """Norms of the filters of each kernel of a group."""
+        result = []
         for member in _kernels([group]):
             weights = keras.ops.convert_to_numpy(member.variable).astype("float64")
             for axis, positions in dead.get(id(member.variable), ()):
                 weights = np.delete(weights, positions, axis)
             filters = np.moveaxis(weights, member.axis, 0)
             norms = self._norm(filters.reshape(len(filters), -1))
-            total += normalize(_by_channel(norms, member.channels, group.size))
-        return total
+            result.append(_by_channel(norms, member.channels, group.size))
+        return result
 
     def _norm(self, filters: np.ndarray) -> np.ndarray:
         """Norm of each row of `filters`, of shape `(filters, weights)`."""
@@ -282,6 +314,31 @@ class MeanActivation(Criterion):
         pruned: Mapping[str, np.ndarray] = _NOTHING,
     ) -> list[np.ndarray]:
         """Scores the channels of `groups`."""
+        means = self._means(model, groups)
+        return [
+            np.sum([normalize(v) for v in _by_kernel(group, means)], axis=0)
+            for group in groups
+        ]
+
+    def raw(
+        self,
+        model: keras.Model,
+        groups: Sequence[Any],
+        pruned: Mapping[str, np.ndarray] = _NOTHING,
+    ) -> list[np.ndarray]:
+        """The mean activations of a channel's filters, at the scale they have."""
+        means = self._means(model, groups)
+        return [np.mean(_by_kernel(group, means), axis=0) for group in groups]
+
+    @property
+    def variables(self) -> Sequence[keras.Variable]:
+        """What is accumulated inside the training step."""
+        return () if self._meter is None else tuple(self._meter.variables())
+
+    def _means(
+        self, model: keras.Model, groups: Sequence[Any]
+    ) -> dict[str, np.ndarray]:
+        """Mean absolute activation of each output channel, by layer name."""
         for member in _kernels(groups):
             # A rectifier may turn NaN into zero, an activation like any other.
             _refuse_nan(keras.ops.convert_to_numpy(member.variable))
@@ -297,7 +354,7 @@ class MeanActivation(Criterion):
         means = meter.result()
         if self.data is None:
             meter.reset()
-        return [self._score(group, means) for group in groups]
+        return means
 
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:
         """Called when a training begins, before its step is traced."""
@@ -337,13 +394,6 @@ class MeanActivation(Criterion):
         meter.measure(read(model, self.data))
         return meter
 
-    def _score(self, group: Any, means: Mapping[str, np.ndarray]) -> np.ndarray:
-        total = np.zeros(group.size)
-        for member in _kernels([group]):
-            values = means[member.layer_name]
-            total += normalize(_by_channel(values, member.channels, group.size))
-        return total
-
 
 def normalize(scores: np.ndarray) -> np.ndarray:
     """Divides scores by their mean; all-zero scores stay as they are.
@@ -367,6 +417,8 @@ def score(
     model: keras.Model,
     groups: Sequence[Any],
     pruned: Mapping[str, np.ndarray] = _NOTHING,
+    *,
+    raw: bool = False,
 ) -> list[np.ndarray]:
     """Returns what `criterion` says of the channels of `groups`, checked.
 
@@ -375,6 +427,8 @@ def score(
         model: the `keras.Model`.
         groups: `ChannelGroup`s of that model.
         pruned: group name -> channels that are pruned already. Defaults to none.
+        raw: whether scores are compared over the network, as they are. Defaults to
+            `False`.
 
     Returns:
         One float array of shape `(group.size,)` for each group.
@@ -383,7 +437,8 @@ def score(
         ValueError: if scores are of another shape, or NaN, because training has
             diverged.
     """
-    scores = [np.asarray(found) for found in criterion(model, groups, pruned)]
+    function = criterion.raw if raw else criterion
+    scores = [np.asarray(found) for found in function(model, groups, pruned)]
     expected = [(group.size,) for group in groups]
     received = [found.shape for found in scores]
     if received != expected:
@@ -399,8 +454,8 @@ def score(
 def _refuse_nan(scores: np.ndarray) -> None:
     if np.isnan(scores).any():
         raise ValueError(
-            "Invalid value for argument `criterion`. Expected numbers as scores. "
-            "Received: NaN; training has diverged, try a lower learning rate"
+            "Training has diverged: the scores of a criterion are NaN. Nothing was "
+            "chosen from them. Lower the learning rate, or clip gradients."
         )
 
 
@@ -484,6 +539,14 @@ _NAMES: dict[str, type[Criterion]] = {
     "mean_activation": MeanActivation,
     "random": Random,
 }
+
+
+def _by_kernel(group: Any, means: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Mean activations of a group's channels, for each of its kernels."""
+    return [
+        _by_channel(means[member.layer_name], member.channels, group.size)
+        for member in _kernels([group])
+    ]
 
 
 def _by_channel(values: np.ndarray, channels: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import keras
 
+from tfcompress.structure import _facts
 from tfcompress.structure._graph import is_nested_model
 
 __all__ = [
@@ -22,12 +23,15 @@ __all__ = [
     "check_list",
     "check_names",
     "groups_named",
+    "kernels",
     "named_layers",
     "select_groups",
+    "select_kernels",
     "select_layers",
 ]
 
 T = TypeVar("T")
+NOT_TRAINABLE = "does not train (trainable=False)"
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ def select_groups(
     A name is that of a group or of a layer whose output channels belong to it.
     Channels that are coupled can only be removed together: naming one layer of
     a group selects, or excludes, the whole group. What a model returns is never
-    removed, so its last layer is never selected.
+    removed, so its last layer is never selected. A group with a layer that does not
+    train (`trainable=False`) is left alone unless it is named.
 
     Example:
 
@@ -214,7 +219,8 @@ def select_groups(
         ValueError: if a name is not known, is both wanted and excluded, or
             stands for channels that cannot be removed, or if nothing is left.
     """
-    existing = [*named_layers(model), *(group.name for group in groups)]
+    by_name = named_layers(model)
+    existing = [*by_name, *(group.name for group in groups)]
     wanted = check_names(() if layers is None else layers, existing, "layers")
     unwanted = check_names(exclude, existing, "exclude")
     _check_disjoint(wanted, unwanted)
@@ -231,10 +237,50 @@ def select_groups(
             skipped[group.name] = group.reason
         elif layers is not None and group.name not in picked:
             skipped[group.name] = "not among the named layers"
+        elif layers is None and _is_frozen(group, by_name):
+            skipped[group.name] = NOT_TRAINABLE
         else:
             chosen[group.name] = group
     _check_any(chosen, skipped)
     return Selection(chosen, skipped)
+
+
+def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The trainable kernels of a layer: weights that multiply its input.
+
+    Biases, the parameters of normalizations and embedding tables are not among
+    them.
+    """
+    return _facts.kernels(layer, trainable=True)
+
+
+def select_kernels(
+    model: keras.Model,
+    layers: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> dict[str, list[keras.Variable]]:
+    """The kernels of the selected layers, by the name of the layer.
+
+    Args:
+        model: a `keras.Model`.
+        layers: names of the layers to work on; `None` for all that have trainable
+            kernels. Defaults to `None`.
+        exclude: names of layers to leave alone. Defaults to `()`.
+
+    Raises:
+        TypeError: if `layers` or `exclude` is not a list of strings.
+        ValueError: if a name is unknown, or nothing is left.
+    """
+    selection = select_layers(model, _without_kernel, layers=layers, exclude=exclude)
+    result: dict[str, list[keras.Variable]] = {}
+    seen: set[int] = set()
+    for name, layer in selection.chosen.items():
+        # A layer that a model holds twice is constrained once.
+        own = [variable for variable in kernels(layer) if id(variable) not in seen]
+        seen.update(map(id, own))
+        if own:
+            result[name] = own
+    return result
 
 
 def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
@@ -258,6 +304,18 @@ def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
         reason = named[0].reason if named else "it creates no channels of its own"
         raise _refusal(name, reason, argument)
     return prunable
+
+
+def _without_kernel(layer: keras.layers.Layer) -> str | None:
+    if kernels(layer):
+        return None
+    return NOT_TRAINABLE if _facts.kernels(layer) else "has no trainable kernel"
+
+
+def _is_frozen(group: Any, existing: Mapping[str, keras.layers.Layer]) -> bool:
+    """Whether a layer that would have to be changed does not train."""
+    names = {member.layer_name for member in group.members}
+    return any(not existing[name].trainable for name in names if name in existing)
 
 
 def _is_named(group: Any, name: str) -> bool:

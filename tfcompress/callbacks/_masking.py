@@ -8,12 +8,14 @@ whatever its momentum or weight decay, and no callback ever sees one moved.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, Self, TypeVar
 
 import keras
 import numpy as np
 from keras import ops
+
+from tfcompress.callbacks._state import StepState
 
 __all__ = ["HeldVariables", "MaskedVariables"]
 
@@ -23,11 +25,8 @@ Choice = tuple[keras.Variable, np.ndarray]
 class _Link(keras.constraints.Constraint):
     """One of the constraints of a variable, applied after the one it had before."""
 
-    def __init__(
-        self, inner: keras.constraints.Constraint | None, training: Any
-    ) -> None:
+    def __init__(self, inner: keras.constraints.Constraint | None) -> None:
         self.inner = inner
-        self.training = training
 
     def __call__(self, w: Any) -> Any:
         return self.apply(w if self.inner is None else self.inner(w))
@@ -41,12 +40,11 @@ class _Masked(_Link):
     """Multiplies a variable by a mask."""
 
     def __init__(
-        self, keep: np.ndarray, variable: keras.Variable, training: Any
+        self, keep: np.ndarray, variable: keras.Variable, state: StepState
     ) -> None:
-        super().__init__(variable.constraint, training)
-        self.mask = keras.Variable(
-            keep, trainable=False, dtype=variable.dtype, name="mask"
-        )
+        super().__init__(variable.constraint)
+        keep = np.broadcast_to(keep, variable.shape)
+        self.mask = state.for_updates(keep, variable.dtype, "mask")
 
     def apply(self, w: Any) -> Any:
         return ops.multiply(w, self.mask)
@@ -55,21 +53,23 @@ class _Masked(_Link):
         """Replaces the mask."""
         self.mask.assign(np.broadcast_to(keep, self.mask.shape))
 
+    def chosen(self) -> np.ndarray:
+        """The mask."""
+        return ops.convert_to_numpy(self.mask)
+
 
 class _Held(_Link):
     """Puts chosen entries of a variable back to the values they had."""
 
     def __init__(
-        self, where: np.ndarray, variable: keras.Variable, training: Any
+        self, where: np.ndarray, variable: keras.Variable, state: StepState
     ) -> None:
-        super().__init__(variable.constraint, training)
+        super().__init__(variable.constraint)
         self.variable = variable
-        self.where = keras.Variable(where, trainable=False, dtype="bool", name="held")
-        self.value = keras.Variable(
-            ops.convert_to_numpy(variable),
-            trainable=False,
-            dtype=variable.dtype,
-            name="value",
+        where = np.broadcast_to(where, variable.shape)
+        self.where = state.for_updates(where, "bool", "held")
+        self.value = state.for_updates(
+            ops.convert_to_numpy(variable), variable.dtype, "value"
         )
 
     def apply(self, w: Any) -> Any:
@@ -80,6 +80,10 @@ class _Held(_Link):
         self.value.assign(self.variable)
         self.where.assign(np.broadcast_to(where, self.where.shape))
 
+    def chosen(self) -> np.ndarray:
+        """Which entries are held."""
+        return ops.convert_to_numpy(self.where)
+
 
 L = TypeVar("L", _Masked, _Held)
 
@@ -88,16 +92,12 @@ class _Constrained(ABC, Generic[L]):
     """Puts links into the constraints of variables, and takes them out again.
 
     Args:
-        model: the compiled `keras.Model` that owns the variables.
-        training: an object that all callbacks of one `fit` share and no other
-            `fit` does, as a callback's `params`. Links of this training are
-            combined; those that an earlier one left behind, because it ended in
-            an exception, are dropped.
+        model: the compiled `keras.Model` that owns the variables and trains.
     """
 
-    def __init__(self, model: keras.Model, training: Any) -> None:
+    def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.training = training
+        self._state = StepState(model)
         self._links: dict[int, tuple[keras.Variable, L]] = {}
 
     @abstractmethod
@@ -116,9 +116,6 @@ class _Constrained(ABC, Generic[L]):
                 them, with an array of that shape.
         """
         for variable, entries in choices:
-            variable.constraint = _without(
-                variable.constraint, lambda link: link.training is not self.training
-            )
             link = self._link(variable, entries)
             self._links[id(variable)] = (variable, link)
             variable.constraint = link
@@ -146,14 +143,35 @@ class _Constrained(ABC, Generic[L]):
         for variable, link in self._links.values():
             variable.assign(link.apply(variable))
 
+    def choices(self) -> list[Choice]:
+        """What is chosen, as for `attach`."""
+        return [(variable, link.chosen()) for variable, link in self._links.values()]
+
+    def moved(self, shrunk: Any, model: keras.Model) -> Self:
+        """Takes the links out and holds the same entries in a smaller model.
+
+        Args:
+            shrunk: the `Shrunk` record of how the model was made smaller. A
+                variable that is gone is held no more.
+            model: the compiled model that trains from now on.
+        """
+        choices = [
+            (twin, shrunk.cut(variable, entries))
+            for variable, entries in self.choices()
+            if (twin := shrunk.variable(variable)) is not None
+        ]
+        self.detach()
+        new = type(self)(model)
+        new.attach(choices)
+        return new
+
     def detach(self) -> None:
         """Gives the variables their own constraints back."""
         mine = {id(link) for _, link in self._links.values()}
         for variable, _ in self._links.values():
-            variable.constraint = _without(
-                variable.constraint, lambda link: id(link) in mine
-            )
+            variable.constraint = _without(variable.constraint, mine)
         self._links.clear()
+        self._state.release()
         self.model.make_train_function(force=True)
 
 
@@ -165,15 +183,15 @@ class MaskedVariables(_Constrained[_Masked]):
     Example:
 
     ```python
-    masks = MaskedVariables(self.model, self.params)
-    masks.attach([(variable, keep)])   # in on_train_begin or on_epoch_begin
+    masks = MaskedVariables(self.model)
+    masks.attach([(variable, keep)])   # in `_attach`
     masks.update([(variable, keep)])   # whenever the masks change
-    masks.detach()                     # in on_train_end
+    masks.detach()                     # in `_detach`
     ```
     """
 
     def _link(self, variable: keras.Variable, entries: np.ndarray) -> _Masked:
-        return _Masked(entries, variable, self.training)
+        return _Masked(entries, variable, self._state)
 
     def apply_statistics(self) -> None:
         """Zeroes what is masked of the variables that no optimizer updates."""
@@ -190,15 +208,14 @@ class HeldVariables(_Constrained[_Held]):
     """
 
     def _link(self, variable: keras.Variable, entries: np.ndarray) -> _Held:
-        return _Held(entries, variable, self.training)
+        return _Held(entries, variable, self._state)
 
 
 def _without(
-    constraint: keras.constraints.Constraint | None,
-    unwanted: Callable[[_Link], bool],
+    constraint: keras.constraints.Constraint | None, unwanted: set[int]
 ) -> keras.constraints.Constraint | None:
     """A chain of links, and what is behind it, without some of the links."""
     if not isinstance(constraint, _Link):
         return constraint
     constraint.inner = _without(constraint.inner, unwanted)
-    return constraint.inner if unwanted(constraint) else constraint
+    return constraint.inner if id(constraint) in unwanted else constraint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from tfcompress import criteria, policy, schedules, structure
 from tfcompress._checks import whole
 from tfcompress.callbacks._masking import MaskedVariables
-from tfcompress.structure._graph import require_graph
+from tfcompress.callbacks._method import Method, diverged
+from tfcompress.callbacks._state import StepState
 
 __all__ = ["FilterPruning"]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class FilterPruning(keras.callbacks.Callback):
+class FilterPruning(Method):
     """Forces a growing number of filters to zero while the model trains.
 
     The method of Roy, Panda, Srinivasan and Raghunathan, "Pruning filters while
@@ -35,7 +36,8 @@ class FilterPruning(keras.callbacks.Callback):
     recurrent layers, columns of embeddings, heads of attention. The paper prunes
     convolutions only; name them in `layers` to do the same. What the model
     returns is never pruned, so its last layer is left alone, and each group keeps
-    at least one channel.
+    at least one channel. Layers that do not train (`trainable=False`) could not make
+    up for it, and are left alone unless `layers` names them.
 
     How many: while step t trains, exactly `round(schedule(t) * size)` channels
     of a group of that size are zero (at most `size - 1`; fewer where
@@ -60,8 +62,9 @@ class FilterPruning(keras.callbacks.Callback):
     stand in the list of callbacks. Weights that another callback puts back at the
     end are an exception: `EarlyStopping(restore_best_weights=True)` may restore
     an epoch that was pruned less; keep the best model of the final rate with
-    `ModelCheckpoint` instead. A training that ends in an exception leaves its
-    masks in force until the next `fit` with this callback.
+    `ModelCheckpoint` instead. A run that ends in an exception leaves its masks in
+    force until the next `fit` with a method of this library. Weights that are not
+    finite are never ranked: the run stops with an error.
 
     The fraction of channels that are zero is logged at the end of each epoch as
     `pruning_rate`.
@@ -92,12 +95,19 @@ class FilterPruning(keras.callbacks.Callback):
         multiple_of: the number of channels that remain in a group is a multiple
             of this (or all), because hardware is fast at round widths only.
             Defaults to `1`.
-        ranking: `"layer"` prunes the same rate in every group; `"global"` ranks
-            the channels of all groups against each other, by their scores
-            divided by the mean score in their group, and prunes
-            `round(schedule(t) * total)` of them. Defaults to `"layer"`.
-        floor: fraction of a group's channels, in (0, 1], that the global ranking
-            leaves in every group. Defaults to `0.1`.
+        ranking: which groups the channels are taken from. `"layer"` prunes the
+            same rate in every group. The others prune `round(schedule(t) * total)`
+            of all channels: `"network"` those with the lowest scores of the whole
+            network, as they are (algorithm 1 of the paper); `"global"` likewise,
+            with scores divided by the mean score in their group; `"even"` equally
+            many in every group (algorithm 2); `"random"` from a group that is drawn
+            anew for every channel, all with the same probability (algorithm 3).
+            Defaults to `"layer"`.
+        floor: fraction of a group's channels, in (0, 1], that a ranking other than
+            `"layer"` leaves in every group, and at least one. The paper has none,
+            and without one raw scores empty the late layers, whose weights all
+            begin at one scale. Defaults to `0.1`.
+        target: the part of the model to prune; see `Method`. Defaults to `None`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -118,97 +128,120 @@ class FilterPruning(keras.callbacks.Callback):
         *,
         ranking: str = "layer",
         floor: float = 0.1,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.schedule = _schedules(schedule)
         self.criterion = criteria.get(criterion)
         self.unit = _one_of("unit", unit, ("epoch", "step"))
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         self.multiple_of = whole("multiple_of", multiple_of)
-        self.ranking = _one_of("ranking", ranking, ("layer", "global"))
+        self.ranking = _one_of("ranking", ranking, _RANKINGS)
         self.floor = _fraction("floor", floor)
         if isinstance(self.schedule, dict):
             _refuse_with_targets(self.layers is not None, "layers", layers)
-            _refuse_with_targets(ranking == "global", "ranking", ranking)
+            _refuse_with_targets(ranking != "layer", "ranking", ranking)
         self._masks: MaskedVariables | None = None
+        self._state: StepState | None = None
+        self._last_rates: dict[str, float] = {}
         self._sizes: dict[str, int] = {}  # before anything was removed
         self._restored_sizes: dict[str, int] | None = None
         self._next_epoch = 0
         self._offset: int | None = None
 
-    # The life of a training ------------------------------------------------
+    # The life of a run -------------------------------------------------------
 
-    def set_model(self, model: keras.Model) -> None:
-        """Called by Keras with the model that will be trained."""
-        if model is not self._model:
-            self._next_epoch = 0
-            self._sizes = {}
-            self._detach()
-        super().set_model(model)
+    def _forget(self) -> None:
+        self._next_epoch = 0
+        self._sizes = {}
+
+    def _prepare(self) -> None:
+        self._groups = structure.channel_groups(self.network)
+        names = self.layers
+        if isinstance(self.schedule, dict):
+            names = tuple(self.schedule)
+        self.selection = policy.select_groups(
+            self._groups, self.network, layers=names, exclude=self.exclude
+        )
+        self._rates = self._schedule_of_groups()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names and rates against the model, before anything trains."""
-        self._detach()  # what a training that failed may have left
-        self._prepare()
+        super().on_train_begin(logs)
         self._offset = None
         present = {name: g.size for name, g in self.selection.chosen.items()}
         self._sizes = self._restored_sizes or self._sizes or present
         self._restored_sizes = None
-        if self.ranking == "global":
+        if self.ranking != "layer":
             self._check_floor()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Prunes to the rate of this epoch."""
-        if self._masks is None:
-            # Not in `on_train_begin`: a callback that restores an interrupted
-            # training may come after this one in the list.
-            self._attach()
+    def _attach(self) -> None:
+        chosen = self.selection.chosen
+        zero = structure.zero_indices(self._groups)
+        self._pruned = {name: zero.get(name, _NOTHING) for name in chosen}
+        for name, group in chosen.items():
+            self._sizes.setdefault(name, group.size)
+            if self._pruned[name].size == group.size:
+                # Weights that all start at zero are no pruned filters.
+                self._pruned[name] = _NOTHING
+        self._last_rates = {}
+        self.criterion.attach(self.network, list(chosen.values()))
+        self._state = StepState(self.model)
+        for variable in self.criterion.variables:
+            self._state.track_for_loss(variable)
+        self._masks = MaskedVariables(self.model)
+        self._masks.attach(self._all_masks())
+
+    def _detach(self) -> None:
+        self.criterion.detach()
+        if self._state is not None:
+            self._state.release()
+        if self._masks is not None:
+            self._masks.detach()
+        self._state = self._masks = None
+
+    def _begin_epoch(self, epoch: int) -> None:
         if self._offset is None:
             self._offset = max(0, self._next_epoch - epoch)
-        if self.unit == "epoch":
-            try:
-                self._prune(epoch + self._offset)
-            except ValueError:
-                self._detach()
-                raise
+        super()._begin_epoch(epoch + self._offset)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Prunes to the rate of this step."""
-        if self.unit == "step":
-            self._prune(int(self.model.optimizer.iterations))
+        super().on_train_batch_begin(batch, logs)
         self.criterion.watch(True)
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Tells the criterion that what follows may be no training."""
+        """Tells the criterion that a validation may follow."""
         self.criterion.watch(False)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs the fraction of channels that are zero."""
+    def _end_epoch(self, epoch: int) -> None:
         assert self._masks is not None and self._offset is not None
         self._masks.apply_statistics()
         self._next_epoch = epoch + self._offset + 1
-        if logs is not None:
-            logs["pruning_rate"] = self.pruning_rate
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model its own constraints back."""
+    def _logs(self) -> dict[str, Any]:
+        return {"pruning_rate": self.pruning_rate}
+
+    def _reapply(self) -> None:
         if self._masks is not None:
-            # Keras may just have replaced the weights by their moving average.
             self._masks.apply()
-        self._detach()
+
+    def _reached(self) -> tuple[float, float] | None:
+        now = [rate for rate in self._last_rates.values()]
+        final = [rate.bounds()[1] for rate in self._rates.values()]
+        short = [pair for pair in zip(now, final, strict=False) if pair[0] < pair[1]]
+        return short[0] if short else None
 
     @property
     def pruning_rate(self) -> float:
         """Fraction of the channels of the selected groups that are pruned."""
         gone = sum(self._gone(name) for name in self.selection.chosen)
         return gone / sum(self._sizes[name] for name in self.selection.chosen)
-
-    # What `training.fit_shrinking` needs -------------------------------------
 
     def before_shrink(self, epoch: int) -> None:
         """Prunes to the rate of an epoch before it begins, and before removal.
@@ -218,17 +251,7 @@ class FilterPruning(keras.callbacks.Callback):
         """
         if self.unit == "epoch":
             assert self._offset is not None
-            self._prune(epoch + self._offset)
-
-    def replace_model(self, model: keras.Model) -> None:
-        """Goes on with a smaller version of the model: what was counted stays.
-
-        Args:
-            model: the smaller model.
-        """
-        if model is not self._model:
-            self._detach()
-            super().set_model(model)
+            self._advance(epoch + self._offset)
 
     def get_state(self) -> dict[str, Any]:
         """Returns what cannot be read back from a model that was made smaller.
@@ -247,17 +270,6 @@ class FilterPruning(keras.callbacks.Callback):
         self._restored_sizes = dict(state["sizes"])
 
     # Steps -----------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        require_graph(self.model)
-        self._groups = structure.channel_groups(self.model)
-        names = self.layers
-        if isinstance(self.schedule, dict):
-            names = tuple(self.schedule)
-        self.selection = policy.select_groups(
-            self._groups, self.model, layers=names, exclude=self.exclude
-        )
-        self._rates = self._schedule_of_groups()
 
     def _schedule_of_groups(self) -> dict[str, schedules.Schedule]:
         if not isinstance(self.schedule, dict):
@@ -287,22 +299,6 @@ class FilterPruning(keras.callbacks.Callback):
                 f"floor={self.floor!r}, which lets it prune {possible}."
             )
 
-    def _attach(self) -> None:
-        if self._groups.model is not self.model:
-            self._prepare()  # the model was replaced by a smaller one
-        chosen = self.selection.chosen
-        zero = structure.zero_indices(self._groups)
-        self._pruned = {name: zero.get(name, _NOTHING) for name in chosen}
-        for name, group in chosen.items():
-            self._sizes.setdefault(name, group.size)
-            if self._pruned[name].size == group.size:
-                # Weights that all start at zero are no pruned filters.
-                self._pruned[name] = _NOTHING
-        self._last_rates: dict[str, float] = {}
-        self.criterion.attach(self.model, list(chosen.values()))
-        self._masks = MaskedVariables(self.model, self.params)
-        self._masks.attach(self._all_masks())
-
     def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """The present masks, also of variables of which nothing is masked yet."""
         chosen = self.selection.chosen
@@ -314,26 +310,18 @@ class FilterPruning(keras.callbacks.Callback):
             for variable, mask in structure.keep_masks(self._groups, everything)
         ]
 
-    def _detach(self) -> None:
-        self.criterion.detach()
-        if self._masks is not None:
-            self._masks.detach()
-        self._masks = None
-
-    def _prune(self, step: float) -> None:
+    def _advance(self, step: int) -> None:
         rates = {name: rate(step) for name, rate in self._rates.items()}
         if rates == self._last_rates:
             return
-        self._last_rates = rates
         scores: dict[str, np.ndarray] = {}
-        if self.ranking == "global":
-            missing = self._missing_globally(next(iter(rates.values())))
-            if missing <= 0:
-                return
-            scores = self._scores()
-            wanted = self._weakest(missing, scores)
-        else:
+        if self.ranking == "layer":
             wanted = {n: round(rate * self._sizes[n]) for n, rate in rates.items()}
+        else:
+            missing = self._missing(next(iter(rates.values())))
+            if missing > 0 and self.ranking in ("global", "network"):
+                scores = self._scores()
+            wanted = self._allocate(missing, scores)
         counts = {name: self._zeros(name, count) for name, count in wanted.items()}
         growing = {n: c for n, c in counts.items() if c > self._pruned[n].size}
         if growing:
@@ -341,31 +329,63 @@ class FilterPruning(keras.callbacks.Callback):
             scores = scores or self._scores()
             self._pruned |= {n: _lowest(scores[n], c) for n, c in growing.items()}
             self._masks.update(structure.keep_masks(self._groups, self._pruned))
+        self._last_rates = rates
 
-    def _missing_globally(self, rate: float) -> int:
-        """How many more channels the global ranking has to prune."""
+    def _missing(self, rate: float) -> int:
+        """How many more channels a rate of the whole network asks for."""
         gone = sum(self._gone(name) for name in self.selection.chosen)
         return round(rate * sum(self._sizes.values())) - gone
 
-    def _weakest(
+    def _allocate(
         self, missing: int, scores: Mapping[str, np.ndarray]
     ) -> dict[str, int]:
         """Wanted number of pruned channels in each group, `missing` more in all."""
         wanted = {name: self._gone(name) for name in self.selection.chosen}
-        candidates: list[tuple[float, str]] = []
-        for name, values in scores.items():
-            spare = self._sizes[name] - self._least(name) - wanted[name]
-            alive = np.sort(values[np.isfinite(values)])
-            lowest = criteria.normalize(alive)[: max(0, spare)]
-            candidates += [(score, name) for score in lowest.tolist()]
-        for _, name in sorted(candidates)[:missing]:
-            wanted[name] += 1
+        spare = {n: self._sizes[n] - self._least(n) - wanted[n] for n in wanted}
+        spare = {name: count for name, count in spare.items() if count > 0}
+        if missing <= 0:
+            return wanted
+        if self.ranking == "even":
+            for name in _rounds(spare, missing):
+                wanted[name] += 1
+        elif self.ranking == "random":
+            for name in self._draws(spare, missing, sum(wanted.values())):
+                wanted[name] += 1
+        else:
+            candidates: list[tuple[float, str]] = []
+            for name, count in spare.items():
+                alive = np.sort(scores[name][np.isfinite(scores[name])])
+                if self.ranking == "global":
+                    alive = criteria.normalize(alive)
+                candidates += [(score, name) for score in alive[:count].tolist()]
+            for _, name in sorted(candidates)[:missing]:
+                wanted[name] += 1
         return wanted
+
+    def _draws(self, spare: dict[str, int], count: int, gone: int) -> Iterator[str]:
+        """Draws groups with equal probability, whatever their sizes (algorithm 3)."""
+        # The seed depends on how many are gone, so that a run that is resumed
+        # draws what it would have drawn.
+        generator = np.random.default_rng([getattr(self.criterion, "seed", 0), gone])
+        left = dict(spare)
+        while count > 0 and left:
+            name = list(left)[generator.integers(len(left))]
+            left[name] -= 1
+            if not left[name]:
+                del left[name]
+            count -= 1
+            yield name
 
     def _scores(self) -> dict[str, np.ndarray]:
         """Scores of each group's channels; -inf for those that are pruned."""
         groups = list(self.selection.chosen.values())
-        scores = criteria.score(self.criterion, self.model, groups, self._pruned)
+        scores = criteria.score(
+            self.criterion,
+            self.network,
+            groups,
+            self._pruned,
+            raw=self.ranking == "network",
+        )
         result = {}
         for group, values in zip(groups, scores, strict=True):
             result[group.name] = np.array(values, dtype="float64")
@@ -378,7 +398,7 @@ class FilterPruning(keras.callbacks.Callback):
         return self._sizes[name] - present
 
     def _least(self, name: str) -> int:
-        """Number of channels that the global ranking leaves in a group."""
+        """Number of channels that a ranking over the network leaves in a group."""
         return max(1, math.ceil(self.floor * self._sizes[name]))
 
     def _zeros(self, name: str, wanted: int) -> int:
@@ -405,15 +425,25 @@ class FilterPruning(keras.callbacks.Callback):
             "multiple_of": self.multiple_of,
             "ranking": self.ranking,
             "floor": self.floor,
+            **super().get_config(),
         }
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
 
-
+_RANKINGS = ("layer", "global", "network", "even", "random")
 _NOTHING = np.zeros(0, dtype=int)
+
+
+def _rounds(spare: Mapping[str, int], count: int) -> Iterator[str]:
+    """Takes one channel of each group in turn (algorithm 2), `count` in all."""
+    left = dict(spare)
+    while count > 0 and left:
+        names = list(left)[:count]
+        count -= len(names)
+        for name in names:
+            left[name] -= 1
+            if not left[name]:
+                del left[name]
+            yield name
 
 
 def _lowest(scores: np.ndarray, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -10,14 +10,15 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy
-from tfcompress.callbacks._kernels import select_kernels
+from tfcompress._checks import one_of
 from tfcompress.callbacks._masking import HeldVariables, MaskedVariables
+from tfcompress.callbacks._method import Method
 
 __all__ = ["HoldWeights"]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class HoldWeights(keras.callbacks.Callback):
+class HoldWeights(Method):
     """Keeps pruned weights at zero, or all weights at their values, in training.
 
     With `what="zeros"` this is masked retraining: kernel entries that are zero
@@ -40,6 +41,7 @@ class HoldWeights(keras.callbacks.Callback):
         layers: names of the layers whose kernels are held; `None` for all that
             have kernels. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.
+        target: the part of the model to work on; see `Method`. Defaults to `None`.
 
     Raises:
         TypeError: if `layers` or `exclude` is not a list of strings.
@@ -52,50 +54,70 @@ class HoldWeights(keras.callbacks.Callback):
         what: Literal["zeros", "values"] = "zeros",
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        *,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
-        if what not in ("zeros", "values"):
-            raise ValueError(
-                "Invalid value for argument `what`. Expected 'zeros' or 'values'. "
-                f"Received: what={what!r}"
-            )
-        self.what = what
+        super().__init__(target=target)
+        self.what = one_of("what", what, tuple(_KINDS))
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         self._held: MaskedVariables | HeldVariables | None = None
+        self._kernels: dict[str, keras.Variable] = {}
+        self._restored: dict[str, np.ndarray] = {}
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks names before anything trains."""
-        # A training that ended in an exception was never told that it ended.
-        self._release()
-        select_kernels(self.model, self.layers, self.exclude)
+    def _prepare(self) -> None:
+        selected = policy.select_kernels(self.network, self.layers, self.exclude)
+        self._kernels = {
+            f"{name}/{index}": kernel
+            for name, own in selected.items()
+            for index, kernel in enumerate(own)
+        }
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Attaches the constraints, once."""
-        # Not in `on_train_begin`: a callback that restores an interrupted
-        # training may come after this one in the list.
-        if self._held is not None:
-            return
-        selected = select_kernels(self.model, self.layers, self.exclude)
-        variables = [kernel for own in selected.values() for kernel in own]
+    def _attach(self) -> None:
+        self._held = _KINDS[self.what](self.model)
+        self._held.attach(
+            (kernel, self._restored.get(name, self._choice(kernel)))
+            for name, kernel in self._kernels.items()
+        )
+        self._restored = {}
+
+    def _choice(self, kernel: keras.Variable) -> np.ndarray:
         if self.what == "zeros":
-            self._held = MaskedVariables(self.model, self.params)
-            self._held.attach((v, ops.convert_to_numpy(v) != 0) for v in variables)
-        else:
-            self._held = HeldVariables(self.model, self.params)
-            self._held.attach((v, np.ones((1,) * v.ndim)) for v in variables)
+            return ops.convert_to_numpy(kernel) != 0
+        return np.ones(kernel.shape, bool)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the variables their own constraints back."""
+    def _reapply(self) -> None:
         if self._held is not None:
-            # Keras may just have replaced the weights by their moving average.
             self._held.apply()
-        self._release()
 
-    def _release(self) -> None:
+    def _detach(self) -> None:
         if self._held is not None:
             self._held.detach()
         self._held = None
+
+    def _carry(self, shrunk: Any) -> None:
+        assert self._held is not None
+        self._held = self._held.moved(shrunk, shrunk.model)
+        self._model = shrunk.model
+        self._prepare()
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns which entries are held, by kernel."""
+        held = {} if self._held is None else self._held.choices()
+        entries = {id(variable): chosen for variable, chosen in held}
+        return {
+            name: entries[id(kernel)].astype(bool)
+            for name, kernel in self._kernels.items()
+            if id(kernel) in entries
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+        self._restored = dict(state)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
@@ -103,9 +125,11 @@ class HoldWeights(keras.callbacks.Callback):
             "what": self.what,
             "layers": None if self.layers is None else list(self.layers),
             "exclude": list(self.exclude),
+            **super().get_config(),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> HoldWeights:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
+
+_KINDS: dict[str, type[MaskedVariables] | type[HeldVariables]] = {
+    "zeros": MaskedVariables,
+    "values": HeldVariables,
+}

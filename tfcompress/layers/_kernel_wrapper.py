@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from keras import layers, ops
 
-__all__ = ["KernelWrapper"]
+__all__ = ["KernelWrapper", "find_wrapper"]
 
+W = TypeVar("W", bound="KernelWrapper")
 Operation = Callable[[Any, Any], Any]
 Product = Callable[[Operation, Any, keras.Variable], Any]
 
@@ -157,6 +158,15 @@ class KernelWrapper(keras.layers.Wrapper):
     ) -> KernelWrapper:
         """The layer of a config, which stays as it is."""
         return super().from_config(dict(config), custom_objects)
+
+
+def find_wrapper(layer: keras.Layer, kind: type[W]) -> W | None:
+    """The wrapper of some kind around a kernel: `layer` itself or one inside it."""
+    while isinstance(layer, KernelWrapper):
+        if isinstance(layer, kind):
+            return layer
+        layer = layer.layer
+    return None
 
 
 # Helpers --------------------------------------------------------------------

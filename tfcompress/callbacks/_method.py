@@ -1,0 +1,369 @@
+"""What all methods have in common: the life of a method in a training run."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+import keras
+
+from tfcompress.structure._graph import require_graph
+
+__all__ = ["Method", "diverged"]
+
+# Whose training loops the methods are tested with.
+_BACKENDS = ("tensorflow", "jax")
+_ATTACHED = "_tfcompress_attached"
+
+
+class Method(keras.callbacks.Callback):
+    """A method that changes a model while it trains.
+
+    A subclass says what is special about it, in up to seven steps, of which it
+    overrides those it needs. In the order in which they are called:
+
+    | step | when | what |
+    |---|---|---|
+    | `_prepare` | `fit` begins; the model was replaced | checks names, finds layers |
+    | `_attach` | before the first epoch | puts state into the compiled step |
+    | `_advance(t)` | before epoch or step t | changes what t asks for |
+    | `_end_epoch(epoch)` | an epoch has ended | measures, corrects statistics |
+    | `_logs` | then | returns what is logged |
+    | `_reapply` | `fit` ends | corrects weights that something else has written |
+    | `_detach` | then, or when a run failed | takes the state out |
+
+    The base class keeps what is easy to get wrong:
+
+    * State is attached before the first epoch, not when `fit` begins, because a
+      callback that restores an interrupted run may come later in the list.
+    * A run that ends in an exception never tells its callbacks. What it left
+      attached is taken out when the next `fit` of the model begins.
+    * Under `steps_per_execution` several steps run between two calls. `_advance`
+      is called with the last of them, so that no value of a schedule that begins
+      within them comes too late.
+    * Other callbacks see what a method logs, and the weights that it leaves,
+      wherever they stand in the list of callbacks: methods are moved to its
+      front, behind `SwapEMAWeights`, which writes the weights.
+    * On JAX, state is part of what the compiled step takes and returns: see
+      `_state`.
+
+    Args:
+        target: the part of the model to work on: a submodel, or its name among
+            the model's layers or attributes. `None` for the whole model, or the
+            student of a `keras.distillation.Distiller`. Defaults to `None`.
+
+    Raises:
+        TypeError: if `target` is of another type.
+    """
+
+    unit = "epoch"
+
+    def __init__(self, *, target: keras.Model | str | None = None) -> None:
+        super().__init__()
+        if not (target is None or isinstance(target, str | keras.Model)):
+            raise TypeError(
+                "Invalid value for argument `target`. Expected a keras.Model, a name "
+                f"or None. Received: target={target!r}"
+            )
+        self.target = target
+        self._is_attached = False
+
+    # What a method overrides -------------------------------------------------
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Checks `self.network` and finds what the method works on."""
+
+    def _attach(self) -> None:
+        """Puts what the method needs into the compiled step of `self.model`."""
+
+    def _advance(self, step: int) -> None:
+        """Changes what an epoch or an update of the optimizer asks for."""
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Does what an epoch's end asks for."""
+
+    def _logs(self) -> Mapping[str, Any]:
+        """Returns what is logged at the end of an epoch."""
+        return {}
+
+    def _reapply(self) -> None:
+        """Puts right what averaged weights, for example, have overwritten."""
+
+    def _detach(self) -> None:
+        """Takes out what `_attach` has put in, also if that failed half-way."""
+
+    def _forget(self) -> None:
+        """Forgets what was counted: the callback is given another model."""
+
+    def _reached(self) -> tuple[float, float] | None:
+        """Where the method's schedule is and where it ends; `None` without one."""
+        return None
+
+    def _carry(self, shrunk: Any) -> None:
+        """Goes on in a smaller model, while attached.
+
+        By default the method is attached anew, which is right if all that it
+        keeps are weights of layers. Otherwise what is shaped like a variable has
+        to be cut as the variable was.
+
+        Args:
+            shrunk: the `Shrunk` record of how the model was made smaller.
+        """
+        self._detach()
+        self._model = shrunk.model
+        self._prepare()
+        self._attach()
+
+    # What a method can use -----------------------------------------------------
+
+    @property
+    def network(self) -> keras.Model:
+        """The graph that the method works on: the model, or a part of it."""
+        return _network(self.model, self.target)
+
+    @property
+    def updates_done(self) -> int:
+        """The optimizer's count of updates."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    # The life of a run -----------------------------------------------------------
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Called by Keras with the facts of the run, the same for all callbacks."""
+        super().set_params(params)
+        _move_to_front(params)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Called by Keras with the model that will be trained."""
+        if model is not self._model:
+            self._release()
+            self._forget()
+        super().set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks everything that can be checked before anything trains."""
+        self._release()
+        _release_stale(self.model, self.params)
+        _check_run(type(self).__name__, self.model)
+        require_graph(self.network)
+        self._prepare()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Attaches the method before the first epoch, and lets it advance."""
+        try:
+            if not self._is_attached:
+                self._is_attached = True
+                _note(self.model, self)
+                self._attach()
+            self._begin_epoch(epoch)
+        except BaseException:
+            self._release()
+            raise
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if self.unit == "epoch":
+            self._advance(epoch)
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Lets a method that counts updates advance."""
+        if self.unit == "step":
+            self._advance(self._last_step(batch, self.updates_done))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs what the method did."""
+        self._end_epoch(epoch)
+        if logs is not None:
+            logs.update(self._logs())
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Leaves the model as the method wants it, without the method's state."""
+        if self._is_attached:
+            # Keras may just have replaced the weights by their moving average.
+            self._reapply()
+        self._release()
+        _warn_if_short(self)
+
+    def _last_step(self, batch: int, step: int) -> int:
+        """The last of the steps that run before the next call, `step` the first."""
+        together = getattr(self.model, "steps_per_execution", 1)
+        total = (self.params or {}).get("steps")
+        if total:
+            together = min(together, total - batch)
+        return step + max(1, together) - 1
+
+    def _release(self) -> None:
+        if self._is_attached:
+            self._is_attached = False
+            _strike(self.model, self)
+            self._detach()
+
+    # What `training.fit_shrinking` needs -------------------------------------------
+
+    def before_shrink(self, epoch: int) -> None:
+        """Advances to an epoch before it begins, and before channels are removed.
+
+        Args:
+            epoch: number of the epoch that comes next.
+        """
+
+    def replace_model(self, shrunk: Any) -> None:
+        """Goes on with a smaller version of the model, as if nothing had happened.
+
+        Args:
+            shrunk: the `Shrunk` record of how the model was made smaller.
+        """
+        if self._is_attached:
+            _strike(self.model, self)
+            _note(shrunk.model, self)
+            self._carry(shrunk)
+        self._model = shrunk.model
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what cannot be read back from the weights of the model.
+
+        Returns:
+            A dict of JSON-compatible values and NumPy arrays, nested or not.
+        """
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over, before training begins, what `get_state` returned.
+
+        Args:
+            state: the dict.
+        """
+
+    # Configuration -------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments as plain Python values."""
+        name = self.target.name if isinstance(self.target, keras.Model) else self.target
+        return {} if name is None else {"target": name}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Creates a callback from what `get_config` returned."""
+        return cls(**config)
+
+
+def diverged(what: str) -> ValueError:
+    """The error of a run whose numbers are no numbers any more.
+
+    Args:
+        what: what is not finite.
+    """
+    return ValueError(
+        f"Training has diverged: {what} not finite. Nothing was chosen from such "
+        "numbers. Lower the learning rate, or clip gradients."
+    )
+
+
+# Helpers ---------------------------------------------------------------------------
+
+
+def _note(model: keras.Model, method: Method) -> None:
+    """Keeps in a model itself that a method is attached to it."""
+    vars(model)[_ATTACHED] = [*vars(model).get(_ATTACHED, ()), method]
+
+
+def _strike(model: keras.Model, method: Method) -> None:
+    left = [each for each in vars(model).pop(_ATTACHED, ()) if each is not method]
+    if left:
+        vars(model)[_ATTACHED] = left
+
+
+def _release_stale(model: keras.Model, params: Any) -> None:
+    """Takes out what methods of a run that failed have left in a model."""
+    for method in vars(model).get(_ATTACHED, ()):
+        if method.params is not params:
+            method._release()
+
+
+def _check_run(method: str, model: keras.Model) -> None:
+    backend = keras.backend.backend()
+    if backend not in _BACKENDS:
+        raise ValueError(
+            f"Invalid value for the backend of Keras. {method} works on "
+            f"{' and '.join(_BACKENDS)}. Received: {backend!r}"
+        )
+    strategy = getattr(model, "distribute_strategy", None)
+    if "MultiWorker" in type(strategy).__name__:
+        raise ValueError(
+            "Invalid value for the distribution strategy of the model. Expected one "
+            "machine; MultiWorkerMirroredStrategy does not work with fit of Keras 3. "
+            "Use the JAX backend and keras.distribution for several. Received: "
+            f"{type(strategy).__name__}"
+        )
+
+
+def _network(model: keras.Model, target: keras.Model | str | None) -> keras.Model:
+    if target is None:
+        distiller = isinstance(model, keras.distillation.Distiller)
+        return model.student if distiller else model
+    inside = _submodels(model)
+    for name, submodel in inside.items():
+        if submodel is target or name == target:
+            return submodel
+    wanted = target if isinstance(target, str) else target.name
+    raise ValueError(
+        "Invalid value for argument `target`. Expected a submodel of the model that "
+        f"trains, one of {sorted(inside)}. Received: {wanted!r}"
+    )
+
+
+def _submodels(model: keras.Model) -> dict[str, keras.Model]:
+    """The models inside a model, by attribute and by name."""
+    result = {
+        name: value
+        for name, value in vars(model).items()
+        if isinstance(value, keras.Model) and not name.startswith("_")
+    }
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.Model):
+            result.setdefault(layer.name, layer)
+    return result
+
+
+def _move_to_front(params: Any) -> None:
+    """Puts the methods of a run where every other callback sees what they did.
+
+    Keras tells callbacks nothing about the list that they are in. It is found on
+    the stack: `CallbackList.set_params` is what calls `Method.set_params`. Without
+    it, in a training loop of somebody's own, the order stays as it is.
+
+    Keras iterates over the list at this moment, and would miss one callback and
+    visit another twice after a move; therefore all are told the facts again, of
+    which being told twice does no harm.
+    """
+    frame = sys._getframe(2)
+    found = frame.f_locals.get("self")
+    if not isinstance(found, keras.callbacks.CallbackList):
+        return
+    ordered = sorted(found.callbacks, key=_rank)
+    if any(a is not b for a, b in zip(ordered, found.callbacks, strict=True)):
+        found.callbacks[:] = ordered
+        for callback in ordered:
+            callback.set_params(params)
+
+
+def _rank(callback: Any) -> int:
+    if isinstance(callback, keras.callbacks.SwapEMAWeights):
+        return 0
+    return 1 if isinstance(callback, Method) else 2
+
+
+def _warn_if_short(method: Method) -> None:
+    reached = method._reached()
+    if reached is not None and reached[0] < reached[1]:
+        warnings.warn(
+            f"{type(method).__name__}: training has ended before the schedule did, at "
+            f"{reached[0]:.4g} of {reached[1]:.4g}. Train longer, or let the schedule "
+            "end earlier.",
+            stacklevel=2,
+        )
