@@ -30,7 +30,7 @@ from tfcompress._samples import (
     packed,
     read,
 )
-from tfcompress.callbacks._kernels import kernels, select_kernels
+from tfcompress.policy import kernels, select_kernels
 from tfcompress.callbacks.dynamic_surgery import thresholds
 from tfcompress.cost._table import table
 from tfcompress.structure._graph import require_graph

@@ -11,7 +11,7 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.callbacks import IncrementalApproximation
-from tfcompress.callbacks._kernels import find_wrapper
+from tfcompress.layers._kernel_wrapper import find_wrapper
 from tfcompress.callbacks.incremental_approximation import grow
 from tfcompress.layers import DrumMultiply, MaskedKernel
 

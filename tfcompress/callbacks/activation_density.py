@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,7 +14,8 @@ from tfcompress._checks import number, whole
 from tfcompress._meters import DensityMeter
 from tfcompress._samples import read, reusable
 from tfcompress._taps import Tap, activation_taps
-from tfcompress.structure._graph import require_graph
+from tfcompress.callbacks._method import Method
+from tfcompress.callbacks._state import StepState, scope
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
 
@@ -73,7 +74,7 @@ def trend(curve: Sequence[float], tolerance: float = 0.02) -> Trend:
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class ActivationDensity(keras.callbacks.Callback):
+class ActivationDensity(Method):
     r"""Measures how many activations are not zero, and stops when that settles.
 
     "Activation Density driven Efficient Pruning in Training" (Foldy-Porto,
@@ -126,6 +127,8 @@ class ActivationDensity(keras.callbacks.Callback):
             `True`.
         threshold: an activation counts as non-zero if its magnitude is larger
             than this. Defaults to `0.0`.
+        target: the part of the model to measure; see `Method`. `data` are inputs of
+            that part. Defaults to `None`.
 
     Attributes:
         curve: density of all activations, for each epoch of the last training.
@@ -150,8 +153,9 @@ class ActivationDensity(keras.callbacks.Callback):
         stop: bool = True,
         *,
         threshold: float = 0.0,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.data = reusable(data)
         self.patience = whole("patience", patience)
         self.min_delta = number("min_delta", min_delta)
@@ -163,31 +167,58 @@ class ActivationDensity(keras.callbacks.Callback):
         self.skipped: dict[str, str] = {}
         self._restored: Mapping[str, Any] = {}
         self._meter: DensityMeter | None = None
-        self._measured: keras.Model | None = None
+        self._state: StepState | None = None
 
     @property
     def trend(self) -> Trend:
         """Whether the density falls ("convex"), stays or rises ("concave")."""
         return trend(self.curve)
 
-    # The life of a training ------------------------------------------------
+    # The life of a run -------------------------------------------------------
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the activations, before anything trains."""
-        self._release()  # what a training that failed may have left
         self.curve = list(self._restored.get("curve", []))
         self.layers = {n: list(v) for n, v in self._restored.get("layers", {}).items()}
         self.saturation = self._restored.get("saturation")
         self._restored = {}
-        self._prepare()
-        assert self._meter is not None
-        _warn_of_dense(self._meter.taps, self.threshold)
+        super().on_train_begin(logs)
+        _warn_of_dense(self._taps, self.threshold)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Begins to count anew."""
-        if self._measured is not self.model:
-            self._release()
-            self._prepare()  # the model was replaced by a smaller one
+    def _prepare(self) -> None:
+        self._taps, self.skipped = activation_taps(self.network)
+        if not self._taps:
+            raise ValueError(
+                "Invalid value for argument `model`. Expected a model with a "
+                "convolution or dense layer that an activation function follows. "
+                f"Received: {self.network.name!r} without one: {self.skipped}"
+            )
+        if self.data is not None:
+            read(self.network, self.data)  # refuses what does not fit
+
+    def _attach(self) -> None:
+        with scope(self.model):
+            if self.data is not None:
+                self._meter = DensityMeter(self._taps, self.threshold)
+                return
+            self._meter = DensityMeter.for_training(self._taps, self.threshold)
+        self._meter.active = False
+        self._meter.attach()
+        self._state = StepState(self.model)
+        for variable in self._meter.variables():
+            self._state.track_for_loss(variable)
+        # A step that was traced before does not count.
+        self.model.make_train_function(force=True)
+
+    def _detach(self) -> None:
+        if self._meter is not None and self.data is None:
+            self._meter.detach()
+            self.model.make_train_function(force=True)
+        if self._state is not None:
+            self._state.release()
+        self._meter = self._state = None
+
+    def _begin_epoch(self, epoch: int) -> None:
         assert self._meter is not None
         self._meter.reset()
 
@@ -205,8 +236,7 @@ class ActivationDensity(keras.callbacks.Callback):
         if self.data is None and self._meter is not None:
             self._meter.active = False
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs the densities of the epoch, and stops if they have settled."""
+    def _end_epoch(self, epoch: int) -> None:
         assert self._meter is not None
         if self.data is not None:
             self._measure(self._meter)
@@ -221,18 +251,15 @@ class ActivationDensity(keras.callbacks.Callback):
         self.curve.append(self._meter.total())
         for name, value in self._meter.layers().items():
             self.layers.setdefault(name, []).append(value)
-        if logs is not None:
-            logs["density"] = self.curve[-1]
-            logs |= {f"density/{name}": v[-1] for name, v in self.layers.items()}
         settled = is_saturated(self.curve, self.patience, self.min_delta)
         if self.saturation is None and settled:
             self.saturation = len(self.curve)
         if self.stop and self.saturation is not None:
             self.model.stop_training = True
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Stops to count."""
-        self._release()
+    def _logs(self) -> dict[str, float]:
+        layers = {f"density/{name}": v[-1] for name, v in self.layers.items()}
+        return {"density": self.curve[-1]} | layers
 
     # What `training.fit_shrinking` needs to resume ----------------------------
 
@@ -254,35 +281,8 @@ class ActivationDensity(keras.callbacks.Callback):
 
     # Steps -----------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        require_graph(self.model)
-        taps, self.skipped = activation_taps(self.model)
-        if not taps:
-            raise ValueError(
-                "Invalid value for argument `model`. Expected a model with a "
-                "convolution or dense layer that an activation function follows. "
-                f"Received: {self.model.name!r} without one: {self.skipped}"
-            )
-        if self.data is None:
-            self._meter = DensityMeter.for_training(taps, self.threshold)
-            self._meter.active = False
-            self._meter.attach()
-            # A step that was traced before does not count.
-            self.model.make_train_function(force=True)
-        else:
-            read(self.model, self.data)  # refuses what does not fit
-            self._meter = DensityMeter(taps, self.threshold)
-        self._measured = self.model
-
     def _measure(self, meter: DensityMeter) -> None:
-        meter.measure(read(self.model, self.data))
-
-    def _release(self) -> None:
-        if self._meter is not None and self.data is None:
-            self._meter.detach()
-            assert self._measured is not None
-            self._measured.make_train_function(force=True)
-        self._meter = self._measured = None
+        meter.measure(read(self.network, self.data))
 
     # Configuration ---------------------------------------------------------
 
@@ -302,12 +302,8 @@ class ActivationDensity(keras.callbacks.Callback):
             "min_delta": self.min_delta,
             "stop": self.stop,
             "threshold": self.threshold,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
 
 
 def _warn_of_dense(taps: Mapping[str, Tap], threshold: float) -> None:

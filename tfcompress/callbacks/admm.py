@@ -16,16 +16,17 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy, schedules
-from tfcompress._checks import whole
+from tfcompress._checks import one_of, whole
 from tfcompress._files import check_writable
-from tfcompress.callbacks._kernels import select_kernels
+from tfcompress.callbacks._method import Method, diverged
+from tfcompress.callbacks._state import StepState
 from tfcompress.constraints import Constraint
 
 __all__ = ["ADMM"]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class ADMM(keras.callbacks.Callback):
+class ADMM(Method):
     r"""Pulls kernels towards constraints while the model trains.
 
     ADMM-NN (Ren et al., ASPLOS 2019) writes "minimise the loss with every kernel
@@ -87,6 +88,7 @@ class ADMM(keras.callbacks.Callback):
         exclude: names of layers to leave alone. Defaults to `()`.
         state_path: file ending in `.npz` for the state of a training that may be
             interrupted. Defaults to `None`: no file.
+        target: the part of the model to work on; see `Method`. Defaults to `None`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -104,20 +106,14 @@ class ADMM(keras.callbacks.Callback):
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         state_path: str | os.PathLike[str] | None = None,
+        *,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
-        if keras.backend.backend() == "jax":
-            # A compiled step would keep the Z and U of the time of its tracing.
-            raise RuntimeError("ADMM needs the TensorFlow (or torch) backend of Keras.")
+        super().__init__(target=target)
         self.constraints = _constraints(constraints)
         self.rho = _rho(rho)
         self.update_every = whole("update_every", update_every)
-        if unit not in ("epoch", "step"):
-            raise ValueError(
-                "Invalid value for argument `unit`. Expected 'epoch' or 'step'. "
-                f"Received: unit={unit!r}"
-            )
-        self.unit = unit
+        self.unit = one_of("unit", unit, ("epoch", "step"))
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         if isinstance(self.constraints, dict) and layers is not None:
@@ -131,63 +127,97 @@ class ADMM(keras.callbacks.Callback):
             else check_writable(state_path, argument="state_path", suffixes=(".npz",))
         )
         self._kernels: list[_Kernel] = []
-        self._penalised: keras.Model | None = None
+        self._state: StepState | None = None
         self._known: keras.Model | None = None
+        self._restored: Mapping[str, Any] = {}
         self._updates = 0
         self._last_update = 0
         self._dual: dict[str, float] = {}
         self._restored: Mapping[str, Any] = {}
 
-    # The life of a training ------------------------------------------------
+    # The life of a run -------------------------------------------------------
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks names before anything trains."""
-        self._select()
-        # A training that ended in an exception was never told that it ended.
-        self._penalised = None
+    def _prepare(self) -> None:
+        names = self.layers
+        if isinstance(self.constraints, dict):
+            names = tuple(self.constraints)
+        self._selected = policy.select_kernels(self.network, names, self.exclude)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds the penalty to the loss, once, and catches up on a missed update."""
-        # Not in `on_train_begin`: a callback that restores an interrupted
-        # training may come after this one in the list.
-        if self._penalised is self.model:
-            return
+    def _attach(self) -> None:
         # Weights of an earlier step, from a backup, need the state of that step.
-        if self._known is not self.model or self._iterations() < self._last_update:
+        if self._known is not self.model or self.updates_done < self._last_update:
             self._begin()
-        self._attach()
+        self._penalize()
+
+    def _penalize(self) -> None:
+        self._state = state = StepState(self.model)
+        self._rho = state.for_loss(self.rho(self._updates), "float32", "rho")
+        for kernel in self._kernels:
+            own = kernel.variable.regularizer
+            kernel.target = state.for_loss(
+                kernel.auxiliary - kernel.dual, kernel.variable.dtype, "admm_target"
+            )
+            kernel.variable.regularizer = _Penalty(self._rho, kernel.target, own)
+        self.model.make_train_function(force=True)
+
+    def _begin_epoch(self, epoch: int) -> None:
         # A backup that was made at the end of an epoch, before the update.
         if self.unit == "epoch" and epoch % self.update_every == 0:
             self._update_if_older()
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Nothing changes before a step."""
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Updates Z and U, where steps are counted."""
-        if self.unit == "step":
-            steps = self._iterations() - self._last_update
-            # Several steps may have run since the last look.
-            if steps >= self.update_every:
-                self._update()
+        # Several steps may have run since the last look.
+        if self.unit == "step" and (
+            self.updates_done - self._last_update >= self.update_every
+        ):
+            self._update()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Updates Z and U, where epochs are counted, and logs the residuals."""
+    def _end_epoch(self, epoch: int) -> None:
         if self.unit == "epoch" and (epoch + 1) % self.update_every == 0:
             self._update_if_older()
-        if logs is not None:
-            logs.update(self.residuals())
+
+    def _logs(self) -> dict[str, float]:
+        return self.residuals()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the kernels their own regularizers back."""
-        for kernel in self._kernels:
-            kernel.variable.regularizer = _own(kernel.variable.regularizer)
-        self._penalised = None
-        self.model.make_train_function(force=True)
+        super().on_train_end(logs)
         if self.state_path is not None:
             for path in _versions(self.state_path):
                 path.unlink(missing_ok=True)
 
-    # What the drivers of `training` need to resume ---------------------------
+    def _detach(self) -> None:
+        for kernel in self._kernels:
+            if isinstance(kernel.variable.regularizer, _Penalty):
+                kernel.variable.regularizer = kernel.variable.regularizer.inner
+        if self._state is not None:
+            self._state.release()
+        self._state = None
+        self.model.make_train_function(force=True)
+
+    def _carry(self, shrunk: Any) -> None:
+        # Z and U of what was removed are gone, those of the rest stay: they are
+        # cut as their kernels were.
+        self._detach()
+        kernels = []
+        for kernel in self._kernels:
+            variable = shrunk.variable(kernel.variable)
+            if variable is not None:
+                auxiliary = shrunk.cut(kernel.variable, kernel.auxiliary)
+                dual = shrunk.cut(kernel.variable, kernel.dual)
+                kernels.append(_Kernel(kernel.layer, variable, auxiliary, dual))
+        self._kernels = kernels
+        self._model = self._known = shrunk.model
+        self._prepare()
+        self._penalize()
 
     def get_state(self) -> dict[str, Any]:
         """Returns Z and U of each kernel and the counts of updates."""
@@ -244,29 +274,18 @@ class ADMM(keras.callbacks.Callback):
 
     # Steps -----------------------------------------------------------------
 
-    def _select(self) -> dict[str, list[keras.Variable]]:
-        names = self.layers
-        if isinstance(self.constraints, dict):
-            names = tuple(self.constraints)
-        return select_kernels(self.model, names, self.exclude)
-
     def _begin(self) -> None:
-        """Z and U from the stored state, or the projection of W and zero."""
+        """Z and U from a stored state, or the projection of W and zero."""
         self._kernels = [
             _Kernel.of(name, variable)
-            for name, variables in self._select().items()
+            for name, variables in self._selected.items()
             for variable in variables
         ]
         self._updates, self._dual = 0, {}
-        self._last_update = self._iterations()
+        self._last_update = self.updates_done
         if self._restored:
             stored, self._restored = self._restored, {}
-            for kernel, auxiliary, dual in zip(
-                self._kernels, stored["auxiliary"], stored["dual"], strict=True
-            ):
-                kernel.auxiliary, kernel.dual = np.array(auxiliary), np.array(dual)
-            self._updates = stored["updates"]
-            self._last_update = stored["last_update"]
+            self._take_up("state", stored)
         elif self.state_path is None or not self._restore(self.state_path):
             points = [kernel.weights() for kernel in self._kernels]
             for kernels, projected in self._projections(points):
@@ -275,19 +294,8 @@ class ADMM(keras.callbacks.Callback):
             self._store()
         self._known = self.model
 
-    def _attach(self) -> None:
-        self._rho = keras.Variable(
-            self.rho(self._updates), trainable=False, dtype="float32", name="rho"
-        )
-        for kernel in self._kernels:
-            kernel.aim()
-            own = _own(kernel.variable.regularizer)
-            kernel.variable.regularizer = _Penalty(self._rho, kernel.target, own)
-        self._penalised = self.model
-        self.model.make_train_function(force=True)
-
     def _update_if_older(self) -> None:
-        if self._iterations() > self._last_update:
+        if self.updates_done > self._last_update:
             self._update()
 
     def _update(self) -> None:
@@ -303,7 +311,7 @@ class ADMM(keras.callbacks.Callback):
                 kernel.dual -= auxiliary
         before = self.rho(self._updates)
         self._updates += 1
-        self._last_update = self._iterations()
+        self._last_update = self.updates_done
         self._change_rho(before, self.rho(self._updates))
         for kernel in self._kernels:
             kernel.aim()
@@ -339,9 +347,6 @@ class ADMM(keras.callbacks.Callback):
             for kernel in self._kernels:
                 kernel.dual *= before / after
 
-    def _iterations(self) -> int:
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
-
     def _by_layer(self, part: str) -> dict[str, list[np.ndarray]]:
         result: dict[str, list[np.ndarray]] = {}
         for kernel in self._kernels:
@@ -358,11 +363,8 @@ class ADMM(keras.callbacks.Callback):
         """
         if self.state_path is None:
             return
-        meta = {
-            "kernels": [kernel.layer for kernel in self._kernels],
-            "updates": self._updates,
-            "last_update": self._last_update,
-        }
+        state = self.get_state()
+        meta = {k: state[k] for k in ("kernels", "updates", "last_update")}
         arrays = {"meta": np.array(json.dumps(meta))}
         for index, kernel in enumerate(self._kernels):
             arrays[f"auxiliary{index}"] = kernel.auxiliary
@@ -383,13 +385,15 @@ class ADMM(keras.callbacks.Callback):
     def _restore(self, state_path: Path) -> bool:
         """Takes up the newest stored state that is not newer than the weights."""
         paths = [path for path in _versions(state_path) if path.exists()]
-        now = self._iterations()
+        now = self.updates_done
         for path in paths:
             with _readable(path) as stored:
                 meta = json.loads(str(stored["meta"]))
                 if meta["last_update"] > now:
                     continue
-                self._take_up(path, meta, stored)
+                count = range(len(meta["kernels"]))
+                meta |= {k: [stored[f"{k}{i}"] for i in count] for k in _PARTS}
+                self._take_up(repr(str(path)), meta)
             return True
         if paths:
             raise ValueError(
@@ -400,21 +404,26 @@ class ADMM(keras.callbacks.Callback):
             )
         return False
 
-    def _take_up(self, path: Path, meta: dict[str, Any], stored: Any) -> None:
-        shapes = [stored[f"dual{i}"].shape for i in range(len(meta["kernels"]))]
+    def _take_up(self, source: str, stored: Mapping[str, Any]) -> None:
+        duals = [np.asarray(dual) for dual in stored["dual"]]
         expected = [(kernel.layer, kernel.dual.shape) for kernel in self._kernels]
-        found = list(zip(meta["kernels"], shapes, strict=True))
+        found = [
+            (layer, dual.shape)
+            for layer, dual in zip(stored["kernels"], duals, strict=True)
+        ]
         if found != expected:
             raise ValueError(
                 "Invalid value for argument `state_path`. Expected the state of a "
-                f"training of the kernels {expected}. Received: {str(path)!r} with "
+                f"training run with the kernels {expected}. Received: {source} with "
                 f"{found}"
             )
-        for index, kernel in enumerate(self._kernels):
-            kernel.auxiliary = stored[f"auxiliary{index}"]
-            kernel.dual = stored[f"dual{index}"]
-        self._updates = meta["updates"]
-        self._last_update = meta["last_update"]
+        for kernel, auxiliary, dual in zip(
+            self._kernels, stored["auxiliary"], duals, strict=True
+        ):
+            kernel.auxiliary = np.array(auxiliary)
+            kernel.dual = np.array(dual)
+        self._updates = int(stored["updates"])
+        self._last_update = int(stored["last_update"])
 
     # Configuration ---------------------------------------------------------
 
@@ -433,12 +442,11 @@ class ADMM(keras.callbacks.Callback):
             "layers": None if self.layers is None else list(self.layers),
             "exclude": list(self.exclude),
             "state_path": None if self.state_path is None else str(self.state_path),
+            **super().get_config(),
         }
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
+
+_PARTS = ("auxiliary", "dual")
 
 
 @dataclass(eq=False)
@@ -449,23 +457,25 @@ class _Kernel:
     variable: keras.Variable
     auxiliary: np.ndarray
     dual: np.ndarray
-    target: keras.Variable
+    target: keras.Variable | None = None
 
     @classmethod
     def of(cls, layer: str, variable: keras.Variable) -> Self:
         # At least in float32: sums of many updates would round away in less.
         dtype = keras.backend.result_type(variable.dtype, "float32")
         zeros = np.zeros(variable.shape, dtype)
-        target = keras.Variable(
-            zeros, trainable=False, dtype=variable.dtype, name="admm_target"
-        )
-        return cls(layer, variable, zeros, zeros.copy(), target)
+        return cls(layer, variable, zeros, zeros.copy())
 
     def aim(self) -> None:
+        assert self.target is not None
         self.target.assign(self.auxiliary - self.dual)
 
     def weights(self) -> np.ndarray:
-        return np.asarray(ops.convert_to_numpy(self.variable)).astype(self.dual.dtype)
+        values = np.asarray(ops.convert_to_numpy(self.variable))
+        values = values.astype(self.dual.dtype)
+        if not np.isfinite(values).all():
+            raise diverged(f"weights of {self.layer!r} are")
+        return values
 
 
 class _Penalty(keras.regularizers.Regularizer):
@@ -489,13 +499,6 @@ class _Penalty(keras.regularizers.Regularizer):
         if self.inner is None:
             return penalty
         return penalty + ops.cast(self.inner(x), dtype)
-
-
-def _own(regularizer: Any) -> Any:
-    # A training that ended in an exception leaves its penalties behind.
-    while isinstance(regularizer, _Penalty):
-        regularizer = regularizer.inner
-    return regularizer
 
 
 def _versions(path: Path) -> tuple[Path, Path]:

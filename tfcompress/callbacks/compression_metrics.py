@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 
+from tfcompress.callbacks._method import Method
 from tfcompress.cost import ModelCost, energy, profile
 from tfcompress.cost._live import LiveCost
-from tfcompress.structure._graph import require_graph
 
 __all__ = ["CompressionMetrics"]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class CompressionMetrics(keras.callbacks.Callback):
+class CompressionMetrics(Method):
     """Writes how small the model has become into the logs of each epoch.
 
     - `sparsity`: fraction of the kernels' elements that are zero.
@@ -42,6 +42,7 @@ class CompressionMetrics(keras.callbacks.Callback):
     Args:
         hardware: hardware profile of the energy, by name or path; `None` leaves
             the energy out. Defaults to `"horowitz_45nm"`.
+        target: the part of the model to count; see `Method`. Defaults to `None`.
 
     Attributes:
         costs: the `ModelCost` at the end of each epoch of the last training,
@@ -54,42 +55,42 @@ class CompressionMetrics(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, hardware: str | os.PathLike[str] | None = "horowitz_45nm"
+        self,
+        hardware: str | os.PathLike[str] | None = "horowitz_45nm",
+        *,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.hardware = None if hardware is None else os.fspath(hardware)
         self._profile = None if hardware is None else profile(hardware)
         self._live: LiveCost | None = None
+        self._sparsity = 0.0
         self.costs: list[ModelCost] = []
         self._restored: list[ModelCost] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Analyses the model."""
+        """Analyzes the model."""
         self.costs, self._restored = self._restored, []
-        self._analyse()
+        super().on_train_begin(logs)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the present figures into the logs."""
-        if self._live is None or self._live.model is not self.model:
-            self._analyse()
+    def _prepare(self) -> None:
+        self._live = LiveCost(self.network)
+
+    def _end_epoch(self, epoch: int) -> None:
         assert self._live is not None
-        cost, sparsity = self._live.measure()
+        cost, self._sparsity = self._live.measure()
         self.costs.append(cost)
-        if logs is None:
-            return
-        logs["sparsity"] = sparsity
-        logs["parameters"] = cost.parameters
-        logs["macs"] = cost.macs
+
+    def _logs(self) -> dict[str, float]:
+        cost = self.costs[-1]
+        logs: dict[str, float] = {"sparsity": self._sparsity}
+        logs |= {"parameters": cost.parameters, "macs": cost.macs}
         if self._profile is not None:
             logs["energy"] = energy(cost, self._profile).total
+        return logs
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets go of the model."""
+    def _detach(self) -> None:
         self._live = None
-
-    def _analyse(self) -> None:
-        require_graph(self.model)
-        self._live = LiveCost(self.model)
 
     # What `training.fit_shrinking` needs to resume ----------------------------
 
@@ -107,9 +108,4 @@ class CompressionMetrics(keras.callbacks.Callback):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
-        return {"hardware": self.hardware}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> CompressionMetrics:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
+        return {"hardware": self.hardware, **super().get_config()}

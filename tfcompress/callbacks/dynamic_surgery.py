@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +12,9 @@ from keras import ops
 
 from tfcompress import policy
 from tfcompress._checks import number, whole
-from tfcompress.callbacks._kernels import find_wrapper, kernels
+from tfcompress.callbacks._method import Method, diverged
 from tfcompress.layers import MaskedKernel
-from tfcompress.structure._graph import require_graph
+from tfcompress.layers._kernel_wrapper import find_wrapper
 
 __all__ = ["MODES", "DynamicSurgery", "mode_factors", "thresholds"]
 
@@ -78,7 +78,7 @@ def mode_factors(mode: str, layers: Sequence[str]) -> dict[str, float]:
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class DynamicSurgery(keras.callbacks.Callback):
+class DynamicSurgery(Method):
     """Prunes single weights while a model trains, and splices them back.
 
     The method of Guo, Yao and Chen, "Dynamic network surgery for efficient DNNs"
@@ -135,6 +135,7 @@ class DynamicSurgery(keras.callbacks.Callback):
         end: step from which the masks stay as they are; `None` for never.
             Defaults to `None`.
         seed: of the draws. Defaults to `0`.
+        target: the part of the model to work on; see `Method`. Defaults to `None`.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -152,8 +153,9 @@ class DynamicSurgery(keras.callbacks.Callback):
         begin: int = 0,
         end: int | None = None,
         seed: int = 0,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.factors = _factors(factors)
         self.gamma = number("gamma", gamma)
         self.power = number("power", power)
@@ -165,48 +167,43 @@ class DynamicSurgery(keras.callbacks.Callback):
                 "Invalid value for argument `end`. Expected a step after "
                 f"begin={begin!r}. Received: end={end!r}"
             )
-        self._targets: list[tuple[MaskedKernel, float]] = []
+        self._targets: list[tuple[str, MaskedKernel, float]] = []
         self._pruned = self._spliced = 0
 
-    # The life of a training ------------------------------------------------
+    # The life of a run -------------------------------------------------------
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks the factors against the model, before anything trains."""
-        require_graph(self.model)
-        layers = policy.named_layers(self.model)
+    unit = "step"
+
+    def _prepare(self) -> None:
+        layers = policy.named_layers(self.network)
         masked = {
             name: wrapper
             for name, layer in layers.items()
             if (wrapper := find_wrapper(layer, MaskedKernel)) is not None
         }
         self._targets = [
-            (masked[name], factor)
+            (name, masked[name], factor)
             for name, factor in self._factors_of(layers, masked).items()
         ]
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Begins to count."""
+    def _begin_epoch(self, epoch: int) -> None:
         self._pruned = self._spliced = 0
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Updates masks, with the probability of this step."""
-        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+    def _advance(self, step: int) -> None:
         if step < self.begin or (self.end is not None and step >= self.end):
             return
         draws = np.random.default_rng([self.seed, step]).random(len(self._targets))
         probability = self.probability(step)
-        for (layer, factor), draw in zip(self._targets, draws, strict=True):
+        for (name, layer, factor), draw in zip(self._targets, draws, strict=True):
             if draw < probability:
-                self._operate(layer, factor)
+                self._operate(name, layer, factor)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs how much is masked, and how often that changed."""
-        if logs is not None:
-            logs["surgery_sparsity"] = self.sparsity
-            logs["surgery_pruned"] = self._pruned
-            logs["surgery_spliced"] = self._spliced
+    def _logs(self) -> dict[str, Any]:
+        return {
+            "surgery_sparsity": self.sparsity,
+            "surgery_pruned": self._pruned,
+            "surgery_spliced": self._spliced,
+        }
 
     def probability(self, step: int) -> float:
         """Probability with which the masks of a layer are updated.
@@ -222,7 +219,7 @@ class DynamicSurgery(keras.callbacks.Callback):
     @property
     def sparsity(self) -> float:
         """Fraction of the weights of the layers concerned that are masked."""
-        masks = [own.mask for layer, _ in self._targets for own in layer.masks]
+        masks = [own.mask for _, layer, _ in self._targets for own in layer.masks]
         total = sum(math.prod(mask.shape) for mask in masks)
         return 1 - sum(int(ops.sum(ops.cast(m, "int64"))) for m in masks) / total
 
@@ -243,7 +240,7 @@ class DynamicSurgery(keras.callbacks.Callback):
             return dict.fromkeys(masked, self.factors)
         factors: Mapping[str, float]
         if isinstance(self.factors, str):
-            with_kernel = [n for n, layer in layers.items() if kernels(layer)]
+            with_kernel = [n for n, layer in layers.items() if policy.kernels(layer)]
             factors = mode_factors(self.factors, with_kernel)
         else:
             policy.check_names(self.factors, layers, "factors")
@@ -257,8 +254,10 @@ class DynamicSurgery(keras.callbacks.Callback):
             )
         return factors
 
-    def _operate(self, layer: MaskedKernel, factor: float) -> None:
+    def _operate(self, name: str, layer: MaskedKernel, factor: float) -> None:
         for own in layer.masks:
+            if not bool(ops.all(ops.isfinite(own.kernel))):
+                raise diverged(f"weights of {name!r} are")
             if not np.any(own.statistics):
                 own.statistics.assign(_statistics(own.kernel, own.mask))
             mean, std = ops.convert_to_numpy(own.statistics).tolist()
@@ -282,12 +281,8 @@ class DynamicSurgery(keras.callbacks.Callback):
             "begin": self.begin,
             "end": self.end,
             "seed": self.seed,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
 
 
 def _statistics(kernel: keras.Variable, mask: keras.Variable) -> np.ndarray:

@@ -9,15 +9,16 @@ import keras
 import numpy as np
 
 from tfcompress import schedules
+from tfcompress._checks import one_of
+from tfcompress.callbacks._method import Method, diverged
 from tfcompress.layers._gates import Gate
 from tfcompress.policy import named_layers
-from tfcompress.structure._graph import require_graph
 
 __all__ = ["GatePenalty"]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class GatePenalty(keras.callbacks.Callback):
+class GatePenalty(Method):
     r"""Adds the penalties on a model's gates to its loss, and logs them.
 
     Equations 8 to 11 of Zhi et al., "A New Baseline for GreenAI: Finding the
@@ -59,6 +60,8 @@ class GatePenalty(keras.callbacks.Callback):
         activation: λ_act, likewise. Defaults to `0.0`.
         unit: what the schedules count: `"epoch"`, from 0, or `"step"`, the
             optimizer's updates. Defaults to `"epoch"`.
+        target: the part of the model whose gates are meant; see `Method`. Defaults
+            to `None`.
 
     Attributes:
         openings: gate -> mean fraction of the samples for which its outputs were
@@ -75,64 +78,68 @@ class GatePenalty(keras.callbacks.Callback):
         polarization: schedules.Schedule | float = 1.0,
         activation: schedules.Schedule | float = 0.0,
         unit: str = "epoch",
+        *,
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.polarization = _weights("polarization", polarization)
         self.activation = _weights("activation", activation)
-        if unit not in ("epoch", "step"):
-            raise ValueError(
-                "Invalid value for argument `unit`. Expected 'epoch' or 'step'. "
-                f"Received: unit={unit!r}"
-            )
-        self.unit = unit
+        self.unit = one_of("unit", unit, ("epoch", "step"))
         self.openings: dict[str, list[float]] = {}
         self._restored: dict[str, list[float]] = {}
-        self._present: list[Gate] = []
+        self._gates: dict[str, Gate] = {}
         self._set: tuple[float, float] | None = None
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that there are gates."""
-        require_graph(self.model)
-        gates = self._gates()
-        if not gates:
+    def _prepare(self) -> None:
+        self._gates = {
+            name: layer
+            for name, layer in named_layers(self.network).items()
+            if isinstance(layer, Gate)
+        }
+        if not self._gates:
             raise ValueError(
                 "Invalid value for argument `model`. Expected a model with gates, as "
                 "from tfcompress.gates.add_layer_gates. Received: "
-                f"{self.model.name!r}, which has none."
+                f"{self.network.name!r}, which has none."
             )
-        self.openings = self._restored or {name: [] for name in gates}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that there are gates."""
+        super().on_train_begin(logs)
+        self.openings = self._restored or {name: [] for name in self._gates}
         self._restored = {}
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the weights of this epoch and begins to count anew."""
-        # Found anew: the model may have been replaced since the last epoch.
-        self._present = list(self._gates().values())
+    def _attach(self) -> None:
         self._set = None
-        for gate in self._present:
+
+    def _begin_epoch(self, epoch: int) -> None:
+        for gate in self._gates.values():
             gate.reset()
-        if self.unit == "epoch":
-            self._update(epoch)
+        super()._begin_epoch(epoch)
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Sets the weights of this step."""
-        if self.unit == "step":
-            self._update(int(self.model.optimizer.iterations))
+    def _advance(self, step: int) -> None:
+        wanted = self.polarization(step), self.activation(step)
+        if wanted != self._set:
+            for gate in self._gates.values():
+                gate.set_penalty(*(weight / len(self._gates) for weight in wanted))
+            self._set = wanted
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs what the gates did."""
-        gates = self._gates()
-        means = {name: float(np.mean(gate.opening)) for name, gate in gates.items()}
-        for name, value in means.items():
-            self.openings[name].append(value)
-        if logs is not None:
-            logs["r_polar"] = float(np.mean([g.polarity for g in gates.values()]))
-            logs["r_act"] = float(np.mean(list(means.values())))
+    def _end_epoch(self, epoch: int) -> None:
+        for name, gate in self._gates.items():
+            opening = float(np.mean(gate.opening))
+            if not np.isfinite(opening):
+                raise diverged(f"decisions of the gate {name!r} are")
+            self.openings[name].append(opening)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the penalties back."""
-        for gate in self._gates().values():
+    def _logs(self) -> dict[str, float]:
+        means = [self.openings[name][-1] for name in self._gates]
+        return {
+            "r_polar": float(np.mean([g.polarity for g in self._gates.values()])),
+            "r_act": float(np.mean(means)),
+        }
+
+    def _detach(self) -> None:
+        for gate in self._gates.values():
             gate.set_penalty(0.0, 0.0)
 
     # What `training.fit_shrinking` needs to resume ----------------------------
@@ -155,26 +162,8 @@ class GatePenalty(keras.callbacks.Callback):
             "polarization": schedules.serialize(self.polarization),
             "activation": schedules.serialize(self.activation),
             "unit": self.unit,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> GatePenalty:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
-
-    def _gates(self) -> dict[str, Gate]:
-        return {
-            name: layer
-            for name, layer in named_layers(self.model).items()
-            if isinstance(layer, Gate)
-        }
-
-    def _update(self, step: float) -> None:
-        wanted = self.polarization(step), self.activation(step)
-        if wanted != self._set:
-            for gate in self._present:
-                gate.set_penalty(*(weight / len(self._present) for weight in wanted))
-            self._set = wanted
 
 
 def _weights(argument: str, value: Any) -> schedules.Schedule:

@@ -1,34 +1,34 @@
-"""Incremental approximation: a network gets used to approximate multipliers."""
+"""Incremental approximation: a network learns to work with approximate multipliers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress import policy
-from tfcompress._checks import whole
-from tfcompress.callbacks._kernels import find_wrapper, kernels
+from tfcompress._checks import one_of, whole
 from tfcompress.callbacks._masking import HeldVariables
+from tfcompress.callbacks._method import Method, diverged
 from tfcompress.layers import DrumMultiply, MaskedKernel
 from tfcompress.layers._drum import Partition
+from tfcompress.layers._kernel_wrapper import find_wrapper
 from tfcompress.ops import drum_truncate
-from tfcompress.structure._graph import require_graph
 
 __all__ = ["IncrementalApproximation", "grow"]
 
 
 def grow(
-    error: np.ndarray, free: np.ndarray, approximated: np.ndarray, count: int
+    rank: np.ndarray, free: np.ndarray, approximated: np.ndarray, count: int
 ) -> np.ndarray:
-    """Moves the weights of smallest approximation error into the approximated group.
+    """Moves the weights of lowest rank into the approximated group.
 
     Args:
-        error: array of approximation errors.
+        rank: array of what weights are ranked by, such as approximation errors.
         free: bool array, the weights that are not pruned.
         approximated: bool array, those that are approximated already.
         count: how many are to be approximated afterwards.
@@ -41,13 +41,13 @@ def grow(
     grown = approximated & free
     if missing > 0:
         candidates = np.flatnonzero(free & ~approximated)
-        ranked = candidates[np.argsort(error.flat[candidates], kind="stable")]
+        ranked = candidates[np.argsort(rank.flat[candidates], kind="stable")]
         grown.flat[ranked[:missing]] = True
     return grown
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class IncrementalApproximation(keras.callbacks.Callback):
+class IncrementalApproximation(Method):
     """Hands a network over to approximate multipliers step by step.
 
     Algorithm 1 of the cross-stack paper, for layers that are wrapped in
@@ -55,10 +55,10 @@ class IncrementalApproximation(keras.callbacks.Callback):
     divided evenly among the iterations; if there are more iterations than epochs,
     the batches are. When iteration i of N begins, in every layer
 
-    1. the weights that are neither pruned nor approximated are ranked by their
-       absolute approximation error |T(w) - w|;
-    2. the η = 100 / (N - i + 1) % of them with the smallest error join the
-       approximated group, so that i / N of all unpruned weights are in it;
+    1. the weights that are neither pruned nor approximated are ranked, by their
+       absolute approximation error |T(w) - w| or as `order` says;
+    2. the η = 100 / (N - i + 1) % of them that come first join the approximated
+       group, so that i / N of all unpruned weights are in it;
     3. these and the pruned ones are frozen, and the others are trained to make
        up for the approximation.
 
@@ -102,6 +102,14 @@ class IncrementalApproximation(keras.callbacks.Callback):
         layers: names of the `DrumMultiply` layers concerned; `None` for all.
             Defaults to `None`.
         exclude: names of layers to leave as they are. Defaults to `()`.
+        order: which weights are approximated first. `"error"`: those with the
+            smallest approximation error, the paper's order, in which the largest
+            errors come last, when no weight is left to make up for them.
+            `"relative"`: the smallest error divided by the weight's magnitude.
+            `"magnitude"`: the largest weights, as in incremental network
+            quantization (Zhou et al., 2017), whose scheme this is. Defaults to
+            `"error"`.
+        target: the part of the model to work on; see `Method`. Defaults to `None`.
 
     Raises:
         TypeError: if `layers` or `exclude` is not a list of strings.
@@ -119,30 +127,24 @@ class IncrementalApproximation(keras.callbacks.Callback):
         epochs: int | None = None,
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        order: str = "error",
+        target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target=target)
         self.iterations = whole("iterations", iterations)
         self.epochs = None if epochs is None else whole("epochs", epochs)
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
+        self.order = one_of("order", order, tuple(_ORDERS))
         self._targets: list[_Target] = []
         self._held: HeldVariables | None = None
         self._epoch = self._iteration = 0
 
-    # The life of a training ------------------------------------------------
+    # The life of a run -------------------------------------------------------
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks layers and epochs, before anything trains."""
-        self._release()  # what a training that failed may have left
-        require_graph(self.model)
-        selection = policy.select_layers(
-            self.model, _refuse, layers=self.layers, exclude=self.exclude
-        )
-        self._targets = [
-            _Target(drum, find_wrapper(layer, MaskedKernel))
-            for layer in selection.chosen.values()
-            if (drum := find_wrapper(layer, DrumMultiply)) is not None
-        ]
+        super().on_train_begin(logs)
         if self._length > self.params["epochs"]:
             raise ValueError(
                 "Invalid value for argument `epochs`. Expected at most as many as "
@@ -156,30 +158,47 @@ class IncrementalApproximation(keras.callbacks.Callback):
                 f"there are {known}. Received: iterations={self.iterations}"
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Approximates the weights of the iteration that the epoch begins in."""
+    def _prepare(self) -> None:
+        selection = policy.select_layers(
+            self.network, _refuse, layers=self.layers, exclude=self.exclude
+        )
+        self._targets = [
+            _Target(name, drum, find_wrapper(layer, MaskedKernel))
+            for name, layer in selection.chosen.items()
+            if (drum := find_wrapper(layer, DrumMultiply)) is not None
+        ]
+
+    def _attach(self) -> None:
+        self._held = HeldVariables(self.model)
+        self._held.attach(self._frozen())
+
+    def _reapply(self) -> None:
+        if self._held is not None:
+            self._held.apply()
+
+    def _detach(self) -> None:
+        if self._held is not None:
+            self._held.detach()
+        self._held = None
+
+    def _begin_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._begin(self.iteration(epoch))
+        self._begin(self.iteration(epoch, self._last_step(0, 0)))
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Approximates more weights, if an iteration begins within an epoch."""
-        iteration = self.iteration(self._epoch, batch)
+        iteration = self.iteration(self._epoch, self._last_step(batch, batch))
         if iteration > self._iteration:
             self._begin(iteration)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs how much is approximated."""
-        if logs is not None:
-            logs["approximated"] = self.approximated
+    def _logs(self) -> dict[str, float]:
+        return {"approximated": self.approximated}
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the kernels their own constraints back."""
-        if self._held is not None:
-            # Keras may just have replaced the weights by their moving average.
-            self._held.apply()
-        self._release()
+    def _reached(self) -> tuple[float, float] | None:
+        done = self.approximated if self._targets else 1.0
+        return done, 1.0
 
     def iteration(self, epoch: int, batch: int = 0) -> int:
         """The iteration, from 1, that a batch of an epoch, from 0, belongs to."""
@@ -209,14 +228,10 @@ class IncrementalApproximation(keras.callbacks.Callback):
         grown = [
             group
             for target in self._targets
-            for group in _grow(target, iteration, self.iterations)
+            for group in _grow(target, iteration, self.iterations, self.order)
         ]
-        if self._held is None:
-            # Not in `on_train_begin`: a callback that restores an interrupted
-            # training may come after this one in the list.
-            self._held = HeldVariables(self.model, self.params)
-            self._held.attach(self._frozen())
-        elif any(grown):
+        if any(grown):
+            assert self._held is not None
             self._held.update(self._frozen())
         self._set_partition("all" if iteration == self.iterations else "mixed")
 
@@ -235,11 +250,6 @@ class IncrementalApproximation(keras.callbacks.Callback):
         self.model.make_test_function(force=True)
         self.model.make_predict_function(force=True)
 
-    def _release(self) -> None:
-        if self._held is not None:
-            self._held.detach()
-        self._held = None
-
     # Configuration ---------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
@@ -249,12 +259,9 @@ class IncrementalApproximation(keras.callbacks.Callback):
             "epochs": self.epochs,
             "layers": None if self.layers is None else list(self.layers),
             "exclude": list(self.exclude),
+            "order": self.order,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Creates a callback from what `get_config` returned."""
-        return cls(**config)
 
 
 # Groups of weights ------------------------------------------------------------
@@ -264,6 +271,7 @@ class IncrementalApproximation(keras.callbacks.Callback):
 class _Target:
     """A layer on approximate multipliers, and its masks, inside or outside."""
 
+    name: str
     drum: DrumMultiply
     masked: MaskedKernel | None
 
@@ -297,26 +305,37 @@ def _groups(target: _Target) -> list[_Groups]:
     return result
 
 
-def _grow(target: _Target, iteration: int, iterations: int) -> list[bool]:
+def _grow(target: _Target, iteration: int, iterations: int, order: str) -> list[bool]:
     """Approximates up to what an iteration asks for; whether each kernel changed."""
     drum, changed = target.drum, []
     for group in _groups(target):
         kernel = ops.convert_to_numpy(group.kernel)
+        if not np.isfinite(kernel).all():
+            raise diverged(f"weights of {target.name!r} are")
         truncated = drum_truncate(
             group.kernel.value, drum.weight_bits, fraction_bits=drum.fraction_bits
         )
         error = np.abs(ops.convert_to_numpy(truncated) - kernel)
         # Cumulative, so that an epoch that is begun again changes nothing.
         count = int(np.count_nonzero(group.unpruned)) * iteration // iterations
-        grown = grow(error, group.unpruned, group.done, count)
+        rank = _ORDERS[order](kernel, error)
+        grown = grow(rank, group.unpruned, group.done, count)
         changed.append(not np.array_equal(grown, group.done))
         group.approximated.assign(grown)
     return changed
 
 
+# What weights are ranked by; the lowest are approximated first.
+_ORDERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "error": lambda kernel, error: error,
+    "relative": lambda kernel, error: error / np.maximum(np.abs(kernel), 1e-30),
+    "magnitude": lambda kernel, error: -np.abs(kernel),
+}
+
+
 def _refuse(layer: keras.layers.Layer) -> str | None:
     if find_wrapper(layer, DrumMultiply) is None:
         return "is not wrapped in tfcompress.layers.DrumMultiply"
-    if not kernels(layer):
+    if not policy.kernels(layer):
         return "has no trainable kernel"
     return None

@@ -16,7 +16,7 @@ from keras import ops
 from tfcompress import schedules, structure
 from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
-from tfcompress.callbacks._kernels import select_kernels
+from tfcompress.policy import select_kernels
 from tfcompress.constraints import Combined, Constraint, Levels
 from tfcompress.structure._graph import require_editable
 from tfcompress.training._backup import Backup, Saved, owned, scope_of

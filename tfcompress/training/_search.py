@@ -16,7 +16,7 @@ from tfcompress import cost
 from tfcompress._checks import fraction as check_fraction
 from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
-from tfcompress.callbacks._kernels import select_kernels
+from tfcompress.policy import select_kernels
 from tfcompress.constraints import Cardinality
 
 __all__ = ["HardwarePlan", "LayerPlan", "search_fractions"]
