@@ -30,9 +30,9 @@ from tfcompress._samples import (
     packed,
     read,
 )
-from tfcompress.policy import kernels, select_kernels
 from tfcompress.callbacks.dynamic_surgery import thresholds
 from tfcompress.cost._table import table
+from tfcompress.policy import kernels, select_kernels
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Sensitivity", "layer_energy", "sensitivity"]

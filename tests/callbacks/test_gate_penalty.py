@@ -162,7 +162,7 @@ def test_round_trip():
     [
         ({"polarization": -1.0}, "`polarization`.*not negative"),
         ({"activation": Linear(1.0, -1.0, 0, 5)}, "`activation`.*not negative"),
-        ({"unit": "batch"}, "`unit`.*'epoch' or 'step'"),
+        ({"unit": "batch"}, "`unit`.*'epoch', 'step'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -11,9 +11,9 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.callbacks import IncrementalApproximation
-from tfcompress.layers._kernel_wrapper import find_wrapper
 from tfcompress.callbacks.incremental_approximation import grow
 from tfcompress.layers import DrumMultiply, MaskedKernel
+from tfcompress.layers._kernel_wrapper import find_wrapper
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.tanh(X[:, :3] - X[:, 3:])

@@ -8,6 +8,7 @@ from tfcompress.callbacks.filter_pruning import FilterPruning
 from tfcompress.callbacks.gate_penalty import GatePenalty
 from tfcompress.callbacks.hold_weights import HoldWeights
 from tfcompress.callbacks.incremental_approximation import IncrementalApproximation
+from tfcompress.callbacks.magnitude_pruning import MagnitudePruning
 
 __all__ = [
     "ADMM",
@@ -18,4 +19,5 @@ __all__ = [
     "GatePenalty",
     "HoldWeights",
     "IncrementalApproximation",
+    "MagnitudePruning",
 ]

@@ -133,7 +133,6 @@ class ADMM(Method):
         self._updates = 0
         self._last_update = 0
         self._dual: dict[str, float] = {}
-        self._restored: Mapping[str, Any] = {}
 
     # The life of a run -------------------------------------------------------
 

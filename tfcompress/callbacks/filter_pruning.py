@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from tfcompress import criteria, policy, schedules, structure
-from tfcompress._checks import whole
+from tfcompress._checks import fraction, one_of, whole
 from tfcompress.callbacks._masking import MaskedVariables
 from tfcompress.callbacks._method import Method, diverged
+from tfcompress.callbacks._rates import get_rates, serialize_rates
 from tfcompress.callbacks._state import StepState
 
 __all__ = ["FilterPruning"]
@@ -131,14 +132,14 @@ class FilterPruning(Method):
         target: keras.Model | str | None = None,
     ) -> None:
         super().__init__(target=target)
-        self.schedule = _schedules(schedule)
+        self.schedule = get_rates(schedule)
         self.criterion = criteria.get(criterion)
-        self.unit = _one_of("unit", unit, ("epoch", "step"))
+        self.unit = one_of("unit", unit, ("epoch", "step"))
         self.layers = None if layers is None else policy.check_list(layers, "layers")
         self.exclude = policy.check_list(exclude, "exclude")
         self.multiple_of = whole("multiple_of", multiple_of)
-        self.ranking = _one_of("ranking", ranking, _RANKINGS)
-        self.floor = _fraction("floor", floor)
+        self.ranking = one_of("ranking", ranking, _RANKINGS)
+        self.floor = fraction("floor", floor)
         if isinstance(self.schedule, dict):
             _refuse_with_targets(self.layers is not None, "layers", layers)
             _refuse_with_targets(ranking != "layer", "ranking", ranking)
@@ -411,13 +412,8 @@ class FilterPruning(Method):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
-        schedule: Any = self.schedule
-        if isinstance(schedule, dict):
-            schedule = {n: schedules.serialize(s) for n, s in schedule.items()}
-        else:
-            schedule = schedules.serialize(schedule)
         return {
-            "schedule": schedule,
+            "schedule": serialize_rates(self.schedule),
             "criterion": criteria.serialize(self.criterion),
             "unit": self.unit,
             "layers": None if self.layers is None else list(self.layers),
@@ -448,54 +444,6 @@ def _rounds(spare: Mapping[str, int], count: int) -> Iterator[str]:
 
 def _lowest(scores: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(scores, kind="stable")[:count])
-
-
-def _schedules(schedule: Any) -> schedules.Schedule | dict[str, schedules.Schedule]:
-    """One schedule, or one for each name, with all rates in [0, 1)."""
-    if isinstance(schedule, Mapping) and "class_name" not in schedule:
-        if not schedule:
-            raise ValueError(
-                "Invalid value for argument `schedule`. Expected at least one layer. "
-                "Received: an empty dict"
-            )
-        policy.check_list(schedule, "schedule")
-        return {name: _rates(each) for name, each in schedule.items()}
-    return _rates(schedule)
-
-
-def _rates(schedule: Any) -> schedules.Schedule:
-    result = schedules.get(schedule)
-    low, high = result.bounds()
-    if not 0 <= low <= high < 1:
-        raise ValueError(
-            "Invalid value for argument `schedule`. Expected pruning rates in [0, 1) "
-            f"at every step. Received: schedule={schedule!r} with rates from {low} to "
-            f"{high}"
-        )
-    return result
-
-
-def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected one of "
-            f"{', '.join(map(repr, allowed))}. Received: {name}={value!r}"
-        )
-    return value
-
-
-def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(
-            f"Invalid value for argument `{name}`. Expected a number. "
-            f"Received: {name}={value!r}"
-        )
-    if not 0 < value <= 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a fraction in (0, 1]. "
-            f"Received: {name}={value!r}"
-        )
-    return float(value)
 
 
 def _refuse_with_targets(given: bool, name: str, value: Any) -> None:

@@ -16,8 +16,8 @@ from keras import ops
 from tfcompress import schedules, structure
 from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
-from tfcompress.policy import select_kernels
 from tfcompress.constraints import Combined, Constraint, Levels
+from tfcompress.policy import select_kernels
 from tfcompress.structure._graph import require_editable
 from tfcompress.training._backup import Backup, Saved, owned, scope_of
 from tfcompress.training._run import Run

@@ -16,8 +16,8 @@ from tfcompress import cost
 from tfcompress._checks import fraction as check_fraction
 from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
-from tfcompress.policy import select_kernels
 from tfcompress.constraints import Cardinality
+from tfcompress.policy import select_kernels
 
 __all__ = ["HardwarePlan", "LayerPlan", "search_fractions"]
 

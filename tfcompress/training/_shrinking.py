@@ -12,6 +12,7 @@ import keras
 
 from tfcompress import structure
 from tfcompress._checks import whole
+from tfcompress.structure._edit import Shrunk, shrink_recorded
 from tfcompress.structure._graph import require_editable
 from tfcompress.training._backup import Backup, owned, scope_of
 from tfcompress.training._pace import Pace
@@ -46,8 +47,10 @@ def fit_shrinking(
     the present model. A callback that has a method `before_shrink(epoch)` is
     called with the number of the next epoch before channels are removed;
     `FilterPruning` then prunes for that epoch already, so that it runs at its
-    final size. One that has a method `replace_model(model)` is told in this way
-    that the smaller model is the same training's, before `set_model` is called.
+    final size. One that has a method `replace_model(shrunk)`, as every method of this
+    library, is told in this way how the smaller model was made, before `set_model`
+    is called: what it keeps for each weight or channel (masks, held values, Z and U)
+    goes over to the weights that stay.
 
     The result equals masked training, `fit` and then `finalize`, up to the
     rounding of floating-point sums, as long as the data come in the same order.
@@ -185,25 +188,27 @@ def _make_smaller(
         if pace and not pace.is_due(run.model, run.epochs - run.epoch):
             return
     begin = time.perf_counter()
-    with scope_of(run.model):
-        model = _shrunk(run.model, multiple_of)
+    shrunk = _shrunk(run.model, multiple_of)
+    if shrunk is None:
+        return
     for callback in callbacks:
         if hasattr(callback, "replace_model"):
-            callback.replace_model(model)
-    run.replace_model(model)
+            callback.replace_model(shrunk)
+    run.replace_model(shrunk.model)
     if pace:
         pace.note_removal(time.perf_counter() - begin)
 
 
-def _shrunk(model: keras.Model, multiple_of: int) -> keras.Model:
-    """A smaller model; `model` itself if nothing can be removed.
+def _shrunk(model: keras.Model, multiple_of: int) -> Shrunk | None:
+    """A smaller model and how it was made; `None` if nothing can be removed.
 
     A model that stays the same also keeps its compiled step.
     """
-    if not structure.zero_indices(structure.channel_groups(model)):
-        return model
-    small = structure.shrink(model, multiple_of=multiple_of)
-    return small if small.count_params() < model.count_params() else model
+    with scope_of(model):
+        if not structure.zero_indices(structure.channel_groups(model)):
+            return None
+        shrunk = shrink_recorded(model, multiple_of=multiple_of)
+    return shrunk if shrunk.model.count_params() < model.count_params() else None
 
 
 def _check(model: Any, callbacks: Any, **counts: Any) -> None:
