@@ -386,6 +386,71 @@ def test_global_ranking_respects_the_floor(batch):
     assert all(a <= b for a, b in zip(record.epochs[-1], (6, 9, 7), strict=True))
 
 
+def two_layers(scale):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(20, 3, activation="relu", name="one"),
+            layers.Conv2D(20, 3, activation="relu", name="two"),
+            layers.Flatten(),
+            layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+    # Every filter of "one" has smaller weights than every one of "two".
+    for name, factor in (("one", scale), ("two", 1.0)):
+        shape = model.get_layer(name).kernel.shape
+        sizes = np.linspace(1.0, 2.0, 20) * factor
+        model.get_layer(name).kernel.assign(np.broadcast_to(sizes, shape))
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    return model
+
+
+def lost(pruning):
+    model = two_layers(scale=0.01)
+    x = np.zeros((4, 6, 6, 3), "float32")
+    model.fit(x, np.zeros((4, CLASSES)), verbose=0, callbacks=[pruning])
+    zero = tfc.structure.zero_indices(tfc.structure.channel_groups(model))
+    return [list(zero.get(name, ())) for name in ("one", "two")]
+
+
+def test_the_network_ranking_compares_raw_scores():
+    # Algorithm 1 of the paper: the smallest of the whole network go, but one.
+    one, two = lost(FilterPruning(0.5, ranking="network", floor=0.05, layers=CONVS))
+    assert one == list(range(19)) and two == [0]
+    one, two = lost(FilterPruning(0.5, ranking="network", floor=0.25, layers=CONVS))
+    assert one == list(range(15)) and two == list(range(5))
+    # The global ranking divides the difference away.
+    one, two = lost(FilterPruning(0.5, ranking="global", layers=CONVS))
+    assert one == two == list(range(10))
+
+
+CONVS = ["one", "two"]
+
+
+def test_even_and_random_allocations():
+    # Algorithms 2 and 3: equally many of each layer; of layers that are drawn.
+    one, two = lost(FilterPruning(0.2, ranking="even", layers=CONVS))
+    assert one == two == list(range(4))
+    drawn = [
+        lost(FilterPruning(0.5, tfc.criteria.Random(seed), "epoch", CONVS, **RANDOM))
+        for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(one) + len(two) == 20 for one, two in drawn)
+
+
+RANDOM = {"ranking": "random", "floor": 0.05}
+
+
+def test_random_draws_do_not_care_for_the_size_of_a_layer():
+    pruning = FilterPruning(0.5, ranking="random")
+    draws = list(pruning._draws({"small": 10_000, "large": 90_000}, 2000, 0))
+    # Binomial with p = 1/2: five standard deviations are 112.
+    assert abs(draws.count("small") - 1000) < 112
+    # A layer that is used up is drawn no more.
+    assert sorted(pruning._draws({"a": 1, "b": 3}, 9, 0)) == ["a", "b", "b", "b"]
+
+
 def test_the_pruning_rate_is_logged(batch):
     model = compiled(small_cnn(), "adam")
     history = fit(model, batch, FilterPruning(Linear(0.0, 0.5, 0, 2)), epochs=3)

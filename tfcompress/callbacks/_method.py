@@ -46,7 +46,8 @@ class Method(keras.callbacks.Callback):
       within them comes too late.
     * Other callbacks see what a method logs, and the weights that it leaves,
       wherever they stand in the list of callbacks: methods are moved to its
-      front, behind `SwapEMAWeights`, which writes the weights.
+      front, behind `SwapEMAWeights`, which writes the weights. Averages that it
+      puts in the place of the weights are corrected at once (`_reapply`).
     * On JAX, state is part of what the compiled step takes and returns: see
       `_state`.
 
@@ -70,6 +71,7 @@ class Method(keras.callbacks.Callback):
             )
         self.target = target
         self._is_attached = False
+        self._swaps = False
 
     # What a method overrides -------------------------------------------------
 
@@ -135,7 +137,10 @@ class Method(keras.callbacks.Callback):
     def set_params(self, params: dict[str, Any]) -> None:
         """Called by Keras with the facts of the run, the same for all callbacks."""
         super().set_params(params)
-        _move_to_front(params)
+        found = sys._getframe(1).f_locals.get("self")
+        if isinstance(found, keras.callbacks.CallbackList):
+            self._swaps = any(map(_is_swapping, found.callbacks))
+            _move_methods_to_front(found)
 
     def set_model(self, model: keras.Model) -> None:
         """Called by Keras with the model that will be trained."""
@@ -177,9 +182,19 @@ class Method(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs what the method did."""
+        self._correct_averages()
         self._end_epoch(epoch)
         if logs is not None:
             logs.update(self._logs())
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets validation see averaged weights as the method wants them."""
+        self._correct_averages()
+
+    def _correct_averages(self) -> None:
+        # An average of weights that were pruned at different times is not zero.
+        if self._swaps and self._is_attached:
+            self._reapply()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves the model as the method wants it, without the method's state."""
@@ -330,30 +345,31 @@ def _submodels(model: keras.Model) -> dict[str, keras.Model]:
     return result
 
 
-def _move_to_front(params: Any) -> None:
+def _move_methods_to_front(found: keras.callbacks.CallbackList) -> None:
     """Puts the methods of a run where every other callback sees what they did.
 
     Keras tells callbacks nothing about the list that they are in. It is found on
-    the stack: `CallbackList.set_params` is what calls `Method.set_params`. Without
-    it, in a training loop of somebody's own, the order stays as it is.
+    the stack: `CallbackList.set_params` is what calls `Method.set_params`. In a
+    training loop of somebody's own, without such a list, the order stays as it is.
 
     Keras iterates over the list at this moment, and would miss one callback and
     visit another twice after a move; therefore all are told the facts again, of
     which being told twice does no harm.
     """
-    frame = sys._getframe(2)
-    found = frame.f_locals.get("self")
-    if not isinstance(found, keras.callbacks.CallbackList):
-        return
     ordered = sorted(found.callbacks, key=_rank)
     if any(a is not b for a, b in zip(ordered, found.callbacks, strict=True)):
         found.callbacks[:] = ordered
         for callback in ordered:
-            callback.set_params(params)
+            callback.set_params(found.params)
+
+
+def _is_swapping(callback: Any) -> bool:
+    """Whether a callback exchanges weights for their averages while training."""
+    return isinstance(callback, keras.callbacks.SwapEMAWeights)
 
 
 def _rank(callback: Any) -> int:
-    if isinstance(callback, keras.callbacks.SwapEMAWeights):
+    if _is_swapping(callback):
         return 0
     return 1 if isinstance(callback, Method) else 2
 
