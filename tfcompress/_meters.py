@@ -99,6 +99,11 @@ def _observers(operation: Any) -> list[Any]:
     return observers
 
 
+def _sum(value: Any, dtype: str) -> keras.Variable:
+    """A variable to which every replica of a strategy adds."""
+    return keras.Variable(value, trainable=False, dtype=dtype, aggregation="sum")
+
+
 class ActivationMeter(_Meter):
     """Accumulates the mean absolute activation of each output channel of layers.
 
@@ -120,15 +125,10 @@ class ActivationMeter(_Meter):
         watched = {member.layer_name: member for member in members}
         self._taps = filter_taps(model, members)
         self._sums = {
-            name: keras.Variable(
-                np.zeros(len(watched[name].channels), "float32"), trainable=False
-            )
+            name: _sum(np.zeros(len(watched[name].channels)), "float32")
             for name in self._taps
         }
-        self._counts = {
-            name: keras.Variable(0.0, trainable=False, dtype="float32")
-            for name in self._taps
-        }
+        self._counts = {name: _sum(0.0, "float32") for name in self._taps}
 
     @property
     def count(self) -> int:
@@ -190,7 +190,7 @@ class DensityMeter(_Meter):
         for tap in self.taps.values():
             if tap.key not in self._counts:
                 # Activations that are not zero, those that are NaN, and all.
-                counts = keras.Variable(np.zeros(3), trainable=False, dtype="float64")
+                counts = _sum(np.zeros(3), "float64")
                 self._counts[tap.key] = (tap, counts)
 
     @classmethod

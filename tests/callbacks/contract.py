@@ -204,7 +204,7 @@ CASES: dict[str, Case] = {
     ),
     "MagnitudePruning": Case(
         lambda: tfc.callbacks.MagnitudePruning(
-            tfc.schedules.Polynomial(0.0, 0.75, begin=2, end=14, every=4)
+            tfc.schedules.Polynomial(0.0, 0.75, begin=0, end=3), unit="epoch"
         ),
         weights_are_zero,
         owns=lambda path: path.endswith("kernel"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import keras
+import numpy as np
 
 from tfcompress.structure._graph import require_graph
 
@@ -159,31 +161,46 @@ class Method(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Attaches the method before the first epoch, and lets it advance."""
-        try:
+        with self._guarded():
             if not self._is_attached:
                 self._is_attached = True
                 _note(self.model, self)
                 self._attach()
             self._begin_epoch(epoch)
-        except BaseException:
-            self._release()
-            raise
 
     def _begin_epoch(self, epoch: int) -> None:
         if self.unit == "epoch":
             self._advance(epoch)
 
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Leaves nothing in the model if what is done within fails."""
+        try:
+            yield
+        except BaseException:
+            self._release()
+            raise
+
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Lets a method that counts updates advance."""
+        with self._guarded():
+            self._begin_batch(batch)
+
+    def _begin_batch(self, batch: int) -> None:
         if self.unit == "step":
             self._advance(self._last_step(batch, self.updates_done))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs what the method did."""
-        self._correct_averages()
-        self._end_epoch(epoch)
+        with self._guarded():
+            # Rectifiers and masks may hide weights that are NaN; the loss does not.
+            loss = (logs or {}).get("loss", 0.0)
+            if not (np.isfinite(loss) or self.model.stop_training):
+                raise diverged("the loss is")
+            self._correct_averages()
+            self._end_epoch(epoch)
         if logs is not None:
             logs.update(self._logs())
 

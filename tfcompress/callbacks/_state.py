@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 __all__ = ["StepState", "scope"]
 
@@ -44,11 +43,11 @@ class StepState:
         self._of_updates: list[keras.Variable] = []
         self._of_loss: list[_NoWeight] = []
 
-    def for_updates(self, value: np.ndarray, dtype: Any, name: str) -> keras.Variable:
+    def for_updates(self, value: Any, dtype: Any, name: str) -> keras.Variable:
         """Makes a variable that constraints read.
 
         Args:
-            value: the initial value.
+            value: the initial value, an array or a number.
             dtype: the variable's dtype.
             name: the variable's name.
         """
@@ -61,7 +60,7 @@ class StepState:
                 _hide(each, variable)
         return variable
 
-    def for_loss(self, value: np.ndarray, dtype: Any, name: str) -> keras.Variable:
+    def for_loss(self, value: Any, dtype: Any, name: str) -> keras.Variable:
         """Makes a variable that the forward pass or the loss reads or writes.
 
         Arguments as for `for_updates`.
@@ -88,7 +87,7 @@ class StepState:
         self._of_updates.clear()
         self._of_loss.clear()
 
-    def _variable(self, value: np.ndarray, dtype: Any, name: str) -> keras.Variable:
+    def _variable(self, value: Any, dtype: Any, name: str) -> keras.Variable:
         with scope(self.model):
             return keras.Variable(value, trainable=False, dtype=dtype, name=name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from tfcompress._checks import number, whole
 from tfcompress._meters import DensityMeter
 from tfcompress._samples import read, reusable
 from tfcompress._taps import Tap, activation_taps
-from tfcompress.callbacks._method import Method
+from tfcompress.callbacks._method import Method, diverged
 from tfcompress.callbacks._state import StepState, scope
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
@@ -222,10 +221,8 @@ class ActivationDensity(Method):
         assert self._meter is not None
         self._meter.reset()
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Counts what follows: a training step."""
+    def _begin_batch(self, batch: int) -> None:
+        # A training step follows, which counts.
         if self.data is None and self._meter is not None:
             self._meter.active = True
 
@@ -240,14 +237,8 @@ class ActivationDensity(Method):
         assert self._meter is not None
         if self.data is not None:
             self._measure(self._meter)
-        # A rectifier may hide NaN, so the loss is asked, too.
-        loss = (logs or {}).get("loss", 0.0)
-        if self._meter.diverged or not math.isfinite(loss):
-            raise ValueError(
-                f"Expected numbers as activations. Received: loss={loss} and NaN in "
-                f"the activations of the layers {list(self._meter.diverged)}. The "
-                "training has diverged, try a lower learning rate."
-            )
+        if self._meter.diverged:
+            raise diverged(f"activations of {', '.join(self._meter.diverged)} are")
         self.curve.append(self._meter.total())
         for name, value in self._meter.layers().items():
             self.layers.setdefault(name, []).append(value)

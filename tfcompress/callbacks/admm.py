@@ -164,9 +164,7 @@ class ADMM(Method):
         if self.unit == "epoch" and epoch % self.update_every == 0:
             self._update_if_older()
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def _begin_batch(self, batch: int) -> None:
         """Nothing changes before a step."""
 
     def on_train_batch_end(
@@ -177,7 +175,8 @@ class ADMM(Method):
         if self.unit == "step" and (
             self.updates_done - self._last_update >= self.update_every
         ):
-            self._update()
+            with self._guarded():
+                self._update()
 
     def _end_epoch(self, epoch: int) -> None:
         if self.unit == "epoch" and (epoch + 1) % self.update_every == 0:

@@ -14,7 +14,7 @@ from tfcompress._checks import fraction, one_of, whole
 from tfcompress.callbacks._masking import MaskedVariables
 from tfcompress.callbacks._method import Method, diverged
 from tfcompress.callbacks._rates import get_rates, serialize_rates
-from tfcompress.callbacks._state import StepState
+from tfcompress.callbacks._state import StepState, scope
 
 __all__ = ["FilterPruning"]
 
@@ -187,7 +187,8 @@ class FilterPruning(Method):
                 # Weights that all start at zero are no pruned filters.
                 self._pruned[name] = _NOTHING
         self._last_rates = {}
-        self.criterion.attach(self.network, list(chosen.values()))
+        with scope(self.model):
+            self.criterion.attach(self.network, list(chosen.values()))
         self._state = StepState(self.model)
         for variable in self.criterion.variables:
             self._state.track_for_loss(variable)
@@ -207,11 +208,8 @@ class FilterPruning(Method):
             self._offset = max(0, self._next_epoch - epoch)
         super()._begin_epoch(epoch + self._offset)
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Prunes to the rate of this step."""
-        super().on_train_batch_begin(batch, logs)
+    def _begin_batch(self, batch: int) -> None:
+        super()._begin_batch(batch)
         self.criterion.watch(True)
 
     def on_train_batch_end(

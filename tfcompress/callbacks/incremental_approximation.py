@@ -185,10 +185,8 @@ class IncrementalApproximation(Method):
         self._epoch = epoch
         self._begin(self.iteration(epoch, self._last_step(0, 0)))
 
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Approximates more weights, if an iteration begins within an epoch."""
+    def _begin_batch(self, batch: int) -> None:
+        # An iteration may begin within an epoch.
         iteration = self.iteration(self._epoch, self._last_step(batch, batch))
         if iteration > self._iteration:
             self._begin(iteration)
