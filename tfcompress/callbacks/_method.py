@@ -12,7 +12,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from tfcompress.structure._graph import require_graph
+from tfcompress.structure._graph import edited, require_graph
 
 __all__ = ["Method", "diverged"]
 
@@ -336,8 +336,7 @@ def _check_run(method: str, model: keras.Model) -> None:
 
 def _network(model: keras.Model, target: keras.Model | str | None) -> keras.Model:
     if target is None:
-        distiller = isinstance(model, keras.distillation.Distiller)
-        return model.student if distiller else model
+        return edited(model)
     inside = _submodels(model)
     for name, submodel in inside.items():
         if submodel is target or name == target:

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress import criteria, policy, schedules, structure
 from tfcompress._checks import fraction, one_of, whole
 from tfcompress.callbacks._masking import MaskedVariables
-from tfcompress.callbacks._method import Method, diverged
+from tfcompress.callbacks._method import Method
 from tfcompress.callbacks._rates import get_rates, serialize_rates
 from tfcompress.callbacks._state import StepState, scope
 
