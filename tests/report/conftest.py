@@ -1,4 +1,10 @@
-"""Reports made by hand, so that their figures are known without measuring."""
+"""Reports made by hand, whose figures are known, and a browser to show them."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +123,78 @@ def hostile_report():
         provenance={LONG: HOSTILE, HOSTILE: LONG},
         notes=(HOSTILE, LONG),
     )
+
+
+# The browser ------------------------------------------------------------------
+
+PHONE = 390
+
+
+class _Browser:
+    def __init__(self, driver):
+        self._driver = driver
+        self.run = driver.execute_script
+        self.run_async = driver.execute_async_script
+
+    def show(self, path, width):
+        self.theme("light")
+        self._driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {
+                "width": width,
+                "height": 900,
+                "deviceScaleFactor": 1,
+                "mobile": width == PHONE,
+            },
+        )
+        self._driver.get(path.as_uri())
+        self.wait_for("return document.documentElement.dataset.charts === 'done'")
+
+    def theme(self, name):
+        self._driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": name}]},
+        )
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 30
+        while not self.run(condition):
+            assert time.monotonic() < deadline, f"never true: {condition}"
+            time.sleep(0.02)
+
+    def errors(self):
+        return [entry["message"] for entry in self._driver.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("needs chromium and chromedriver (apt install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    chrome = webdriver.Chrome(options=options, service=service)
+    yield _Browser(chrome)
+    chrome.quit()
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The script of axe-core, where npm has installed it."""
+    root = Path(__file__).resolve().parents[2]
+    places = [root / "node_modules", Path(os.environ.get("NODE_PATH", "") or root)]
+    if npm := shutil.which("npm"):
+        done = subprocess.run([npm, "root", "-g"], capture_output=True, text=True)
+        places.append(Path(done.stdout.strip() or root))
+    for place in places:
+        script = place / "axe-core" / "axe.min.js"
+        if script.exists():
+            return script.read_text("utf-8")
+    pytest.skip("needs axe-core (npm install --no-save axe-core)")

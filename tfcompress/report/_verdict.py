@@ -11,6 +11,8 @@ from tfcompress.report._figures import (
     Verdict,
 )
 
+_GAP = "\N{NO-BREAK SPACE}"  # so that a figure stays on one line
+
 __all__ = ["primary", "sentence", "verdict"]
 
 
@@ -128,6 +130,6 @@ def _words(figure: MetricFigure) -> str:
             text += f" ± {(figure.high - figure.low) / 2:.2g}"
         return text
     if figure.low is None or figure.high is None:
-        return f"{100 * figure.value:.2f} %"
+        return f"{100 * figure.value:.2f}{_GAP}%"
     half = 50 * (figure.high - figure.low)
-    return f"{100 * figure.value:.1f} ± {half:.1f} %"
+    return f"{100 * figure.value:.1f}{_GAP}±{_GAP}{half:.1f}{_GAP}%"
