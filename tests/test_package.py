@@ -65,7 +65,7 @@ KNOWS = {
     "criteria": {"structure"},
     "policy": {"structure"},
     "cost": {"structure"},
-    "export": {"structure", "cost", "ops", "policy", "layers"},
+    "export": {"structure", "cost", "ops", "policy", "layers", "quantization"},
     "quantization": {"structure", "policy", "layers"},
     "report": {"structure", "cost", "export"},
     "callbacks": {

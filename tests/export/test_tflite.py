@@ -185,6 +185,68 @@ class TestQuantized:
         assert half.layers[0].compute_dtype == policy.removeprefix("mixed_")
 
 
+class TestFourBits:
+    """Weights of 4 bits; those on a grid already are stored as they are."""
+
+    @pytest.fixture(scope="class")
+    def levels(self):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(16, 3, activation="relu", name="conv")(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(10, name="dense")(x))
+        constraint = tfc.constraints.Levels(3)
+        for name in ("conv", "dense"):
+            kernel = model.get_layer(name).kernel
+            kernel.assign(constraint.project(np.asarray(kernel)))
+        return model
+
+    @pytest.fixture(scope="class")
+    def data(self):
+        return np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+
+    @pytest.mark.parametrize("quantization", ["int4", "dynamic_int4"])
+    def test_kernels_on_a_grid_are_not_rounded(
+        self, levels, data, tmp_path, quantization
+    ):
+        exact = {}
+        for kind in ("int8", quantization):
+            artifact = tfc.export.to_tflite(
+                levels, tmp_path / "m.tflite", quantization=kind, calibration=data
+            )
+            (output,) = artifact.parity.outputs
+            exact[kind] = output.mean_difference
+        # Only activations are rounded, as they are with 8 bits.
+        assert exact[quantization] < 1.5 * exact["int8"]
+
+    @pytest.mark.parametrize("quantization", ["int4", "dynamic_int4"])
+    def test_weights_take_half_a_byte(self, images, tmp_path, quantization):
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Dense(128, activation="relu")(keras.layers.Flatten()(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(128)(x))
+        weights = 64 * 128 + 128 * 128
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization=quantization, calibration=images
+        )
+        assert weights / 2 < artifact.bytes < weights / 2 + 6000
+        (output,) = artifact.parity.outputs
+        assert output.mean_difference < 0.1 * output.output_range
+
+    def test_static_ones_are_integers_only(self, levels, data, tmp_path):
+        artifact = tfc.export.to_tflite(
+            levels, tmp_path / "m.tflite", quantization="int4", calibration=data
+        )
+        assert tensor_types(artifact.path) <= {"int8", "int32"}
+
+    def test_nothing_to_store_in_four_bits(self, tmp_path):
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, keras.layers.DepthwiseConv2D(3)(inputs))
+        with pytest.raises(ValueError, match="4 bits"):
+            tfc.export.to_tflite(
+                model, tmp_path / "m.tflite", quantization="dynamic_int4"
+            )
+
+
 def scaled(model, first, last):
     """The same function with other scales of the two kernels, channel by channel."""
     copy = keras.models.clone_model(model)
@@ -429,8 +491,8 @@ class TestBadInput:
             tfc.export.to_tflite(model, tmp_path / "m.tflite", io="int8")
 
     def test_unknown_quantization(self, model, tmp_path):
-        with pytest.raises(ValueError, match=r"`quantization`.*'int4'"):
-            tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="int4")
+        with pytest.raises(ValueError, match=r"`quantization`.*'int3'"):
+            tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="int3")
 
     def test_other_ending(self, model, tmp_path):
         with pytest.raises(ValueError, match=r"`path`.*\.tflite"):

@@ -26,6 +26,7 @@ from tfcompress._samples import (
     take_samples,
 )
 from tfcompress.export._debug import compare_layers
+from tfcompress.export._few import on_few_bits, with_few_bits
 from tfcompress.export._jumps import check_jumps, jumps
 from tfcompress.export._parity import (
     RANDOM_SAMPLES,
@@ -39,13 +40,14 @@ from tfcompress.export._trained import frozen, is_prepared, is_wide, ranges
 from tfcompress.export._wide import widened
 from tfcompress.ops import portable
 from tfcompress.policy import named_layers
+from tfcompress.quantization import calibrate, prepare
 from tfcompress.structure._graph import require_graph
 
 __all__ = ["Artifact", "Quantization", "to_tflite"]
 
-Quantization = Literal["float16", "dynamic", "int8"]
+Quantization = Literal["float16", "dynamic", "int8", "int4", "dynamic_int4"]
 Io = Literal["int8", "uint8", "float32"]
-_QUANTIZATIONS = (None, "float16", "dynamic", "int8")
+_QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int4", "dynamic_int4")
 _IO = (None, "int8", "uint8", "float32")
 
 # Shares of the largest output. Rounding of float32 sums differs between kernels
@@ -57,6 +59,8 @@ _TOLERANCES = {
     "float16": 0.02,
     "dynamic": 0.2,
     "int8": 0.25,
+    "int4": 0.5,
+    "dynamic_int4": 0.5,
     "trained": 0.2,
 }
 # What computing in less than float32 costs in Keras itself.
@@ -70,8 +74,8 @@ class Artifact:
     Attributes:
         path: where it is.
         bytes: its size.
-        quantization: `None`, `"float16"`, `"dynamic"` or `"int8"`; `"trained"` for
-            models of `quantization.prepare`.
+        quantization: what was asked for; `"trained"` for models of
+            `quantization.prepare`.
         parity: how close it is to the Keras model.
         versions: versions of the packages that made and ran it.
     """
@@ -105,13 +109,21 @@ def to_tflite(
     |---|---|---|---|
     | `None` | float32 | float32 | as in Keras |
     | `"float16"` | float16 | float32 (float16 on GPUs) | as in Keras |
-    | `"dynamic"` | int8 | int8 with ranges found at run time | as in Keras |
+    | `"dynamic"` | int8 | int8, ranges found at run time | as in Keras |
     | `"int8"` | int8 | integers only | `io` |
-    | models of `quantization.prepare` | as trained | integers | `io` |
+    | `"int4"` | int4 | integers only | `io` |
+    | `"dynamic_int4"` | int4 | as `"dynamic"` | as in Keras |
+    | as `quantization.prepare` made it | as trained | integers | `io` |
 
     A model of `quantization.prepare` has learned its ranges, and needs neither
     `quantization` nor `calibration`: the file computes what the model computes,
     up to single steps of rounding.
+
+    With 4 bits, kernels that lie on a grid of so few steps already (as
+    `constraints.Levels` and `quantization.prepare` leave them) are stored as they
+    are; others are rounded, which costs accuracy that training with `prepare`
+    keeps. Convolutions and `Dense` layers get 4 bits, transposed and, with
+    `"dynamic_int4"`, depthwise convolutions more.
 
     `"int8"` is what microcontrollers and integer accelerators expect, inputs
     and outputs included; its scales are in the file and `tfcompress.export.run`
@@ -148,9 +160,9 @@ def to_tflite(
             such as a `tf.data.Dataset`, `keras.utils.PyDataset` or generator; or a
             `tfcompress.data.Dataset`, whose training split is taken. Up to 1,000
             samples are used, of arrays evenly spread.
-            Needed for `"int8"`, where 100 to 500 are usually enough; used for the
-            comparison with all. Defaults to `None`, which compares on 32 samples
-            of seeded random numbers.
+            Needed for `"int8"` and `"int4"`, where 100 to 500 are usually enough;
+            used for the comparison with all. Defaults to `None`, which compares on
+            32 samples of seeded random numbers.
         io: what an integer file takes and returns: `"int8"`, `"uint8"` or
             `"float32"`, with which it converts by itself. Defaults to `None`:
             `"int8"`, and int16 for models that are prepared for 16 bits.
@@ -158,7 +170,7 @@ def to_tflite(
             value, and the largest share of samples, close calls left out, on which
             the file decides otherwise. Defaults to `None`: 0.001 without
             quantization, 0.02 for `"float16"`, 0.2 for `"dynamic"` and models of
-            `quantization.prepare`, 0.25 for `"int8"`.
+            `quantization.prepare`, 0.25 for `"int8"`, 0.5 with 4 bits.
 
     Returns:
         An `Artifact` with the size and the parity.
@@ -186,18 +198,18 @@ def to_tflite(
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for 16-bit activations", io)
         )
-    if io not in (None, "float32") and kind not in ("int8", "trained"):
+    if io not in (None, "float32") and kind not in ("int8", "int4", "trained"):
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for a float file", io)
         )
     limit = _TOLERANCES[kind] if tolerance is None else None
     if tolerance is not None:
         limit = _checks.positive("tolerance", tolerance)
-    if calibration is None and quantization == "int8":
+    if calibration is None and quantization in ("int8", "int4"):
         raise ValueError(
             "Invalid value for argument `calibration`. Expected typical inputs, "
-            "which quantization='int8' needs to find the range of every tensor. "
-            "Received: calibration=None"
+            f"which quantization={quantization!r} needs to find the range of every "
+            "tensor. Received: calibration=None"
         )
     _refuse_rounding(model, quantization)
     _refuse_text(model)
@@ -212,8 +224,25 @@ def to_tflite(
     expected = call_model(model, samples, remember=True)
     half = [_HALF[dtype] for dtype in _dtypes(model) & set(_HALF)]
     source = _in_float32(model) if half else model
-    source = frozen(source) if trained else source
-    content = _convert(source, kind, samples, io)
+    if kind == "int4":
+        prepared = calibrate(
+            prepare(source, weights=4), samples if len(samples) > 1 else samples[0]
+        )
+        content = _convert(frozen(prepared, recover=True), "trained", samples, io)
+    elif kind == "dynamic_int4":
+        content, count = with_few_bits(_convert(on_few_bits(source), None, samples, io))
+        if not count:
+            raise ValueError(
+                _checks.invalid(
+                    "quantization",
+                    f"another one for {model.name!r}, which has no convolution or "
+                    "Dense layer that is computed with 4 bits",
+                    kind,
+                )
+            )
+    else:
+        source = frozen(source) if trained else source
+        content = _convert(source, kind, samples, io)
     if trained and is_wide(model):
         content = widened(content)
     jumping = jumps(model)

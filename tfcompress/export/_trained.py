@@ -24,8 +24,10 @@ def is_wide(model: keras.Model) -> bool:
     return any(isinstance(x, FakeQuantize) and x.bits == 16 for x in grids)
 
 
-def frozen(model: keras.Model) -> keras.Model:
+def frozen(model: keras.Model, *, recover: bool = False) -> keras.Model:
     """A copy whose kernels and ranges are constants, in a form for the converter.
+
+    With `recover`, kernels that lie on a grid already keep it.
 
     Raises:
         ValueError: if a range has not been learned yet.
@@ -43,8 +45,23 @@ def frozen(model: keras.Model) -> keras.Model:
             f"inputs. Received: {model.name!r}, in which {len(unknown)} ranges are "
             f"not known, {unknown[0]!r} among them."
         )
+
+    def freeze(layer: Any) -> keras.Layer:
+        inner = _quantized(layer)
+        if inner is None:
+            return layer.freeze()
+
+        def given(kernel: keras.Variable) -> Any:
+            value, wrapper = kernel.value, layer
+            while wrapper is not inner:  # wrappers around it are applied first
+                value = wrapper.effective_kernel(kernel, value)
+                wrapper = wrapper.layer
+            return value
+
+        return inner.freeze(given, recover)
+
     changed = {
-        name: _frozen
+        name: freeze
         for name, layer in layers.items()
         if isinstance(layer, InFloat | FakeQuantize) or _quantized(layer) is not None
     }
@@ -69,8 +86,3 @@ def _quantized(layer: Any) -> QuantizedKernel | None:
     while isinstance(layer, KernelWrapper) and not isinstance(layer, QuantizedKernel):
         layer = layer.layer
     return layer if isinstance(layer, QuantizedKernel) else None
-
-
-def _frozen(layer: Any) -> keras.Layer:
-    inner = _quantized(layer)
-    return layer.freeze() if inner is None else inner.freeze(layer.values)

@@ -35,7 +35,8 @@ def widened(content: bytes) -> bytes:
         if isinstance(value, int)
     }
     for graph in model.subgraphs:
-        kernels, sums = set(), set()
+        kernels: set[int] = set()
+        sums: set[int] = set()
         for operation in graph.operators:
             code = model.operatorCodes[operation.opcodeIndex]
             name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]

@@ -18,7 +18,7 @@ from keras import ops
 from tfcompress import _checks
 from tfcompress.layers._kernel_wrapper import KernelWrapper, Operation
 
-__all__ = ["CLIPPING", "FakeQuantize", "InFloat", "QuantizedKernel"]
+__all__ = ["CLIPPING", "FakeQuantize", "InFloat", "QuantizedKernel", "grid_of"]
 
 # Half the range of the symmetric grid of 2^b - 1 levels with the smallest mean
 # squared error for normally distributed values, in standard deviations (found by
@@ -345,12 +345,14 @@ class QuantizedKernel(KernelWrapper):
         rounded = np.rint(ops.convert_to_numpy(value) / step)
         return np.clip(rounded, -self._levels, self._levels).astype("int8"), step
 
-    def freeze(self, values: Any = None) -> QuantizedKernel:
+    def freeze(self, values: Any = None, recover: bool = False) -> QuantizedKernel:
         """Makes the kernels constants on their grids, as files need them.
 
         Args:
             values: function of a kernel that returns its value, where wrappers
                 around this one change it. Defaults to `None`.
+            recover: whether a kernel that lies on a grid of at most 8 steps on
+                either side keeps it, whatever its range. Defaults to False.
 
         Returns:
             Itself.
@@ -358,7 +360,11 @@ class QuantizedKernel(KernelWrapper):
         found = {}
         for kernel in self.kernels:
             value = kernel.value if values is None else values(kernel)
-            found[id(kernel)] = self.grid(kernel, value)
+            known = None
+            if recover:
+                array = ops.convert_to_numpy(ops.cast(value, "float32"))
+                known = grid_of(array, self._axes(kernel))
+            found[id(kernel)] = known or self.grid(kernel, value)
         self._grids = found
         if self.between is not None:
             self.between.freeze()
@@ -435,7 +441,8 @@ class QuantizedKernel(KernelWrapper):
                 self.core, depthwise and not grouped, pointwise, flat
             )
         # LiteRT has no transposed convolution with 4 bits, nor products of 4 and 16.
-        few = self.bits <= 4 and self.activation_bits == 8
+        few = np.abs(levels).max(initial=0) <= 7 and self.bits <= 4
+        few = few and self.activation_bits == 8
         few = few and not isinstance(self.core, _TRANSPOSED)
         bits = 4 if few else 8
         limit = step.reshape(-1) * np.float32(2 ** (bits - 1) - 1)
@@ -460,6 +467,35 @@ class QuantizedKernel(KernelWrapper):
 
 
 # Helpers --------------------------------------------------------------------
+
+
+def grid_of(
+    values: np.ndarray, axes: tuple[int, ...], most: int = 8
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The grid on which weights lie already, if it has few steps.
+
+    Args:
+        values: the weights.
+        axes: the axes that share a step.
+        most: the most steps on either side of 0. Defaults to `8`.
+
+    Returns:
+        Integers, and the step in the shape of `values` with 1 for `axes`, or
+        `None`.
+    """
+    values = values.astype("float64")
+    largest = np.abs(values).max(axis=axes, keepdims=True)
+    step = np.full(largest.shape, np.nan)
+    step[largest == 0] = 1.0
+    for count in range(1, most + 1):
+        quotient = values / np.where(largest > 0, largest / count, 1.0)
+        error = np.abs(quotient - np.rint(quotient)).max(axis=axes, keepdims=True)
+        # What float32 leaves of a product of integer and step.
+        fits = np.isnan(step) & (error < 1e-5 * count)
+        step = np.where(fits, largest / count, step)
+    if np.isnan(step).any():
+        return None
+    return np.rint(values / step).astype("int8"), step.astype("float32")
 
 
 def _extremes(inputs: Any) -> tuple[Any, Any, Any]:
