@@ -142,6 +142,16 @@ def test_logs_have_a_number_for_each_layer_and_the_total(data):
     assert "density/out" not in history
 
 
+def test_the_total_is_the_mean_of_the_layers_where_asked(data):
+    x, _ = data
+    density = ActivationDensity(x, total="layers")
+    compiled().fit(*data, epochs=2, callbacks=[density], **FIT)
+    means = np.mean(list(density.layers.values()), axis=0)
+    np.testing.assert_allclose(density.curve, means)
+    with pytest.raises(ValueError, match="`total`"):
+        ActivationDensity(total="filters")
+
+
 def test_activations_below_a_threshold_count_as_zero(data):
     model = compiled(network("gelu"))
     density = ActivationDensity(data[0], threshold=0.1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress._checks import number, whole
+from tfcompress._checks import number, one_of, whole
 from tfcompress._meters import DensityMeter
 from tfcompress._samples import read, reusable
 from tfcompress._taps import Tap, activation_taps
@@ -126,11 +126,15 @@ class ActivationDensity(Method):
             `True`.
         threshold: an activation counts as non-zero if its magnitude is larger
             than this. Defaults to `0.0`.
+        total: what `density` is: `"activations"`, the fraction of all activations
+            (equation 1 over the whole network), in which layers with large maps
+            weigh most, or `"layers"`, the mean of the layers' densities, as in the
+            caption of the paper's Figure 1. Defaults to `"activations"`.
         target: the part of the model to measure; see `Method`. `data` are inputs of
             that part. Defaults to `None`.
 
     Attributes:
-        curve: density of all activations, for each epoch of the last training.
+        curve: the total density, for each epoch of the last run.
         layers: layer name -> its density, for each epoch.
         saturation: number of epochs after which the density had saturated, or
             `None`.
@@ -152,6 +156,7 @@ class ActivationDensity(Method):
         stop: bool = True,
         *,
         threshold: float = 0.0,
+        total: str = "activations",
         target: keras.Model | str | None = None,
     ) -> None:
         super().__init__(target=target)
@@ -160,6 +165,7 @@ class ActivationDensity(Method):
         self.min_delta = number("min_delta", min_delta)
         self.stop = bool(stop)
         self.threshold = number("threshold", threshold)
+        self.total = one_of("total", total, ("activations", "layers"))
         self.curve: list[float] = []
         self.layers: dict[str, list[float]] = {}
         self.saturation: int | None = None
@@ -239,9 +245,15 @@ class ActivationDensity(Method):
             self._measure(self._meter)
         if self._meter.diverged:
             raise diverged(f"activations of {', '.join(self._meter.diverged)} are")
-        self.curve.append(self._meter.total())
-        for name, value in self._meter.layers().items():
+        densities = self._meter.layers()
+        for name, value in densities.items():
             self.layers.setdefault(name, []).append(value)
+        over_layers = self.total == "layers"
+        self.curve.append(
+            float(np.mean(list(densities.values())))
+            if over_layers
+            else self._meter.total()
+        )
         settled = is_saturated(self.curve, self.patience, self.min_delta)
         if self.saturation is None and settled:
             self.saturation = len(self.curve)
@@ -293,6 +305,7 @@ class ActivationDensity(Method):
             "min_delta": self.min_delta,
             "stop": self.stop,
             "threshold": self.threshold,
+            "total": self.total,
             **super().get_config(),
         }
 

@@ -198,6 +198,7 @@ def resize_by_density(
     patience: int = 2,
     min_delta: float = 1e-3,
     threshold: float = 0.0,
+    total: str = "activations",
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     seed: int | None = None,
@@ -267,6 +268,7 @@ def resize_by_density(
         patience: see `callbacks.ActivationDensity`. Defaults to `2`.
         min_delta: see there. Defaults to `1e-3`.
         threshold: see there. Defaults to `0.0`.
+        total: see there. Defaults to `"activations"`.
         layers: names of the layers to resize, together with what is coupled to
             them; `None` for all that can be. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.
@@ -313,6 +315,7 @@ def resize_by_density(
         "patience": patience,
         "min_delta": min_delta,
         "threshold": threshold,
+        "total": total,
         "layers": sizing.layers,
         "exclude": sizing.exclude,
         "seed": seed,
@@ -325,7 +328,7 @@ def resize_by_density(
         epochs=epochs,
         round_epochs=round_epochs,
         max_rounds=max_rounds,
-        density=_Measure(sample, patience, min_delta, threshold),
+        density=_Measure(sample, patience, min_delta, threshold, total),
         callbacks=list(callbacks),
         fit_arguments={"verbose": verbose, **fit_arguments},
         backup=backup,
@@ -346,6 +349,7 @@ class _Measure:
     patience: int
     min_delta: float
     threshold: float
+    total: str
 
     def __post_init__(self) -> None:
         self.callback(stop=True)  # refuses bad arguments before any work is done
@@ -357,6 +361,7 @@ class _Measure:
             self.min_delta,
             stop=stop,
             threshold=self.threshold,
+            total=self.total,
         )
 
 
