@@ -536,7 +536,7 @@ def record_of(settings, data, experiment, job, model) -> dict[str, Any]:
         "vector_bytes": packed.vector_bytes,
         "file_bytes": packed.bytes,
     }
-    print(f"{job.name}: validation {record['validation']:.4f}, {packed}", flush=True)
+    print(f"validation {record['validation']:.2%}, test {record['test']:.2%}\n{packed}")
     return record
 
 
