@@ -15,6 +15,7 @@ where MODE is conservative, intermediate or aggressive.
     python recipes/cross_stack.py                               # digits, two minutes
     python recipes/cross_stack.py --preset=paper --width=0.125 --limit=20000
     python recipes/cross_stack.py --preset=paper --bits=2,6     # the other reading of K
+    python recipes/cross_stack.py --preset=paper --order=magnitude
     python recipes/cross_stack.py --preset=stl10
     python recipes/cross_stack.py --preset=imagenet --data_dir=DIR
 
@@ -102,6 +103,12 @@ class Settings:
         "Fraction of the steps after which masks stay.", 0.7, least=0, most=1
     )
     iterations: int = setting("Of the incremental approximation.", 50, least=1)
+    order: str = setting(
+        "Which weights are handed over first: with the smallest error (the paper's), "
+        "the smallest relative error, or the largest magnitude.",
+        "error",
+        choices=["error", "relative", "magnitude"],
+    )
     bits: tuple[int, ...] = setting("Significant bits of weights, activations.", (1, 5))
     gradient: str = setting(
         "Of approximate products.", "exact", choices=["exact", "approximate"]
@@ -375,6 +382,7 @@ def callbacks(job, settings, steps):
             tfc.callbacks.IncrementalApproximation(
                 settings.iterations,
                 epochs=job.epochs - settings.settling_epochs,
+                order=settings.order,
             )
         )
     return chosen

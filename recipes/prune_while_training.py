@@ -18,8 +18,10 @@ for efficiently optimizing deep learning networks" (2020), compare:
 A rate is a number, or targets of single layers: "conv4:0.8+conv5:0.8" prunes 80 % of
 the layers whose names begin with conv4 or conv5 and leaves the others alone. Which
 layers lose how much of a number, --ranking says: with "layer" every layer loses that
-share; with "global" and "network" the share is one of all filters, and layers compete
-for them by relative or by raw scores (the paper's Algorithm 1); each keeps --floor.
+share; otherwise the share is one of all filters, and each layer keeps --floor. Layers
+compete for them by raw scores ("network", the paper's Algorithm 1) or by relative
+ones ("global"), lose equally many ("even", Algorithm 2) or are drawn ("random",
+Algorithm 3). "paper" takes the algorithm of each variant.
 
 Pruned networks get really smaller while they train, so that their epochs get
 cheaper. A run that is interrupted goes on where it was when the same command is
@@ -111,7 +113,9 @@ PRESETS = {
 VARIANTS = ("dense", "pwt-l1", "prt", "pwt-mean-activation", "pwt-random", "pwt-l1-mod")
 # LeNet-5 on digits has fewer filters to spare than the paper's network.
 RATES = {"quick": ["0.6"], "imagenet": ["0.7"]}
-RANKINGS = ("layer", "global", "network")
+RANKINGS = ("paper", "layer", "global", "network", "even", "random")
+# Algorithms 2 and 3 of the paper; all other variants are Algorithm 1.
+ALGORITHMS = {"pwt-mean-activation": "even", "pwt-random": "random"}
 
 define_flags(PRESETS, "out/prune_while_training")
 flags.DEFINE_multi_enum("variants", VARIANTS, VARIANTS, "What to train.")
@@ -121,7 +125,12 @@ flags.DEFINE_list(
     "Pruning rates; the first is for all variants. NAME:RATE+NAME:RATE+… for rates of "
     "the layers whose names begin so. [preset: quick 0.6, imagenet 0.7, others 0.8]",
 )
-flags.DEFINE_enum("ranking", "layer", RANKINGS, "Which filters compete.")
+flags.DEFINE_enum(
+    "ranking",
+    None,
+    RANKINGS,
+    "Which filters compete. [preset: quick layer, others paper]",
+)
 flags.DEFINE_float(
     "floor", 0.1, "Fraction that every layer keeps when layers compete.", 0.0, 1.0
 )
@@ -132,7 +141,7 @@ def main():
         chosen(PRESETS),
         variants=FLAGS.variants,
         rates=FLAGS.rates or RATES.get(FLAGS.preset, ["0.8"]),
-        ranking=FLAGS.ranking,
+        ranking=FLAGS.ranking or ("layer" if FLAGS.preset == "quick" else "paper"),
         floor=FLAGS.floor,
         **common(),
     )
@@ -225,8 +234,9 @@ def plan(
             )
         if "dense" in variants and index == 0:
             yield PruningJob(name="dense", **common)
-        where = "" if ranking == "layer" else f" {ranking} floor {floor:g}"
         for (variant, n), (schedule, criterion) in ways.items():
+            own = ALGORITHMS.get(variant, "network") if ranking == "paper" else ranking
+            where = "" if own == "layer" else f" {own} floor {floor:g}"
             if variant in variants and (index == 0 or variant == "pwt-l1"):
                 yield PruningJob(
                     name=f"{variant}{n} {shown(rate)}{where}",
@@ -234,7 +244,7 @@ def plan(
                     rate=rate,
                     schedule=schedule,
                     criterion=criterion,
-                    ranking=ranking,
+                    ranking=own,
                     floor=floor,
                     **common,
                 )
@@ -422,9 +432,9 @@ def results_table(records) -> str:
 def figures(records) -> list[tfc.report.Curves]:
     """The paper's figures, as far as the runs that they compare are there."""
     # All variants are there at this rate; PWT-L1 possibly at others too.
-    pruned = [(r["rate"], r["ranking"]) for r in records if r["rate"]]
+    pruned = [r["rate"] for r in records if r["rate"]]
     shown_at = max(pruned, key=pruned.count, default=None)
-    at = [r for r in records if not r["rate"] or (r["rate"], r["ranking"]) == shown_at]
+    at = [r for r in records if not r["rate"] or r["rate"] == shown_at]
     criteria = ("dense", "pwt-l1", "pwt-mean-activation", "pwt-random")
     curves = []
     for number, title, variants, quantity, runs in (

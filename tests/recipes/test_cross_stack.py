@@ -88,11 +88,13 @@ def test_bad_settings_are_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_both_readings_of_the_bits_reach_the_layers(recipe, settings):
-    other = dataclasses.replace(settings, bits=(2, 6))
+def test_both_readings_of_the_bits_and_the_order_reach_the_callbacks(recipe, settings):
+    other = dataclasses.replace(settings, bits=(2, 6), order="magnitude")
     jobs = {j.name: j for j in recipe.plan(other, recipe.SCHEMES, ["aggressive"], 0)}
     assert jobs["proposed-aggressive"].bits == jobs["incremental"].bits == (2, 6)
     assert jobs["pruning"].bits == (5, 5)
+    (handover,) = recipe.callbacks(jobs["incremental"], other, 100)
+    assert handover.order == "magnitude"
 
 
 def test_every_class_is_divided_80_to_20(recipe):

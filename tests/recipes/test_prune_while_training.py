@@ -71,6 +71,17 @@ def test_rates_of_layers_and_rankings_over_layers(recipe):
     assert callback.schedule == Linear(0.0, 0.6, begin=0, end=79)
 
 
+def test_each_variant_has_the_papers_algorithm(recipe):
+    jobs = recipe.plan(recipe.PRESETS["paper"], recipe.VARIANTS, ["0.8"], 0, "paper")
+    assert {job.variant: job.ranking for job in jobs if job.rate} == {
+        "pwt-l1": "network",
+        "prt": "network",
+        "pwt-mean-activation": "even",
+        "pwt-random": "random",
+        "pwt-l1-mod": "network",
+    }
+
+
 @pytest.mark.parametrize("rates", ["0", "1", "half", "conv1:", "conv1:0.5+0.5"])
 def test_rates_that_are_none_are_refused(recipe, rates):
     with pytest.raises(ValueError, match="argument `rates`"):
