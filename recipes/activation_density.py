@@ -442,7 +442,16 @@ def table_2(records, settings) -> str:
         elif dense is not None:
             net, first = record["nets"][0], dense["nets"][0]
             small = first["weights"] / net["weights"], first["ops"] / net["ops"]
-            spent = net["epochs"] / small[1], net["epochs"] / small[0]
+            # Of the network whose weights it has, too.
+            before = [
+                r["nets"][0]["epochs"]
+                for r in records
+                if record["name"] == "uniform-inherit"
+                and (r["name"], r["seed"]) == ("density-inherit", record["seed"])
+            ]
+            spent = tuple(
+                sum(before) + net["epochs"] / ratio for ratio in reversed(small)
+            )
         else:
             continue
         rows.append((record, small, [(n, n / settings.epochs) for n in spent]))

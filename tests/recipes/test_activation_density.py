@@ -161,6 +161,12 @@ def test_tables_have_the_papers_columns(recipe):
     assert recipe.reductions(record) == [(1.0, 1.0), (7.3, 6.0)]
     assert "135.0 (0.64×)" in recipe.table_2([record], recipe.PRESETS["paper"])
     assert "| 7.3× | 6.0× | 210 |" in recipe.table_1([record])
+    # A control with inherited weights has the epochs of what it inherits from.
+    sized = {**record, "name": "density-inherit", "nets": [net(60, 73, 100)] * 2}
+    dense = {**record, "name": "dense", "nets": [net(60, 73, 210)], "final": 0}
+    control = {**dense, "name": "uniform-inherit", "nets": [net(10, 10, 210)]}
+    table = recipe.table_2([dense, sized, control], recipe.PRESETS["paper"])
+    assert "| uniform-inherit, seed 0 | 135.0 (0.64×) |" in table
 
 
 @pytest.mark.parametrize("control", ["uniform", "uniform-inherit"])
