@@ -11,30 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset(
-    {
-        "analysis",
-        "callbacks",
-        "compression",
-        "constraints",
-        "cost",
-        "criteria",
-        "data",
-        "export",
-        "gates",
-        "interop",
-        "layers",
-        "ops",
-        "policy",
-        "quantization",
-        "report",
-        "schedules",
-        "structure",
-        "training",
-        "zoo",
-    }
-)
-
 # Names that are there without their module's name, and where they come from.
 _NAMES = {
     "Budget": "compression",
@@ -42,19 +18,68 @@ _NAMES = {
     "finalize": "_finalize",
 }
 
-__all__ = ["Budget", "__version__", "compress", "finalize", *sorted(_SUBMODULES)]
+__all__ = [
+    "Budget",
+    "__version__",
+    "analysis",
+    "callbacks",
+    "compress",
+    "compression",
+    "constraints",
+    "cost",
+    "criteria",
+    "data",
+    "export",
+    "finalize",
+    "gates",
+    "interop",
+    "layers",
+    "ops",
+    "policy",
+    "quantization",
+    "report",
+    "schedules",
+    "structure",
+    "training",
+    "zoo",
+]
 
+_SUBMODULES = frozenset(__all__) - {*_NAMES, "__version__"}
+
+# Type checkers and editors read real imports, so that they know every name and
+# argument. They do not see `__getattr__`, which would make any name `Any`.
 if TYPE_CHECKING:
+    from tfcompress import (
+        analysis,
+        callbacks,
+        compression,
+        constraints,
+        cost,
+        criteria,
+        data,
+        export,
+        gates,
+        interop,
+        layers,
+        ops,
+        policy,
+        quantization,
+        report,
+        schedules,
+        structure,
+        training,
+        zoo,
+    )
     from tfcompress._finalize import finalize
     from tfcompress.compression import Budget, compress
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"tfcompress.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"tfcompress.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'tfcompress' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _SUBMODULES:
+            return importlib.import_module(f"tfcompress.{name}")
+        if name in _NAMES:
+            return getattr(importlib.import_module(f"tfcompress.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'tfcompress' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

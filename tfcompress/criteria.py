@@ -34,7 +34,6 @@ __all__ = [
     "Random",
     "deserialize",
     "get",
-    "normalize",
     "score",
     "serialize",
 ]

@@ -19,12 +19,7 @@ from tfcompress.structure import _facts
 from tfcompress.structure._graph import is_nested_model
 
 __all__ = [
-    "Selection",
-    "check_list",
-    "check_names",
-    "groups_named",
     "kernels",
-    "named_layers",
     "select_groups",
     "select_kernels",
     "select_layers",

@@ -1,24 +1,22 @@
-"""One call from a model, data and a budget to a smaller model that meets it."""
+"""One call from a model, data and a budget to a smaller model that meets it.
 
-from tfcompress.compression._budget import FIGURES, Budget
+What is imported as `X as X` serves other parts of this library and is not public.
+"""
+
+from tfcompress.compression._budget import FIGURES as FIGURES
+from tfcompress.compression._budget import Budget
 from tfcompress.compression._compress import compress
-from tfcompress.compression._data import data_for, range_fault, warn_of_range
-from tfcompress.compression._plan import Offer, Saving
+from tfcompress.compression._data import data_for as data_for
+from tfcompress.compression._data import range_fault as range_fault
+from tfcompress.compression._data import warn_of_range as warn_of_range
 from tfcompress.compression._plan_file import read_plan
 from tfcompress.compression._result import Compressed, TrialResult
-from tfcompress.compression._task import quality_of_file
+from tfcompress.compression._task import quality_of_file as quality_of_file
 
 __all__ = [
-    "FIGURES",
     "Budget",
     "Compressed",
-    "Offer",
-    "Saving",
     "TrialResult",
     "compress",
-    "data_for",
-    "quality_of_file",
-    "range_fault",
     "read_plan",
-    "warn_of_range",
 ]

@@ -1,10 +1,9 @@
 """What a model costs: multiply–accumulates, parameters, memory, energy."""
 
-from tfcompress.cost._accesses import Accesses, PhaseAccesses
 from tfcompress.cost._bits import mac_bits
 from tfcompress.cost._break_even import SparseHardware, overall_speedup
 from tfcompress.cost._count import count
-from tfcompress.cost._energy import EnergyEstimate, LayerEnergy, Products, energy
+from tfcompress.cost._energy import EnergyEstimate, Products, energy
 from tfcompress.cost._measure import MeasuredEnergy, measure_energy
 from tfcompress.cost._operands import Operands
 from tfcompress.cost._profiles import Profile, profile, profiles, write_template
@@ -20,14 +19,11 @@ from tfcompress.cost._training import (
 )
 
 __all__ = [
-    "Accesses",
     "EnergyEstimate",
     "LayerCost",
-    "LayerEnergy",
     "MeasuredEnergy",
     "ModelCost",
     "Operands",
-    "PhaseAccesses",
     "Products",
     "Profile",
     "SparseHardware",

@@ -4,7 +4,7 @@ from tfcompress.layers._clustered import ClusteredKernel
 from tfcompress.layers._drum import DrumMultiply
 from tfcompress.layers._gates import ChannelGate, LayerGate
 from tfcompress.layers._kernel_wrapper import KernelWrapper
-from tfcompress.layers._masked_kernel import KernelMask, MaskedKernel
+from tfcompress.layers._masked_kernel import MaskedKernel
 from tfcompress.layers._quantized import FakeQuantize, InFloat, QuantizedKernel
 from tfcompress.layers._wrap import wrap
 
@@ -14,7 +14,6 @@ __all__ = [
     "DrumMultiply",
     "FakeQuantize",
     "InFloat",
-    "KernelMask",
     "KernelWrapper",
     "LayerGate",
     "MaskedKernel",

@@ -2,7 +2,7 @@
 
 from tfcompress.quantization._calibrate import calibrate
 from tfcompress.quantization._cluster import cluster
-from tfcompress.quantization._plan import Plan, Row, plan
+from tfcompress.quantization._plan import Plan, plan
 from tfcompress.quantization._prepare import prepare
 
-__all__ = ["Plan", "Row", "calibrate", "cluster", "plan", "prepare"]
+__all__ = ["Plan", "calibrate", "cluster", "plan", "prepare"]

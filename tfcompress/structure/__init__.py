@@ -1,7 +1,8 @@
 """The structure engine: analyse, edit and shrink Keras graphs, exactly.
 
 Finds which channels of a model can be removed together, and builds smaller
-models without them. Knows nothing of how channels are chosen.
+models without them. It knows nothing of how channels are chosen. What is imported
+as `X as X` serves other parts of this library and is not public.
 """
 
 from tfcompress.structure._edit import (
@@ -18,11 +19,10 @@ from tfcompress.structure._edit import (
 from tfcompress.structure._groups import (
     ChannelGroup,
     ChannelGroups,
-    Member,
     channel_groups,
-    keep_masks,
-    zero_indices,
 )
+from tfcompress.structure._groups import keep_masks as keep_masks
+from tfcompress.structure._groups import zero_indices as zero_indices
 from tfcompress.structure._rebuild import Edit
 from tfcompress.structure._verify import VerificationError
 from tfcompress.structure.rules import register_channelwise, register_producer
@@ -31,13 +31,11 @@ __all__ = [
     "ChannelGroup",
     "ChannelGroups",
     "Edit",
-    "Member",
     "VerificationError",
     "bypass",
     "channel_groups",
     "fold_batch_norm",
     "insert_after",
-    "keep_masks",
     "register_channelwise",
     "register_producer",
     "remove_channels",
@@ -46,5 +44,4 @@ __all__ = [
     "shrink",
     "wrap",
     "zero_channels",
-    "zero_indices",
 ]
