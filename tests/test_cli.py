@@ -72,6 +72,9 @@ def test_export_and_benchmark(saved, command, tmp_path):
     status, text, _ = command("benchmark", out)
     assert status == 0
     assert "ms" in text
+    status, text, _ = command("debug", saved, out, "--data=digits")
+    assert status == 0
+    assert "conv1" in text and "classifier" in text
     status, text, _ = command("target", out, "this computer")
     assert status == 0
     assert "this computer (measured by" in text

@@ -161,6 +161,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     _add_data(verify, "data set to compare on")
 
+    debug = _add(commands, "debug", _debug, "compare a file with its model by layer")
+    debug.add_argument("model", help=model)
+    debug.add_argument("file", help="the .tflite file that was exported from it")
+    _add_data(debug, "data set to compare on", required=True)
+
     pack = _add(commands, "pack", _pack, "write a small .tfcz file")
     pack.add_argument("model", help=model)
     pack.add_argument("out", help="the .tfcz file to write")
@@ -439,6 +444,13 @@ def _verify(arguments: argparse.Namespace) -> None:
         agrees = parity.max_difference <= limit
     if not agrees:
         raise ValueError(f"{file} does not compute what {arguments.model} does.")
+
+
+def _debug(arguments: argparse.Namespace) -> None:
+    model = _load(arguments.model)
+    data = _data(arguments, model)
+    assert data is not None  # the parser requires it
+    print(tfc.export.debug(model, arguments.file, _calibration(data)))
 
 
 def _pack(arguments: argparse.Namespace) -> None:

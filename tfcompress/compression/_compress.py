@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfcompress import report as reports
-from tfcompress._checks import fraction, invalid, number, whole
+from tfcompress._checks import fraction, invalid, number, one_of, whole
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
@@ -27,6 +27,7 @@ from tfcompress.compression._measure import Meter, file_name
 from tfcompress.compression._plan_file import write_plan
 from tfcompress.compression._result import Compressed, TrialResult
 from tfcompress.compression._search import Engine, One, Trial, optuna_engine
+from tfcompress.compression._sensitivity import measure
 from tfcompress.compression._task import Task, chosen_metric
 from tfcompress.compression._training import (
     Diverged,
@@ -79,6 +80,7 @@ class _Options:
     batch_size: int
     monitor: str | None
     criterion: str
+    spread: str
     temperature: float
     distillation: float
     trials: int
@@ -99,6 +101,7 @@ def compress(
     batch_size: int = 32,
     monitor: str | None = None,
     criterion: str = "l1",
+    spread: Literal["sensitivity", "uniform"] = "sensitivity",
     teacher: Literal["self"] | keras.Model | None = "self",
     temperature: float = 3.0,
     distillation: float = 0.5,
@@ -175,6 +178,10 @@ def compress(
             first accuracy, else the only metric, else the loss.
         criterion: what filters are chosen by, as in `callbacks.FilterPruning`.
             Defaults to `"l1"`.
+        spread: how pruning is divided among the layers: `"sensitivity"` measures
+            how the loss of the trained model rises when filters of one layer go,
+            and weighs that against what they take; `"uniform"` prunes the same
+            share everywhere. Defaults to `"sensitivity"`.
         teacher: whose answers the model learns, too: `"self"`, the original;
             another model with the same inputs and outputs; or `None`. Defaults to
             `"self"`.
@@ -215,6 +222,7 @@ def compress(
         batch_size=batch_size,
         monitor=monitor,
         criterion=criterion,
+        spread=spread,
         temperature=temperature,
         distillation=distillation,
         trials=trials,
@@ -418,9 +426,9 @@ class _Run:
             model = load_model(saved)
             compile_as(model, self.model)
             return model
-        rate, reached = self._rate(settings["tilt"])
-        settings["rate"] = rate
-        counts = self.filters.counts(rate, settings["tilt"])
+        self._sense(settings["criterion"])
+        counts, reached = self._cut(settings["tilt"])
+        settings["pruned"] = {name: count for name, count in counts.items() if count}
         self._say(
             f"  pruning {sum(counts.values())} of {sum(self.filters.sizes.values())} "
             f"channels{'' if reached else '; even this does not meet the budget'}"
@@ -431,7 +439,7 @@ class _Run:
             self.model, counts, self.filters.sizes, settings["criterion"], lesson
         )
         save_model(model, saved)
-        write_atomic(state, json.dumps({"rate": rate}))
+        write_atomic(state, json.dumps({"pruned": settings["pruned"]}))
         return model
 
     def _tried(
@@ -519,8 +527,8 @@ class _Run:
             self.meter.excess(figures, self.limits),
         )
 
-    def _rate(self, tilt: float) -> tuple[float, bool]:
-        """The smallest pruning rate within the budget, tried on real files."""
+    def _cut(self, tilt: float) -> tuple[dict[str, int], bool]:
+        """The fewest channels to prune for the budget, tried on real files."""
         counted = [name for name in self.limits if not FIGURES[name].of_file]
         of_file = [name for name in self.limits if FIGURES[name].of_file]
         with tempfile.TemporaryDirectory() as folder:
@@ -551,27 +559,42 @@ class _Run:
             bytes_each = _BYTES[self.kind]
             parameters = self.offer.original["parameters"]
             overhead = self._size_of_original() - parameters * bytes_each
-            found: list[float] = []
+            found: list[dict[str, int]] = []
             seen: list[dict[str, int]] = []
             for _ in range(_CORRECTIONS if estimated else 0):
-                rate, _ = _plan.smallest_rate(self.filters, tilt, fits)
-                counts = self.filters.counts(rate, tilt)
+                counts, _ = _plan.smallest_cut(self.filters, tilt, fits)
                 if counts in seen:
                     break
                 seen.append(counts)
                 candidate = self.filters.without(counts)
                 over = excess(candidate)
                 if over <= 1:
-                    found.append(rate)
+                    found.append(counts)
                 if not np.isfinite(over) or _NEAR <= over <= 1:
                     break
                 figures = self.meter.model_figures(candidate, self.kind)
                 size = file.stat().st_size
                 overhead = size - figures["parameters"] * bytes_each
             if found:
-                return min(found), True
+                return min(found, key=lambda counts: sum(counts.values())), True
             estimated = False
-            return _plan.smallest_rate(self.filters, tilt, fits)
+            return _plan.smallest_cut(self.filters, tilt, fits)
+
+    def _sense(self, criterion: str) -> None:
+        """Measures what pruning does to the loss, where it has to be known."""
+        if self.options.spread == "uniform" or self.filters.sensitivity is not None:
+            return
+        self._say("Measuring how much each layer's filters matter")
+        of_work = {"macs", "latency", "energy", "ram"} & set(self.limits)
+        of_size = {"size", "parameters", "flash"} & set(self.limits)
+        weights = {"macs": float(bool(of_work)), "parameters": float(bool(of_size))}
+        self.filters.sensitivity = measure(
+            copy_of(self.model),
+            self.filters.sizes,
+            self.task.sample(),
+            criterion,
+            self.filters.savings(weights),
+        )
 
     def _size_of_original(self) -> float:
         if self.kind == "float32":
@@ -805,6 +828,7 @@ def _checked(model: Any, **given: Any) -> _Options:
         batch_size=whole("batch_size", given["batch_size"]),
         monitor=given["monitor"],
         criterion=given["criterion"],
+        spread=one_of("spread", given["spread"], ("sensitivity", "uniform")),
         temperature=temperature,
         distillation=fraction("distillation", given["distillation"]),
         trials=whole("trials", given["trials"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 
 from tfcompress import policy, structure
 from tfcompress.compression._measure import Meter, file_name
+from tfcompress.compression._sensitivity import Sensitivity
+from tfcompress.cost import count
 
-__all__ = ["Filters", "Offer", "Saving", "offers", "smallest_rate"]
+__all__ = ["Filters", "Offer", "Saving", "offers", "smallest_cut"]
 
-# A layer that is left with less than this share of its filters learns little.
-_LEAST_KEPT = 0.05
-_STEPS = 8
+_STEPS = 14
+# Powers of ten: the rise of the loss that saving everything may cost.
+_PRICES = (-6.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Filters:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self.sensitivity: Sensitivity | None = None
         groups = structure.channel_groups(model)
         try:
             selection = policy.select_groups(groups, model)
@@ -71,14 +75,16 @@ class Filters:
         self.skipped = dict(selection.skipped)
         self.reason = ""
 
-    def counts(self, rate: float, tilt: float = 0.0) -> dict[str, int]:
+    def counts(self, strength: float, tilt: float = 0.0) -> dict[str, int]:
         """How many channels of each group go.
 
+        With a `sensitivity`, each group loses as many as are worth the rise of the
+        loss at one price for all; otherwise each loses the same share.
+
         Args:
-            rate: mean pruning rate, in [0, 1].
-            tilt: how much more late groups are pruned than early ones: the rate
-                runs from `(1 - tilt) * rate` in the first to `(1 + tilt) * rate`
-                in the last. Defaults to 0.0.
+            strength: in [0, 1], from nothing to everything that can go.
+            tilt: how much more late groups are pruned than early ones. Defaults
+                to 0.0, neither.
 
         Returns:
             Numbers by group; every group keeps at least two channels: what passes
@@ -87,8 +93,36 @@ class Filters:
         places = np.linspace(-1, 1, len(self.sizes)) if len(self.sizes) > 1 else [0.0]
         result = {}
         for (name, size), place in zip(self.sizes.items(), places, strict=False):
-            own = min(1.0, rate * (1 + tilt * float(place)))
-            result[name] = min(max(0, size - 2), round(own * size))
+            most = max(0, size - 2)
+            if self.sensitivity is None or strength >= 1:
+                share = min(1.0, strength * (1 + tilt * float(place)))
+                result[name] = min(most, round(share * size))
+                continue
+            price = 10 ** (_PRICES[0] + strength * (_PRICES[1] - _PRICES[0]))
+            harm = self.sensitivity.harm[name][: most + 1] * np.exp(-tilt * place)
+            gain = self.sensitivity.saving[name] * np.arange(most + 1)
+            result[name] = int(np.argmin(harm - price * gain)) if most else 0
+        return result
+
+    def savings(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """What one channel of each group saves, if all other groups stay.
+
+        Args:
+            weights: how much each of `"macs"` and `"parameters"` matters.
+
+        Returns:
+            Weighted shares of the original's figures, by group.
+        """
+        original = _counted(self._model)
+        result = {}
+        for name, size in self.sizes.items():
+            half = max(1, size // 2) if size > 1 else 0
+            less = _counted(self.without({name: half}))
+            result[name] = sum(
+                weight * (original[figure] - less[figure]) / original[figure]
+                for figure, weight in weights.items()
+                if original[figure]
+            ) / max(1, half)
         return result
 
     def without(self, counts: Mapping[str, int]) -> keras.Model:
@@ -126,7 +160,7 @@ def offers(
         original = measured(model, "float32")
         savings = []
         if filters.sizes:
-            least = filters.without(filters.counts(1 - _LEAST_KEPT))
+            least = filters.without(filters.counts(1.0))
             note = f"{len(filters.sizes)} groups of channels"
             if filters.skipped:
                 note += "; left alone: " + _reasons(filters.skipped)
@@ -143,10 +177,10 @@ def offers(
     return Offer(original, tuple(savings))
 
 
-def smallest_rate(
+def smallest_cut(
     filters: Filters, tilt: float, fits: Callable[[dict[str, int]], bool]
-) -> tuple[float, bool]:
-    """The smallest pruning rate whose model fits the budget.
+) -> tuple[dict[str, int], bool]:
+    """The fewest channels without which the model fits the budget.
 
     Args:
         filters: what can be pruned.
@@ -154,30 +188,48 @@ def smallest_rate(
         fits: whether a model without so many channels fits.
 
     Returns:
-        The rate, and whether it fits; if not even the highest does, that one.
+        Numbers by group, and whether they fit; if nothing does, all that can go.
     """
     known: dict[tuple[int, ...], bool] = {}
 
-    def does(rate: float) -> bool:
-        counts = filters.counts(rate, tilt)
+    def does(counts: dict[str, int]) -> bool:
         key = tuple(counts.values())
         if key not in known:
             known[key] = fits(counts)
         return known[key]
 
-    high = 1 - _LEAST_KEPT
-    if not does(high):
-        high = 1.0
-        if not does(high):
-            return 1 - _LEAST_KEPT, False
-    low = 0.0
+    everything = filters.counts(1.0)
+    if not does(everything):
+        return everything, False
+    low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if does(middle):
+        if does(filters.counts(middle, tilt)):
             high = middle
         else:
             low = middle
-    return high, True
+    most = filters.counts(high, tilt)
+    # From one price to the next a group may lose many channels at once. What lies
+    # between gives some of them back.
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS // 2):
+        middle = (low + high) / 2
+        if does(_scaled(most, middle)):
+            high = middle
+        else:
+            low = middle
+    return _scaled(most, high), True
+
+
+def _scaled(counts: Mapping[str, int], share: float) -> dict[str, int]:
+    return {name: round(share * count) for name, count in counts.items()}
+
+
+def _counted(model: keras.Model) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is not counted is in the report
+        cost = count(model)
+    return {"macs": float(cost.macs), "parameters": float(cost.parameters)}
 
 
 def _reasons(skipped: Mapping[str, str]) -> str:

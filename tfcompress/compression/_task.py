@@ -122,14 +122,18 @@ class Task:
 
     def calibration(self, count: int = 500) -> Any:
         """Typical inputs, in the structure that the model takes."""
+        return self.sample(count)[0]
+
+    def sample(self, count: int = 500) -> tuple[Any, Any]:
+        """Some inputs and labels of the training data, of arrays evenly spread."""
         if isinstance(self.train, tuple):
             length = _length(self.train)
             rows = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
-            return _rows(self.train[0], rows)
+            return _rows(self.train[:2], rows)
         taken: list[Any] = []
         seen = 0
-        for inputs, _, _ in _batches(self.train):
-            taken.append(keras.tree.map_structure(np.asarray, inputs))
+        for inputs, labels, _ in _batches(self.train):
+            taken.append(keras.tree.map_structure(np.asarray, (inputs, labels)))
             seen += len(keras.tree.flatten(inputs)[0])
             if seen >= count:
                 break

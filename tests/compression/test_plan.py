@@ -1,0 +1,90 @@
+"""How pruning is divided among the layers, and how little of it suffices."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.compression.conftest import network
+from tfcompress.compression._plan import Filters, smallest_cut
+from tfcompress.compression._sensitivity import Sensitivity, measure
+from tfcompress.cost import count
+
+
+@pytest.fixture(scope="module")
+def filters():
+    return Filters(network())
+
+
+def test_every_group_keeps_two_channels_at_most_everything_else_goes(filters):
+    assert filters.counts(0.0) == dict.fromkeys(filters.sizes, 0)
+    everything = filters.counts(1.0)
+    assert everything == {name: size - 2 for name, size in filters.sizes.items()}
+
+
+def test_tilt_moves_pruning_to_later_layers(filters):
+    first, last = filters.sizes
+    even, tilted = filters.counts(0.5), filters.counts(0.5, 0.5)
+    assert even[first] == even[last] == 8
+    assert tilted[first] == 4 and tilted[last] == 12
+
+
+@pytest.mark.parametrize("macs", [0.9, 0.5, 0.2, 0.05])
+def test_the_smallest_cut_fits_and_one_channel_less_does_not(filters, macs):
+    limit = macs * count(filters.without({})).macs
+
+    def fits(counts):
+        return count(filters.without(counts)).macs <= limit
+
+    counts, reached = smallest_cut(filters, 0.0, fits)
+    assert reached and fits(counts)
+    fewer = {name: max(0, number - 1) for name, number in counts.items()}
+    assert not fits(fewer)
+
+
+def test_what_cannot_fit_is_said(filters):
+    counts, reached = smallest_cut(filters, 0.0, lambda counts: False)
+    assert not reached
+    assert counts == filters.counts(1.0)
+
+
+def test_savings_are_those_of_the_counts(filters):
+    """c1: 64·9 for its own products, and 16·9·16 for those that read it."""
+    own, readers = 64 * 9, 16 * 9 * 16
+    total = 64 * 9 * 16 + 16 * 9 * 256 + 4 * 4 * 16 * 4
+    savings = filters.savings({"macs": 1.0})
+    assert savings["c1"] == pytest.approx((own + readers) / total)
+
+
+def test_at_one_price_a_cheap_harmless_group_goes_first():
+    filters = Filters(network())
+    a, b = filters.sizes
+    rising = np.linspace(0, 1, 16) ** 2
+    filters.sensitivity = Sensitivity(
+        {a: rising, b: 0.01 * rising}, {a: 1 / 16, b: 1 / 16}
+    )
+    # The price at which the harm of one more channel equals what it saves:
+    # d/dk harm = 2k/225 (a), a hundredth of that (b), against price / 16.
+    strength = (np.log10(0.01) + 6) / 12
+    counts = filters.counts(strength)
+    assert counts[a] == round(0.01 / 16 * 225 / 2)
+    assert counts[b] == round(100 * 0.01 / 16 * 225 / 2)
+
+
+def test_sensitivity_sees_what_matters(trained, data):
+    """Filters of zeros do no harm; all else does, and the model is as before."""
+    model = network()
+    model.set_weights(trained.get_weights())
+    model.compile("adam", "sparse_categorical_crossentropy")
+    layer = model.get_layer("c2")
+    kernel, bias = (np.array(w) for w in layer.get_weights())
+    kernel[..., :8], bias[:8] = 0.0, 0.0
+    layer.set_weights([kernel, bias])
+    before = model.get_weights()
+    result = measure(model, {"c1": 16, "c2": 16}, data, "l1", {})
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert result.harm["c2"].shape == (16,)
+    np.testing.assert_allclose(result.harm["c2"][:9], 0.0, atol=1e-5)
+    assert result.harm["c2"][15] > 0.1
+    assert all((np.diff(curve) >= -1e-9).all() for curve in result.harm.values())
+    assert keras.ops.all(keras.ops.isfinite(model(data[0])))
