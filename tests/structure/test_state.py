@@ -1,5 +1,7 @@
 """State that is neither in configs nor in variables goes along with every edit."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -207,3 +209,28 @@ def test_state_that_does_not_fit_a_narrower_copy_is_refused_by_name():
     structure.wrap(model, {})
     with pytest.raises(ValueError, match="'hidden_state' of class Narrowed"):
         structure.remove_channels(model, {"first": [0]})
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Recorded(keras.layers.Layer):
+    """Keeps its variables in a tuple and in records, as some layers do."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Record:
+        scale: keras.Variable
+
+    def build(self, shape):
+        self.both = tuple(self.add_weight(shape=(shape[-1],)) for _ in range(2))
+        self.records = (self.Record(self.both[0]),)
+
+    def call(self, x):
+        return x * self.records[0].scale + self.both[1]
+
+
+def test_variables_in_tuples_and_records_are_those_of_the_copy():
+    model = keras.Sequential([keras.Input((4,)), Recorded(name="own")])
+    for each in (tfc.structure.wrap(model, {"own": lambda layer: layer}), model):
+        own = each.get_layer("own")
+        assert len(own.variables) == 2
+        held = [*own.both, own.records[0].scale]
+        assert all(any(v is w for w in own.variables) for v in held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -120,11 +121,30 @@ def _attributes(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     """Attributes that hold neither what Keras puts there nor parts of a model."""
     usual = _usual_attributes()
     for name, value in list(vars(layer).items()):
-        parts = keras.tree.flatten(value) if _is_collection(value) else [value]
         if name in usual or name.startswith("_self_"):  # TensorFlow's bookkeeping
             continue
-        if not any(isinstance(part, _PARTS) for part in parts):
+        if not any(isinstance(part, _PARTS) for part in _parts(value)):
             yield name, value
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What a value is made of: the leaves of collections and of small records.
+
+    A tuple or a record that holds a variable is made anew when a copy is built;
+    shared, it would make the original's variable one of the copy. `keras.tree`
+    does not look into the tuples that TensorFlow wraps when a layer is given one.
+    """
+    if isinstance(value, dict):
+        inner = list(value.values())
+    elif _is_collection(value):
+        inner = list(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    else:
+        yield value
+        return
+    for each in inner:
+        yield from _parts(each)
 
 
 @cache
