@@ -16,19 +16,14 @@ first mask for ever. There, a method's variables therefore join
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-__all__ = ["StepState", "scope"]
+from tfcompress.structure._graph import scope_of
 
-
-def scope(model: keras.Model) -> Any:
-    """The scope in which variables for `model` are made: that of its strategy."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
+__all__ = ["StepState"]
 
 
 class StepState:
@@ -88,7 +83,7 @@ class StepState:
         self._of_loss.clear()
 
     def _variable(self, value: Any, dtype: Any, name: str) -> keras.Variable:
-        with scope(self.model):
+        with scope_of(self.model):
             return keras.Variable(value, trainable=False, dtype=dtype, name=name)
 
 

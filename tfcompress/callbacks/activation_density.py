@@ -14,7 +14,8 @@ from tfcompress._meters import DensityMeter
 from tfcompress._samples import read, reusable
 from tfcompress._taps import Tap, activation_taps
 from tfcompress.callbacks._method import Method, diverged
-from tfcompress.callbacks._state import StepState, scope
+from tfcompress.callbacks._state import StepState
+from tfcompress.structure._graph import scope_of
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
 
@@ -202,7 +203,7 @@ class ActivationDensity(Method):
             read(self.network, self.data)  # refuses what does not fit
 
     def _attach(self) -> None:
-        with scope(self.model):
+        with scope_of(self.model):
             if self.data is not None:
                 self._meter = DensityMeter(self._taps, self.threshold)
                 return

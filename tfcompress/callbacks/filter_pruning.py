@@ -14,7 +14,8 @@ from tfcompress._checks import fraction, one_of, whole
 from tfcompress.callbacks._masking import MaskedVariables
 from tfcompress.callbacks._method import Method
 from tfcompress.callbacks._rates import get_rates, serialize_rates
-from tfcompress.callbacks._state import StepState, scope
+from tfcompress.callbacks._state import StepState
+from tfcompress.structure._graph import scope_of
 
 __all__ = ["FilterPruning"]
 
@@ -187,7 +188,7 @@ class FilterPruning(Method):
                 # Weights that all start at zero are no pruned filters.
                 self._pruned[name] = _NOTHING
         self._last_rates = {}
-        with scope(self.model):
+        with scope_of(self.model):
             self.criterion.attach(self.network, list(chosen.values()))
         self._state = StepState(self.model)
         for variable in self.criterion.variables:

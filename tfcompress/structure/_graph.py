@@ -275,6 +275,8 @@ def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
 
     What is made from the model, such as an edited copy, belongs to it as well.
     """
+    # The public `distribute_strategy` is never None: without a strategy it is the
+    # default one, whose scope must not be entered inside of another.
     strategy = getattr(model, "_distribute_strategy", None)
     return nullcontext() if strategy is None else strategy.scope()
 

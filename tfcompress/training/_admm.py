@@ -18,8 +18,8 @@ from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.constraints import Combined, Constraint, Levels
 from tfcompress.policy import select_kernels
-from tfcompress.structure._graph import require_editable
-from tfcompress.training._backup import Backup, Saved, owned, scope_of
+from tfcompress.structure._graph import require_editable, scope_of
+from tfcompress.training._backup import Backup, Saved, owned
 from tfcompress.training._run import Run
 from tfcompress.training._stream import Stream
 

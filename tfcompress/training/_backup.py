@@ -19,8 +19,9 @@ import keras
 import numpy as np
 
 from tfcompress._files import check_writable, lock, replacing
+from tfcompress.structure._graph import scope_of
 
-__all__ = ["Backup", "Saved", "owned", "scope_of"]
+__all__ = ["Backup", "Saved", "owned"]
 
 _STATE = "tfcompress/state.json"
 _ARRAYS = "tfcompress/arrays.npz"
@@ -147,14 +148,6 @@ def owned(
     return (
         nullcontext() if backup_dir is None else lock(backup_dir, argument="backup_dir")
     )
-
-
-def scope_of(model: keras.Model) -> AbstractContextManager[Any]:
-    """The scope of the `tf.distribute` strategy that a model was made under."""
-    # The public `distribute_strategy` is never None: without a strategy it is
-    # the default one, whose scope must not be entered inside of another.
-    strategy = getattr(model, "_distribute_strategy", None)
-    return nullcontext() if strategy is None else strategy.scope()
 
 
 # The state -----------------------------------------------------------------------

@@ -13,8 +13,8 @@ import keras
 from tfcompress import structure
 from tfcompress._checks import whole
 from tfcompress.structure._edit import Shrunk, shrink_recorded
-from tfcompress.structure._graph import require_editable
-from tfcompress.training._backup import Backup, owned, scope_of
+from tfcompress.structure._graph import require_editable, scope_of
+from tfcompress.training._backup import Backup, owned
 from tfcompress.training._pace import Pace
 from tfcompress.training._run import Run
 from tfcompress.training._stream import Stream
