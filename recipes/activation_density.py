@@ -70,6 +70,11 @@ class Settings:
         "Epochs in a row in which the density must not change.", 2, least=1
     )
     min_delta: float = setting("From which on a difference counts.", 1e-3, least=0)
+    total: str = setting(
+        "What settles: the density of all activations, or the mean over layers.",
+        "layers",
+        choices=["activations", "layers"],
+    )
     width: float = setting("Factor on the number of filters.", 1.0, least=0)
     limit: int | None = setting("Number of training images.", None, least=1)
     batch_size: int = setting("Images in a batch.", 128, least=1)
@@ -95,6 +100,7 @@ PRESETS = {
         epochs=16,
         round_epochs=6,
         max_rounds=1,
+        total="activations",
         min_delta=5e-3,
         batch_size=64,
         decay_at=(9, 13),
@@ -185,7 +191,9 @@ def train(settings, data, experiment, job):
             job,
             start(settings, experiment, job, build),
             batches,
-            callbacks=[tfc.callbacks.ActivationDensity(stop=False)],
+            callbacks=[
+                tfc.callbacks.ActivationDensity(stop=False, total=settings.total)
+            ],
             shrink_every=1,
             validation_data=validation,
         )
@@ -238,6 +246,7 @@ def sized(settings, experiment, job, build, batches, validation):
         weights="inherit" if inherit else "random",
         patience=settings.patience,
         min_delta=settings.min_delta,
+        total=settings.total,
         layers=names,
         seed=job.seed,
         callbacks=[Progress()],
