@@ -31,7 +31,7 @@ import keras
 
 __all__ = ["carry", "made", "note"]
 
-_ATTRIBUTE = "_tfcompress_made"
+_ATTRIBUTE = "_how_it_was_made"
 _FILE = "tfcompress_made.json"
 _MOST_BYTES = 1 << 20
 

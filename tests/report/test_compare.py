@@ -15,6 +15,7 @@ from tfcompress import _made
 from tfcompress.report import _compare
 from tfcompress.report._align import aligned
 from tfcompress.report._verdict import verdict
+from tfcompress.report._words import step
 
 
 def dense_model(units):
@@ -709,7 +710,7 @@ class TestMade:
         report = tfc.report.compare({"dense": models["full"], "small": path}, verbose=0)
         assert report.models[1].path == str(path)
         assert report.models[1].made[0]["method"] == "FilterPruning"
-        assert "FilterPruning (epochs: 30" in report.to_markdown()
+        assert "FilterPruning, epochs: 30" in report.to_markdown()
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", None])
     def test_files_without_records(self, tmp_path, content):
@@ -737,6 +738,24 @@ def test_wrong_samples_are_pictures():
     assert {(w.expected, w.predicted) for w in wrong} == {("odd", "even")}
     picture = tf.io.decode_png(base64.b64decode(wrong[0].image)).numpy()
     np.testing.assert_allclose(picture / 255, images[1], atol=1 / 255)
+
+
+def test_training_leaves_a_record_and_measuring_none(test_data):
+    model = dense_model(4)
+    model.compile("sgd", "mse")
+    callbacks = [tfc.callbacks.HoldWeights("zeros"), tfc.callbacks.CompressionMetrics()]
+    inputs, _ = test_data
+    model.fit(inputs, inputs, epochs=2, callbacks=callbacks, verbose=0)
+    (record,) = _made.made(model)
+    assert (record["method"], record["epochs"]) == ("HoldWeights", 2)
+    assert step(record).startswith("HoldWeights(") and "epochs: 2" in step(record)
+
+
+def test_a_step_reads_like_python():
+    schedule = tfc.schedules.Linear(0.0, 0.6, begin=0, end=10)
+    config = tfc.callbacks.FilterPruning(schedule).get_config()
+    record = {"method": "FilterPruning", "config": config, "epochs": 30}
+    assert "schedule=Linear(initial=0.0, final=0.6, begin=0, end=10" in step(record)
 
 
 def test_records_survive_finalize():

@@ -106,7 +106,7 @@ class TestDocument:
             made=({"method": "FilterPruning", "epochs": 30},),
         )
         page = dataclasses.replace(report, models=(report.models[0], model)).to_html()
-        assert "FilterPruning (epochs: 30)" in page
+        assert "FilterPruning, epochs: 30" in page
         assert 'href="out/small%20model.keras"' in page
         hostile = dataclasses.replace(model, path="javascript://alert(1)")
         page = dataclasses.replace(report, models=(hostile,)).to_html()

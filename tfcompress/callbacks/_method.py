@@ -12,6 +12,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
+from tfcompress import _made
 from tfcompress.structure._graph import edited, require_graph
 
 __all__ = ["Method", "diverged"]
@@ -61,6 +62,9 @@ class Method(keras.callbacks.Callback):
     Raises:
         TypeError: if `target` is of another type.
     """
+
+    # One that only measures leaves no record of how the model was made.
+    _changes_model = True
 
     unit = "epoch"
 
@@ -218,8 +222,17 @@ class Method(keras.callbacks.Callback):
         if self._is_attached:
             # Keras may just have replaced the weights by their moving average.
             self._reapply()
+            self._record()
         self._release()
         _warn_if_short(self)
+
+    def _record(self) -> None:
+        """Notes in the model how it was made; `report.compare` shows it."""
+        if not self._changes_model:
+            return
+        epochs = (self.params or {}).get("epochs")
+        config = self.get_config()
+        _made.note(self.network, type(self).__name__, config=config, epochs=epochs)
 
     def _last_step(self, batch: int, step: int) -> int:
         """The last of the steps that run before the next call, `step` the first."""

@@ -149,6 +149,8 @@ class ActivationDensity(Method):
             the training has diverged, so that the loss or activations are NaN.
     """
 
+    _changes_model = False
+
     def __init__(
         self,
         data: Any = None,

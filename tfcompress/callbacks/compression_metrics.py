@@ -54,6 +54,8 @@ class CompressionMetrics(Method):
             begins, if the model is subclassed or leaves sizes open.
     """
 
+    _changes_model = False
+
     def __init__(
         self,
         hardware: str | os.PathLike[str] | None = "horowitz_45nm",

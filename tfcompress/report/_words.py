@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -53,13 +52,28 @@ def short_names(names: list[str], limit: int) -> dict[str, str]:
 
 
 def step(record: Mapping[str, Any]) -> str:
-    """One step of how a model was made, on one line."""
-    rest = {key: value for key, value in record.items() if key != "method"}
+    """One step of how a model was made: `"Pruning(rate=0.6), epochs: 30"`."""
     text = str(record.get("method", "step"))
-    details = []
-    for key, value in rest.items():
-        if value in (None, "", {}, []):
-            continue
-        plain = value if isinstance(value, str) else json.dumps(value, default=str)
-        details.append(f"{key}: {plain}")
-    return shorten(text + (f" ({'; '.join(details)})" if details else ""), 1000)
+    config = record.get("config")
+    if config:
+        text += f"({_words(config)})" if isinstance(config, Mapping) else f"({config})"
+    details = [
+        f"{key}: {_words(value)}"
+        for key, value in record.items()
+        if key not in ("method", "config") and value not in (None, "", {}, [])
+    ]
+    return shorten(", ".join([text, *details]), 1000)
+
+
+def _words(value: Any) -> str:
+    """A value of a configuration, objects as they would be written in Python."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:  # an object as Keras serializes it
+            inner = value.get("config") or {}
+            arguments = _words(inner) if isinstance(inner, Mapping) else str(inner)
+            return f"{value['class_name']}({arguments})"
+        given = {k: v for k, v in value.items() if v is not None and v != []}
+        return ", ".join(f"{key}={_words(item)}" for key, item in given.items())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_words, value))}]"
+    return str(value)
