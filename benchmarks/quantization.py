@@ -292,6 +292,7 @@ def agree(name):
     images = np.asarray(keras.ops.image.resize(coarse, shape[:2]), "float32")
     if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
         images *= 255
+    separate(model, images[:200], rng)
     reasons = tfc.quantization.plan(model).in_float
     qat = tfc.quantization.calibrate(
         tfc.quantization.prepare(model), images[: min(200, len(images))]
@@ -308,7 +309,7 @@ def agree(name):
 
 
 def randomize(model, rng) -> None:
-    """Statistics of normalizations as training leaves them, and classes that differ."""
+    """Statistics of normalizations as training leaves them."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_mean.assign(0.1 * rng.normal(size=layer.moving_mean.shape))
@@ -319,6 +320,22 @@ def randomize(model, rng) -> None:
                 layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
             if layer.center:
                 layer.beta.assign(0.1 * rng.normal(size=layer.beta.shape))
+
+
+def separate(model, images, rng) -> None:
+    """Draws the last kernel so that the images are told apart.
+
+    Features of random networks hardly differ from image to image; without their
+    mean, and at their own scale, they do.
+    """
+    last = [layer for layer in model.layers if hasattr(layer, "kernel")][-1]
+    features = keras.Model(model.inputs, last.input).predict(images, verbose=0)
+    features = features.reshape(-1, features.shape[-1])
+    mean, spread = features.mean(0), features.std(0).mean()
+    shape = last.kernel.shape
+    kernel = 3 * rng.normal(size=shape) / (spread * np.sqrt(shape[-2]) + 1e-9)
+    last.kernel.assign(kernel)
+    last.bias.assign(-mean @ kernel.reshape(-1, shape[-1]))
 
 
 # Rows -----------------------------------------------------------------------
