@@ -1,13 +1,15 @@
-"""Compiles the DRUM operation during installation, where that is possible."""
+"""Compiles the DRUM operation, where that is possible, and packs the recipes."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 BUILDER = HERE / "tfcompress" / "ops" / "_build.py"
@@ -39,8 +41,24 @@ class BuildOps(build_ext):
         return {}
 
 
+class BuildPackage(build_py):
+    """Puts the recipes into the package, where `tfcompress recipe` finds them.
+
+    An editable installation finds them beside the package.
+    """
+
+    def run(self) -> None:
+        """Builds, then copies."""
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            folder = Path(self.build_lib) / "tfcompress" / "_recipes"
+            folder.mkdir(parents=True, exist_ok=True)
+            for script in sorted((HERE / "recipes").glob("*.py")):
+                shutil.copyfile(script, folder / script.name)
+
+
 setup(
     # Only says that there is something to compile, so that `build_ext` runs.
     ext_modules=[Extension("tfcompress.ops._drum", ["tfcompress/ops/drum.cc"])],
-    cmdclass={"build_ext": BuildOps},
+    cmdclass={"build_ext": BuildOps, "build_py": BuildPackage},
 )

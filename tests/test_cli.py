@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -402,3 +403,19 @@ def test_compress_refuses_before_any_work(saved, command, tmp_path, arguments, m
     assert message in err
     assert len(err.splitlines()) == 1
     assert not out.exists()
+
+
+def test_recipes_are_listed(command):
+    status, text, _ = command("recipe")
+    assert status == 0
+    assert re.search("quickstart +From a dense network", text)
+    assert "_experiment" not in text
+    status, _, err = command("recipe", "quick-step")
+    assert status == 1 and "quickstart" in err
+
+
+def test_recipes_run_with_their_own_flags(capfd):
+    with pytest.raises(SystemExit) as exit_info:
+        cli._recipe(SimpleNamespace(name="quickstart", arguments=["--rate=often"]))
+    assert exit_info.value.code != 0
+    assert "often" in "".join(capfd.readouterr())

@@ -6,9 +6,11 @@ Nothing heavy is imported before a command runs, so that help is there at once.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -43,7 +45,8 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            _start_quietly()
+            if arguments.starts:
+                _start_quietly()
             for path in arguments.imports:
                 _import(path)
             arguments.command(arguments)
@@ -190,6 +193,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     report.add_argument("--out", help="the .html, .json or .md file to write")
     _add_data(report, "data set to test and calibrate with", required=True)
 
+    recipe = _add(commands, "recipe", _recipe, "run the script of a paper")
+    recipe.set_defaults(starts=False)
+    recipe.add_argument("name", nargs="?", help="which; none lists them")
+    recipe.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="of the recipe, such as --help"
+    )
+
     return parser.parse_args(argv[1:])
 
 
@@ -250,7 +260,7 @@ def _add(
     summary: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=summary)
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, starts=True)
     parser.add_argument(
         "--import",
         dest="imports",
@@ -497,6 +507,41 @@ def _short(path: str, paths: Sequence[str]) -> str:
     """The file's name alone where that tells it from the others."""
     stems = [Path(other).stem for other in paths]
     return Path(path).stem if len(set(stems)) == len(stems) else path
+
+
+def _recipe(arguments: argparse.Namespace) -> None:
+    scripts = _recipes()
+    if arguments.name is None:
+        width = max(map(len, scripts))
+        for name, script in scripts.items():
+            text = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
+            print(f"{name:<{width}}  {text.partition(chr(10))[0]}")
+        return
+    name = arguments.name.replace("-", "_")
+    if name not in scripts:
+        raise ValueError(
+            f"Invalid value for argument `name`. Expected one of {', '.join(scripts)}. "
+            f"Received: name={arguments.name!r}"
+        )
+    # In a process of its own: a recipe has flags of its own, and sets up Keras
+    # before it is imported.
+    status = subprocess.call([sys.executable, str(scripts[name]), *arguments.arguments])
+    if status:
+        raise SystemExit(status)
+
+
+def _recipes() -> dict[str, Path]:
+    """The recipes' scripts: inside of an installed package, beside it in a clone."""
+    package = Path(__file__).parent
+    for folder in (package / "_recipes", package.parent / "recipes"):
+        found = {
+            path.stem: path
+            for path in sorted(folder.glob("*.py"))
+            if not path.name.startswith("_")
+        }
+        if found:
+            return found
+    raise ValueError("This installation has no recipes.")
 
 
 # Files and data ---------------------------------------------------------------

@@ -22,7 +22,7 @@ from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
 from tfcompress.compression import _plan
-from tfcompress.compression._budget import FIGURES, Budget
+from tfcompress.compression._budget import FIGURES, HERE, Budget
 from tfcompress.compression._measure import Meter, file_name
 from tfcompress.compression._plan_file import write_plan
 from tfcompress.compression._result import Compressed, TrialResult
@@ -746,14 +746,15 @@ def _report(
         "hardware": options.hardware,
         "title": f"{original.name} within a budget",
         "provenance": {"seed": options.seed},
+        "tolerance": options.max_drop,
+        "verbose": 0,
     }
+    if options.budget.target not in (None, HERE):
+        arguments["targets"] = [options.budget.target]
     data = task.validation
     if isinstance(data, tuple):
         data = data[:2]
-    try:
-        return reports.compare(models, data=data, **arguments)
-    except (TypeError, ValueError):  # labels that are no classes
-        return reports.compare(models, **arguments)
+    return reports.compare(models, data=data, **arguments)
 
 
 def _figures_text(figures: Mapping[str, float]) -> str:

@@ -115,12 +115,18 @@ class Compressed:
         name = self.metric.name
         before, after = self.original_quality[name], self.best.quality[name]
         change = f"{name} {before:.4f} to {after:.4f} on the validation data"
-        quality = (
-            f"The quality is kept: {change}."
-            if self.in_tolerance
-            else f"The quality is NOT kept: {change}, a drop of {self.best.drop:.4f} "
-            f"where {self.max_drop:g} was allowed."
-        )
+        if self.in_tolerance:
+            quality = f"The quality is kept: {change}."
+        elif self.metric.grows:
+            quality = (
+                f"The quality is NOT kept: {change}, a drop of {self.best.drop:.4f} "
+                f"where {self.max_drop:g} was allowed."
+            )
+        else:
+            quality = (
+                f"The quality is NOT kept: {change}, {self.best.drop:.1%} more where "
+                f"{self.max_drop:.1%} was allowed."
+            )
         return f"{budget} {quality}"
 
     def __str__(self) -> str:
