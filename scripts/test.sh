@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs lint, types and the test suite. Arguments go to pytest:
+# Sets up .venv and runs lint, types, the build of the site and the test suite. Arguments go to pytest:
 # scripts/test.sh tests/zoo, or scripts/test.sh -m slow.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
@@ -11,6 +11,9 @@ echo "Lint"
 "$bin/ruff" format --check .
 echo "Types"
 "$bin/mypy"
+echo "Documentation"
+# The variable silences an announcement of the theme.
+NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict
 echo "Tests"
 # A process a core, up to four: each takes about 2 GB of memory.
 "$bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal "$@"

@@ -34,6 +34,7 @@ __all__ = [
     "Random",
     "deserialize",
     "get",
+    "normalize",
     "score",
     "serialize",
 ]

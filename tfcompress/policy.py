@@ -245,6 +245,12 @@ def kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
 
     Biases, the parameters of normalizations and embedding tables are not among
     them.
+
+    Args:
+        layer: a layer that has been built.
+
+    Returns:
+        The `keras.Variable`s, in the layer's order.
     """
     return _facts.kernels(layer, trainable=True)
 

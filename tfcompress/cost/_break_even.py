@@ -200,6 +200,14 @@ class SparseHardware:
 
 
 def overall_speedup(work: Mapping[str, float], speedups: Mapping[str, float]) -> float:
-    """Speed-up of parts that take turns, from the work and speed-up of each."""
+    """Speed-up of parts that take turns, from the work and speed-up of each.
+
+    Args:
+        work: part -> its work, in any unit.
+        speedups: part -> how much faster it has become.
+
+    Returns:
+        The speed-up of the whole; infinite if there is no work.
+    """
     time = math.fsum(work[name] / speedups[name] for name in work)
     return math.fsum(work.values()) / time if time else math.inf

@@ -116,6 +116,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
     """All channel groups of a model, in order of execution.
 
     Iterable and indexable by position or name; `print` shows a table.
+
+    Args:
+        model: the `keras.Model`.
+        analysis: the trace of its labels; `channel_groups(model)` makes both.
     """
 
     def __init__(self, model: keras.Model, analysis: Trace) -> None:

@@ -1,0 +1,134 @@
+"""Documentation and code say the same: examples, arguments, errors, links."""
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import tfcompress as tfc
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = sorted(
+    name for name in tfc.__all__ if inspect.ismodule(getattr(tfc, name, None))
+)
+
+# A block of a page is run if this stands before it; blocks of a page share names.
+RUNS = "<!-- runs -->"
+# Said in the place of it, and why: the block is only read.
+NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
+_BLOCK = re.compile(
+    r"(?:^(<!-- .*? -->)\n+)?^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks(page):
+    """Pairs of the comment before a block of Python, or "", and its code."""
+    found = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [(comment, inspect.cleandoc(code)) for comment, _, code in found]
+
+
+def label(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(c == RUNS for c, _ in blocks(page))],
+    ids=label,
+)
+def test_blocks_that_are_marked_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for comment, code in blocks(page):
+        if comment == RUNS:
+            exec(compile(code, label(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_comments_before_blocks_are_known(page):
+    for comment, _ in blocks(page):
+        assert comment in ("", RUNS) or NOT_RUN.fullmatch(comment), comment
+
+
+def named(node):
+    """The object that `tfc.a.b` stands for, and its dotted name."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not (isinstance(node, ast.Name) and node.id == "tfc" and parts):
+        return None
+    return functools.reduce(getattr, reversed(parts), tfc)
+
+
+def wrong_keywords(call):
+    """Keywords of a call of a public name that it does not take."""
+    value = named(call.func)
+    if value is None:
+        return set()
+    parameters = inspect.signature(value).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return set()
+    return {k.arg for k in call.keywords if k.arg} - {p.name for p in parameters}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=label)
+def test_names_and_arguments_in_examples_exist(page):
+    for _, code in blocks(page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute):
+                named(node)  # an AttributeError names what is missing
+            elif isinstance(node, ast.Call):
+                assert not wrong_keywords(node), ast.unparse(node)
+
+
+def test_wrong_names_and_arguments_are_found():
+    call = ast.parse("tfc.callbacks.FilterPruning(0.5, criterium='l1')").body[0].value
+    assert wrong_keywords(call) == {"criterium"}
+    with pytest.raises(AttributeError):
+        named(ast.parse("tfc.callbacks.Prune").body[0].value)
+
+
+def public_callables():
+    """Functions and classes that are public names, by full name."""
+    found = {}
+    for name in MODULES:
+        module = importlib.import_module(f"tfcompress.{name}")
+        for public in module.__all__:
+            value = getattr(module, public)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                found[f"{name}.{public}"] = value
+    found["finalize"] = tfc.finalize
+    return found
+
+
+def documented_arguments(value):
+    """Names in the sections `Args` and `Attributes` of a docstring."""
+    text = inspect.getdoc(value) or ""
+    if inspect.isclass(value):
+        text += "\n\n" + (inspect.getdoc(value.__init__) or "")
+    names = set()
+    for section in re.findall(
+        r"^(?:Args|Attributes):\n((?:[ ]+.*\n|\n)*)", text + "\n", re.M
+    ):
+        for line in re.findall(r"^    ([\w*`, .]+?):", section, re.M):
+            names |= {part.strip(" `*") for part in line.split(",")}
+    return names
+
+
+@pytest.mark.parametrize("name", public_callables())
+def test_every_argument_is_documented(name):
+    value = public_callables()[name]
+    if inspect.isclass(value) and issubclass(value, (Exception, tuple)):
+        return
+    arguments = {
+        p.name
+        for p in inspect.signature(value).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name[0] != "_"
+    }
+    assert arguments <= documented_arguments(value)
