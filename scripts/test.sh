@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs lint, types, the build of the site and the test suite. Arguments go to pytest:
-# scripts/test.sh tests/zoo, or scripts/test.sh -m slow.
+# Sets up .venv and runs lint, types, the build of the site and the test suite.
+# Arguments go to pytest: scripts/test.sh tests/zoo, or scripts/test.sh -m slow.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
