@@ -720,6 +720,25 @@ class TestMade:
         assert _made.made(path) == []
 
 
+def test_a_model_trained_for_integers_has_an_integer_file_only(models, test_data):
+    inputs, labels = test_data
+    prepared = tfc.quantization.prepare(dense_model(4))
+    prepared.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    prepared.optimizer.learning_rate = 0.0
+    prepared.fit(inputs, labels, epochs=1, verbose=0)
+    report = tfc.report.compare(
+        {"float": models["full"], "prepared": prepared},
+        data=test_data,
+        hardware=None,
+        verbose=0,
+    )
+    first, second = report.models
+    assert set(first.files) == {"float32"} and set(second.files) == {"int8"}
+    assert second.files["int8"].metrics["accuracy"].value == 1.0
+    assert "No int8 files: they need calibration data." in report.notes
+    assert not any("'prepared'" in note for note in report.notes)
+
+
 def test_wrong_samples_are_pictures():
     model = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]

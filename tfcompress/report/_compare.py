@@ -34,6 +34,7 @@ from tfcompress._samples import (
 from tfcompress.export import Artifact, pack, target, to_tflite
 from tfcompress.export._parity import SAMPLE_LIMIT
 from tfcompress.export._runtime import benchmark_together, open_file
+from tfcompress.export._trained import is_prepared
 from tfcompress.export.targets import resolve
 from tfcompress.export.targets._here import processor
 from tfcompress.report._evaluate import (
@@ -225,7 +226,7 @@ def compare(
     if measurements:
         figures = _compared(works, figures, measurements)
     notes = [note for work in works for note in work.notes]
-    if calibration is None:
+    if calibration is None and not all("int8" in work.files for work in works):
         notes.append("No int8 files: they need calibration data.")
     if len(set(on_chip.values())) > 1:
         fits = ", ".join(repr(name) for name, fit in on_chip.items() if fit)
@@ -517,15 +518,19 @@ def _export(
 ) -> None:
     """TFLite files and packed files of all models."""
     for number, work in enumerate(works):
-        for kind in ("float32", "int8"):
-            if kind == "int8" and calibration is None:
-                continue
+        # A model that was trained for integers has no other file, and needs no
+        # calibration.
+        trained = is_prepared(work.model)
+        kinds = ["int8"] if trained else ["float32"]
+        if calibration is not None and not trained:
+            kinds.append("int8")
+        for kind in kinds:
             progress(f"{work.name}: converting to {kind}")
             try:
                 work.artifacts[kind] = to_tflite(
                     work.model,
                     folder / f"{number}.{kind}.tflite",
-                    quantization="int8" if kind == "int8" else None,
+                    quantization="int8" if kind == "int8" and not trained else None,
                     calibration=calibration,
                 )
             except (RuntimeError, ValueError) as error:
@@ -669,7 +674,9 @@ def _figures(work: _Work, profile: Any, products: Any) -> ModelFigures:
         name.startswith("int") for name in profile.arithmetic
     )
     if "int8" in files and integers and work.counted is not None:
-        estimate = cost.energy(work.counted, profile, products=products, bits=8)
+        # The bits of a model that was trained for integers are its own.
+        bits = None if is_prepared(work.model) else 8
+        estimate = cost.energy(work.counted, profile, products=products, bits=bits)
         files["int8"] = replace(files["int8"], modelled=dict(estimate.by_kind))
     return ModelFigures(
         name=work.name,
