@@ -68,3 +68,9 @@ def test_a_folder_that_cannot_be_written_is_refused():
         _files.lock("/proc/no", argument="backup_dir"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["a\0b.txt", "x" * 300 + ".txt", "y" * 300 + "/b.txt"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"argument `path`.*can be written"):
+        _files.check_writable(tmp_path / name)

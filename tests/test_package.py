@@ -43,6 +43,7 @@ HELPERS = {
     "_models",
     "_samples",
     "_taps",
+    "_toml",
     "_meters",
 }
 KNOWS = {
@@ -51,6 +52,7 @@ KNOWS = {
     "_files": set(),
     "_figures": set(),
     "_made": set(),
+    "_toml": set(),
     "_models": {"_files"},
     "_samples": {"structure", "data"},
     "_taps": {"structure"},

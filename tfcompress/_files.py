@@ -52,7 +52,18 @@ def check_writable(
             f"Invalid value for argument `{argument}`. Expected a file name that "
             f"ends in {' or '.join(suffixes)}. Received: {argument}={str(path)!r}"
         )
-    if target.is_dir():
+    try:
+        # Names may hold a NUL, or be longer than the file system allows.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.lstat()
+        is_folder = target.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"Invalid value for argument `{argument}`. Expected a path that can be "
+            f"written. Received: {argument}={str(path)!r} ({reason})"
+        ) from error
+    if is_folder:
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected a file name. "
             f"Received: {argument}={str(path)!r}, which is a folder."

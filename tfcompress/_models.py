@@ -118,7 +118,7 @@ def save_model(
 
 
 @contextlib.contextmanager
-def at_most(entries: int) -> Iterator[None]:
+def at_most(entries: int, variables: int | None = None) -> Iterator[None]:
     """Refuses to create variables of more than `entries` entries in total.
 
     A hostile architecture may ask for a layer of any size. An initial value is
@@ -126,16 +126,20 @@ def at_most(entries: int) -> Iterator[None]:
 
     Args:
         entries: how many numbers there may be.
+        variables: how many variables there may be. Defaults to `None`: any number.
 
     Raises:
         ValueError: inside, as soon as there would be more.
     """
     import tensorflow as tf
 
-    left = entries
+    left, created = entries, 0
 
     def create(next_creator: Any, **kwargs: Any) -> Any:
-        nonlocal left
+        nonlocal left, created
+        created += 1
+        if variables is not None and created > variables:
+            raise ValueError(f"the layers ask for more than {variables} variables")
         initial = kwargs["initial_value"]
         if callable(initial):
             with tf.Graph().as_default():

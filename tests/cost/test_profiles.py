@@ -1,5 +1,7 @@
 """Profiles load, say where they come from, and refuse what they do not know."""
 
+import time
+
 import pytest
 
 from tfcompress import cost
@@ -122,3 +124,22 @@ def test_the_calibration_script_derives_the_profiles_as_shipped(
     assert constants["cifar10", "shallow"] == 320.1
     assert constants["stl10", "regular"] == 335.7
     assert constants["stl10", "shallow"] == 335.8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=" + "[" * 50_000, "a line has more than 2000 characters"),
+        ("a=" + "[\n" * 5_000, "nested too deeply"),
+        ("a." * 20_000 + "a=1", "a line has more than 2000 characters"),
+        ("#\n" * 40_000, "more than 65536 characters"),
+    ],
+    ids=["one-line", "deep", "dotted", "long"],
+)
+def test_hostile_toml_costs_one_line_and_little_time(tmp_path, text, message):
+    path = tmp_path / "hostile.toml"
+    path.write_text(text)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=f"argument `name_or_path`.*{message}"):
+        cost.profile(path)
+    assert time.process_time() - start < 1

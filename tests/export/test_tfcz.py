@@ -205,7 +205,7 @@ def test_bytes_are_repeatable_and_the_parts_add_up(tmp_path):
     assert first.weight_bytes == second.weight_bytes
     parts = first.weight_bytes + first.vector_bytes + first.architecture_bytes
     header = 9 + len(_tensors.varint(first.architecture_bytes)) + 1
-    assert first.bytes == parts + header == len(sizes[0])
+    assert first.bytes == parts + header + first.state_bytes == len(sizes[0])
     pack(unpack(tmp_path / "a.tfcz"), tmp_path / "c.tfcz")
     assert (tmp_path / "c.tfcz").read_bytes() == sizes[0]
 
@@ -312,8 +312,8 @@ def test_3000_forged_files_are_refused_or_read_within_bounds(content):
     for _ in range(3000):
         start = time.perf_counter()
         try:
-            _, arrays = tfcz._parse(sealed(mutated(body, rng)), limit)
-            assert sum(array.size for array in arrays) <= limit
+            contents = tfcz._parse(sealed(mutated(body, rng)), limit)
+            assert sum(array.size for array in contents.arrays) <= limit
         except InvalidFileError:
             refused += 1
         longest = max(longest, time.perf_counter() - start)
@@ -362,9 +362,10 @@ def test_lies_in_a_record_are_named(data, message):
         _tensors.decode(_tensors.Reader(data), 1000)
 
 
-def file_of(architecture, records=b"", count=0, squeeze=zlib.compress):
+def file_of(architecture, records=b"", count=0, squeeze=zlib.compress, state=b"\0"):
     data = squeeze(architecture)
-    return sealed(_tensors.varint(len(data)) + data + _tensors.varint(count) + records)
+    head = _tensors.varint(len(data)) + data
+    return sealed(head + _tensors.varint(count) + records + state)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def file_of(architecture, records=b"", count=0, squeeze=zlib.compress):
         (b"", "begin"),
         (b"PK\x03\x04" + b"\0" * 40, "begin"),
         (b"TFCZ\x02" + b"\0" * 20, "version 2"),
-        (file_of(b"{}", b"more"), "behind"),
+        (file_of(b"{}", state=b"\0more"), "follow the last part"),
         (file_of(b"{}", count=2**40), "announced"),
         (file_of(b"[1]"), "no JSON object"),
         (file_of(b"{"), "no JSON"),

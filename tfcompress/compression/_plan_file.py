@@ -6,18 +6,17 @@ import difflib
 import inspect
 import json
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfcompress import _toml
 from tfcompress._checks import invalid
 from tfcompress._files import write_atomic
 from tfcompress.compression._budget import Budget
 
 __all__ = ["read_plan", "write_plan"]
 
-_LARGEST = 1 << 20  # bytes; a plan has a few hundred
 # Arguments that a plan cannot hold: objects, and where a run takes place.
 _NO_KEYS = {"model", "train", "validation", "teacher", "callbacks", "out", "storage"}
 
@@ -59,14 +58,12 @@ def read_plan(
     """
     file = Path(path)
     try:
-        if file.stat().st_size > _LARGEST:
-            raise ValueError(invalid("plan", "a small TOML file", str(path)))
-        plan = tomllib.loads(file.read_text(encoding="utf-8"))
+        plan = _toml.read(file)
     except OSError as error:
         raise ValueError(
             invalid("plan", "a TOML file", str(path)) + f" ({error.strerror})"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(
             invalid("plan", "a TOML file", str(path)) + f" ({error})"
         ) from error

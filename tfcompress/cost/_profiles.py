@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tfcompress import _toml
 from tfcompress._files import check_writable, write_atomic
 
 __all__ = [
@@ -137,10 +137,15 @@ def profile(name_or_path: str | os.PathLike[str]) -> Profile:
             "profile or the path of a TOML file. Received: "
             f"name_or_path={name_or_path!r}"
         )
-    text = _text(name_or_path)
     try:
-        return _parse(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, _Invalid) as error:
+        return _parse(_table_of(name_or_path))
+    except OSError as error:
+        raise ValueError(
+            "Invalid value for argument `name_or_path`. Expected one of "
+            f"{list(profiles())} or the path of a TOML file. Received: "
+            f"name_or_path={str(name_or_path)!r} ({error})"
+        ) from error
+    except (ValueError, _Invalid) as error:
         raise ValueError(
             "Invalid value for argument `name_or_path`. Expected a valid hardware "
             f"profile. Received: {str(name_or_path)!r}, in which {error}"
@@ -170,17 +175,10 @@ def _packaged(name: str) -> str:
     return folder.joinpath(f"{name}.toml").read_text("utf-8")
 
 
-def _text(name_or_path: str | os.PathLike[str]) -> str:
+def _table_of(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     if name_or_path in profiles():
-        return _packaged(str(name_or_path))
-    try:
-        return Path(name_or_path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(
-            "Invalid value for argument `name_or_path`. Expected one of "
-            f"{list(profiles())} or the path of a TOML file. Received: "
-            f"name_or_path={str(name_or_path)!r} ({error})"
-        ) from error
+        return _toml.parse(_packaged(str(name_or_path)))
+    return _toml.read(name_or_path)
 
 
 # Reading --------------------------------------------------------------------

@@ -10,7 +10,9 @@ import json
 import math
 import os
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,10 @@ from keras import ops
 from tfcompress._checks import whole
 from tfcompress._files import check_writable, write_atomic
 from tfcompress._models import at_most
-from tfcompress.export import _tensors
+from tfcompress.export import _layer_state, _tensors
+from tfcompress.structure._graph import evaluate, has_graph
+from tfcompress.structure._state import sublayers
+from tfcompress.structure._verify import random_inputs
 
 __all__ = ["InvalidFileError", "PackedFile", "PackedTensor", "pack", "unpack"]
 
@@ -31,8 +36,15 @@ _VERSION = 1
 _HEAD = struct.Struct("<4sBI")
 _MAX_ARCHITECTURE = 1 << 24
 _MAX_TENSORS = 1 << 20
-# Entries of variables that are not weights, such as the states of random generators.
-_SPARE_ENTRIES = 1 << 16
+# Variables that are not stored, such as those of random generators that a layer
+# makes in its constructor and does not use: how many, and how large together.
+_SPARE_VARIABLES, _SPARE_ENTRIES = 64, 1 << 16
+# Objects in an architecture: this many, and more for each variable that is stored.
+# Keras needs some milliseconds for each.
+_SPARE_OBJECTS, _OBJECTS_PER_VARIABLE = 2000, 64
+# Keras builds a Sequential model anew for each layer that it adds, so that the time
+# grows with the square of their number: layers of one, and sum of the squares.
+_MAX_SEQUENTIAL, _MAX_SQUARES = 256, 1 << 16
 
 
 class InvalidFileError(ValueError):
@@ -92,12 +104,15 @@ class PackedFile:
         bytes: its size.
         architecture_bytes: size of the architecture.
         tensors: one entry for each variable.
+        state_bytes: size of what layers know beside their variables: states of
+            random generators, vocabularies, and what classes of your own save.
     """
 
     path: Path
     bytes: int
     architecture_bytes: int
     tensors: tuple[PackedTensor, ...]
+    state_bytes: int = 0
 
     @property
     def nonzero(self) -> int:
@@ -165,7 +180,8 @@ class PackedFile:
             f"weight data {self.data_bytes:.0f} bytes, weights and indices "
             f"{self.weight_bytes} bytes",
             f"biases and normalisations {self.vector_bytes} bytes, architecture "
-            f"{self.architecture_bytes} bytes, file {self.bytes} bytes",
+            f"{self.architecture_bytes} bytes, state of layers {self.state_bytes} "
+            f"bytes, file {self.bytes} bytes",
         ]
         return "\n".join(line.rstrip() for line in lines)
 
@@ -181,9 +197,14 @@ def pack(
     Pruned weights cost nothing but the places of those that remain, and weights
     on equidistant levels cost a few bits. For each variable the shortest code
     that reproduces it exactly is chosen: `unpack` returns the same numbers, bit
-    by bit (a negative zero, which masks leave behind, becomes a zero). The file is
-    read back and compared before it gets its name. Compile and optimizer state
-    is not stored.
+    by bit (a negative zero, which masks leave behind, becomes a zero). What layers
+    know beside their variables goes along: vocabularies, states of random generators,
+    and what classes of your own write in `save_own_variables` and `save_assets`.
+    Compile and optimizer state is not stored, nor what stateful layers remember.
+
+    The file is read back before it gets its name: weights are compared, and the
+    output of every layer on random input. A layer that does not come back as it
+    was is named, and nothing is written.
 
     Example:
 
@@ -206,8 +227,9 @@ def pack(
     Raises:
         TypeError: if `model` is not a Keras model.
         ValueError: if `path` cannot be written, the model is not built, has no
-            complete configuration or a variable of an unknown type, or a value
-            is too large for half precision.
+            complete configuration or a variable of an unknown type, has a layer
+            with state that cannot be carried, or a value is too large for half
+            precision.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -228,8 +250,9 @@ def pack(
     arrays = [_array(variable, vectors) for variable in model.weights]
     architecture = _architecture(model)
     coded = [_coded(v, a) for v, a in zip(model.weights, arrays, strict=True)]
-    content = _assemble(architecture, [tensor.data for tensor in coded])
-    _check_readable(content, arrays)
+    state = _layer_state.encode(_layer_state.gather(model))
+    content = _assemble(architecture, [tensor.data for tensor in coded], state)
+    _check_readable(model, content, arrays)
     write_atomic(target, content)
     return PackedFile(
         path=target,
@@ -249,6 +272,7 @@ def pack(
             )
             for variable, tensor in zip(model.weights, coded, strict=True)
         ),
+        state_bytes=len(state),
     )
 
 
@@ -261,9 +285,10 @@ def unpack(
     """Reads a model from a packed file.
 
     Every size in the file is checked against what is left of the file and
-    against `max_entries` before memory is taken, so a damaged or hostile file
-    costs an exception, and no more memory than its own size and `max_entries`
-    account for.
+    against `max_entries` before memory is taken, and the number of layers and of
+    their variables before they are built. So a damaged or hostile file costs an
+    exception, no more memory than its own size and `max_entries` account for, and
+    little time.
 
     Args:
         path: file that `pack` wrote.
@@ -280,10 +305,18 @@ def unpack(
         InvalidFileError: if the file is not a packed model, is damaged or too
             large.
         FileNotFoundError: if there is no such file.
+        TypeError: if `path` is not a path.
+        ValueError: if it cannot be one.
     """
     max_entries = whole("max_entries", max_entries, least=None)
-    architecture, arrays = _parse(Path(path).read_bytes(), max_entries)
-    return _rebuild(architecture, arrays, safe_mode)
+    try:
+        content = Path(path).read_bytes()
+    except ValueError as error:
+        raise ValueError(
+            "Invalid value for argument `path`. Expected the path of a file. "
+            f"Received: path={path!r} ({error})"
+        ) from error
+    return _rebuild(_parse(content, max_entries), safe_mode)
 
 
 def _array(variable: keras.Variable, vectors: str) -> np.ndarray:
@@ -326,40 +359,159 @@ def _architecture(model: keras.Model) -> bytes:
     return zlib.compress(text, 9)
 
 
-def _assemble(architecture: bytes, records: list[bytes]) -> bytes:
+def _assemble(architecture: bytes, records: list[bytes], state: bytes) -> bytes:
     body = b"".join(
         [
             _tensors.varint(len(architecture)),
             architecture,
             _tensors.varint(len(records)),
             *records,
+            state,
         ]
     )
     return _HEAD.pack(_MAGIC, _VERSION, zlib.crc32(body)) + body
 
 
-def _check_readable(content: bytes, arrays: list[np.ndarray]) -> None:
+# Checking what is written ---------------------------------------------------------
+
+
+def _check_readable(
+    model: keras.Model, content: bytes, arrays: list[np.ndarray]
+) -> None:
     """Makes sure that what is about to be written is the model that was given."""
-    limit = sum(array.size for array in arrays)
-    architecture, read = _parse(content, limit)
-    for before, after in zip(arrays, read, strict=True):
+    try:
+        contents = _parse(content, sum(array.size for array in arrays) + _SPARE_ENTRIES)
+    except InvalidFileError as error:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model within the bounds of "
+            f"packed files. Received: {model.name!r}. {error}"
+        ) from error
+    for before, after in zip(arrays, contents.arrays, strict=True):
         same = before.dtype == after.dtype and before.shape == after.shape
         if not same or before.tobytes() != after.tobytes():
             raise RuntimeError(
                 "a packed variable did not read back; please report this"
             )
     try:
-        _rebuild(architecture, read, safe_mode=False)
+        rebuilt = _rebuild(contents, safe_mode=False)
     except InvalidFileError as error:
         raise ValueError(
             "Invalid value for argument `model`. Expected a model that can be rebuilt "
             "from its configuration; custom classes need `get_config` and "
             f"`keras.saving.register_keras_serializable`. {error}"
         ) from error
+    _check_outputs(model, rebuilt, arrays)
 
 
-def _parse(content: bytes, max_entries: int) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Configuration and weights of a packed file."""
+def _check_outputs(
+    model: keras.Model, rebuilt: keras.Model, arrays: list[np.ndarray]
+) -> None:
+    """Makes sure, on random input, that every layer computes what it did."""
+    # Weights may have been rounded; and what a call changes in either is undone.
+    rounded = [
+        (variable, keras.ops.convert_to_tensor(array, variable.dtype))
+        for variable, array in zip(model.weights, arrays, strict=True)
+    ]
+    for inputs in _inputs(model):
+        try:
+            expected = _values(model, inputs, rounded)
+        except Exception:  # whatever a layer says to numbers that it cannot take
+            continue
+        break
+    else:
+        warnings.warn(
+            f"pack: {model.name!r} could not be run on random input. Its weights were "
+            "compared with those in the file, its outputs were not.",
+            stacklevel=4,
+        )
+        return
+    received = _values(rebuilt, inputs, [])
+    for (name, before), (_, after) in zip(expected, received, strict=False):
+        if not _same(before, after):
+            raise _lost(model, name)
+    if len(expected) != len(received):
+        raise _lost(model, model.name)
+
+
+def _inputs(model: keras.Model) -> Iterator[list[Any]]:
+    """Random input: normal, then such that it can also be places in a table."""
+    if has_graph(model):
+        inputs = random_inputs(model)
+    else:
+        shape = (model.get_build_config() or {}).get("input_shape")
+        if not isinstance(shape, list | tuple) or not shape:
+            return
+        if not all(size is None or isinstance(size, int) for size in shape):
+            return
+        shape = [size or 1 for size in shape]
+        inputs = [
+            keras.ops.cast(np.random.default_rng(0).normal(size=shape), "float32")
+        ]
+    yield inputs
+    yield [keras.ops.abs(x) % 1 if "float" in str(x.dtype) else x for x in inputs]
+
+
+def _values(
+    model: keras.Model, inputs: list[Any], mapping: list[Any]
+) -> list[tuple[str, Any]]:
+    """Names of layers and values of their outputs, in the order of computation."""
+    found: list[tuple[str, Any]] = []
+
+    def note(tensor: Any, value: Any) -> None:
+        found.append((tensor._keras_history.operation.name, value))
+
+    with keras.StatelessScope(state_mapping=mapping):
+        for layer in sublayers(model):
+            if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
+                layer.reset_state()
+        if has_graph(model):
+            evaluate(model, inputs, note)
+        else:
+            outputs = keras.tree.flatten(model(*inputs, training=False))
+            found += [(model.name, value) for value in outputs]
+    return found
+
+
+def _same(before: Any, after: Any) -> bool:
+    first, second = (_plain(value) for value in (before, after))
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first.dtype.kind != "f":
+        return bool(np.array_equal(first, second))
+    scale = np.abs(first[np.isfinite(first)]).max(initial=0.0)
+    near = np.isclose(first, second, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+    return bool(near.all())
+
+
+def _plain(value: Any) -> np.ndarray:
+    array = np.asarray(keras.ops.convert_to_numpy(value))
+    return array.astype("float64") if array.dtype.kind in "fV" else array
+
+
+def _lost(model: keras.Model, name: str) -> ValueError:
+    return ValueError(
+        "Invalid value for argument `model`. Expected layers that are what their "
+        "configurations, variables and saved state say. Received: "
+        f"{model.name!r}, whose layer {name!r} would compute something else after "
+        "`unpack`. Give its class `save_own_variables` and `load_own_variables`, or "
+        "`save_assets` and `load_assets`, for what it has learned."
+    )
+
+
+# Reading --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What is in a packed file."""
+
+    architecture: dict[str, Any]
+    arrays: list[np.ndarray]
+    state: list[_layer_state.Part]
+
+
+def _parse(content: bytes, max_entries: int) -> _Contents:
+    """Configuration, weights and state of a packed file."""
     try:
         body = _checked_body(content)
         reader = _tensors.Reader(body)
@@ -368,15 +520,17 @@ def _parse(content: bytes, max_entries: int) -> tuple[dict[str, Any], list[np.nd
         # Records have several bytes each, so this bounds the list as well.
         if count > min(_MAX_TENSORS, len(body)):
             raise ValueError(f"{count} variables are announced")
+        _check_objects(architecture, count)
         arrays = []
         for _ in range(count):
             arrays.append(_tensors.decode(reader, max_entries))
             max_entries -= arrays[-1].size
+        state = _layer_state.decode(reader, max_entries)
         if not reader.at_end():
-            raise ValueError("there is something behind the last variable")
+            raise ValueError("bytes follow the last part")
     except ValueError as error:
         raise InvalidFileError(f"Not a valid packed model: {error}.") from error
-    return architecture, arrays
+    return _Contents(architecture, arrays, state)
 
 
 def _checked_body(content: bytes) -> bytes:
@@ -394,15 +548,7 @@ def _checked_body(content: bytes) -> bytes:
 
 
 def _read_architecture(data: bytes) -> dict[str, Any]:
-    inflater = zlib.decompressobj()
-    try:
-        text = inflater.decompress(data, _MAX_ARCHITECTURE)
-    except zlib.error as error:
-        raise ValueError(f"its architecture cannot be inflated ({error})") from error
-    if not inflater.eof or inflater.unused_data:
-        raise ValueError(
-            f"its architecture is cut short, or larger than {_MAX_ARCHITECTURE} bytes"
-        )
+    text = _layer_state.inflate(data, _MAX_ARCHITECTURE, "its architecture")
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -412,14 +558,44 @@ def _read_architecture(data: bytes) -> dict[str, Any]:
     return config
 
 
-def _rebuild(
-    architecture: dict[str, Any], arrays: list[np.ndarray], safe_mode: bool
-) -> keras.Model:
+def _check_objects(architecture: dict[str, Any], variables: int) -> None:
+    """Makes sure, before anything is built, that building takes bounded time."""
+    objects = squares = 0
+    pending: list[Any] = [architecture]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+            objects += "class_name" in value
+            layers = _layers_in_sequence(value)
+            squares += layers**2
+            if layers > _MAX_SEQUENTIAL:
+                raise ValueError(f"a Sequential model has {layers} layers")
+    if squares > _MAX_SQUARES:
+        raise ValueError("its Sequential models have too many layers")
+    if objects > _SPARE_OBJECTS + _OBJECTS_PER_VARIABLE * variables:
+        raise ValueError(f"{objects} objects are to be built for {variables} variables")
+
+
+def _layers_in_sequence(value: dict[str, Any]) -> int:
+    """How many layers Keras adds one by one to make the model that is described."""
+    config = value.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
+        return 0
+    graph = "input_layers" in config and value.get("class_name") != "Sequential"
+    return 0 if graph else len(config["layers"])
+
+
+def _rebuild(contents: _Contents, safe_mode: bool) -> keras.Model:
+    arrays = contents.arrays
+    generators = sum(part.kind == _layer_state.GENERATOR for part in contents.state)
     limit = sum(array.size for array in arrays) + _SPARE_ENTRIES
     try:
-        with at_most(limit):
+        with at_most(limit, len(arrays) + generators + _SPARE_VARIABLES):
             model = keras.saving.deserialize_keras_object(
-                architecture, safe_mode=safe_mode
+                contents.architecture, safe_mode=safe_mode
             )
     # The configuration is foreign data: constructors may fail in any way.
     except Exception as error:
@@ -439,4 +615,8 @@ def _rebuild(
         )
     for variable, array in zip(model.weights, arrays, strict=True):
         variable.assign(array)
+    try:
+        _layer_state.restore(model, contents.state, arrays)
+    except ValueError as error:
+        raise InvalidFileError(f"Not a valid packed model: {error}.") from error
     return model

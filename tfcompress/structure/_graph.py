@@ -21,6 +21,7 @@ __all__ = [
     "evaluate",
     "functional",
     "graphs",
+    "has_graph",
     "inner_inputs",
     "input_layer",
     "is_editable",
@@ -108,6 +109,11 @@ def functional(model: keras.Model) -> Any:
     if graph is None:
         raise ValueError(_explain(model))
     return graph
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Whether a model computes what its graph says."""
+    return _graph_of(model) is not None
 
 
 def require_graph(model: Any, argument: str = "model") -> None:

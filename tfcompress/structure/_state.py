@@ -14,7 +14,7 @@ from keras import KerasTensor
 
 from tfcompress.structure._graph import is_of_keras
 
-__all__ = ["builds_itself", "carry_state", "prepare_state", "sublayers"]
+__all__ = ["builds_itself", "carry_state", "overrides", "prepare_state", "sublayers"]
 
 
 def prepare_state(old: keras.Layer, new: keras.Layer, whole: bool) -> None:
@@ -57,9 +57,9 @@ def carry_state(old: keras.Layer, new: keras.Layer, whole: bool) -> None:
     for source, target in zip(sublayers(old), sublayers(new), strict=True):
         if isinstance(source, keras.layers.Normalization) and source.built:
             target.finalize_state()
-        if _overrides(source, "save_own_variables", "load_own_variables"):
+        if overrides(source, "save_own_variables", "load_own_variables"):
             _carry_own_variables(source, target, whole)
-        if hasattr(source, "save_assets") and _overrides(source, "save_assets"):
+        if hasattr(source, "save_assets") and overrides(source, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 source.save_assets(folder)
                 target.load_assets(folder)
@@ -81,7 +81,7 @@ def _carry_vocabulary(old: Any, new: Any) -> None:
 
 def builds_itself(layer: keras.Layer) -> bool:
     """Whether a class of others says how its layers are built from a config."""
-    return _overrides(layer, "build_from_config")
+    return overrides(layer, "build_from_config")
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
@@ -89,7 +89,8 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
-def _overrides(layer: keras.Layer, *names: str) -> bool:
+def overrides(layer: keras.Layer, *names: str) -> bool:
+    """Whether a layer's class, one of others, has a method in the place of Keras'."""
     return not all(is_of_keras(type(layer), name) for name in names)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tfcompress.structure import _graph
 from tfcompress.structure._rebuild import Rebuild
 
-__all__ = ["VerificationError", "verify"]
+__all__ = ["VerificationError", "random_inputs", "verify"]
 
 # Relative to the tensor's largest value; float32 leaves room for TF32 units.
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
@@ -38,7 +38,7 @@ def verify(
     Raises:
         VerificationError: naming the first layer at which they differ.
     """
-    inputs = _random_inputs(model)
+    inputs = random_inputs(model)
     expected: dict[int, list[np.ndarray]] = {}
     silent = {
         id(tensor)
@@ -111,7 +111,7 @@ def _random(rng: np.random.Generator, shape: list[int], dtype: str) -> Any:
     return keras.ops.cast(value, dtype)
 
 
-def _random_inputs(model: keras.Model) -> list[np.ndarray]:
+def random_inputs(model: keras.Model) -> list[np.ndarray]:
     """One example, small where the model leaves sizes open."""
     rng = np.random.default_rng(0)
     problem: Exception | None = None

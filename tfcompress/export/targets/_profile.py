@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tfcompress import _toml
 from tfcompress.export.targets._figures import Check, TargetFigures
 from tfcompress.export.targets._program import Operator, dominant
 
@@ -95,8 +94,8 @@ def load_profile(path: str | os.PathLike[str], targets: list[str]) -> TargetProf
         ValueError: if it cannot be read or has another key or kind of value.
     """
     try:
-        raw = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
+        raw = _toml.read(path)
+    except (OSError, ValueError) as error:
         raise ValueError(_message(path, str(error))) from error
     unknown = sorted(set(raw) - {"name", "target", *_NUMBERS})
     if unknown:
