@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import tfcompress as tfc
 from tfcompress import _made
+from tfcompress.export.targets import _target
 from tfcompress.report import _compare
 from tfcompress.report._align import aligned
 from tfcompress.report._verdict import verdict
@@ -737,6 +738,20 @@ def test_a_model_trained_for_integers_has_an_integer_file_only(models, test_data
     assert second.files["int8"].metrics["accuracy"].value == 1.0
     assert "No int8 files: they need calibration data." in report.notes
     assert not any("'prepared'" in note for note in report.notes)
+
+
+def test_a_tool_that_is_not_installed_leaves_a_dash_and_the_pip_line(
+    models, monkeypatch
+):
+    monkeypatch.setattr(_target.importlib.util, "find_spec", lambda module: None)
+    report = tfc.report.compare(
+        {"full": models["full"]},
+        targets=["ethos-u55-128", "this computer"],
+        hardware=None,
+        verbose=0,
+    )
+    assert set(report.models[0].targets) == {"this computer"}
+    assert any('pip install "tfcompress[targets]"' in note for note in report.notes)
 
 
 def test_wrong_samples_are_pictures():

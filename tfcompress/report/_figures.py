@@ -165,8 +165,8 @@ class ModelFigures:
         targets: what tools of hardware say of the model, by name of the target.
         classes: decisions by class, of a classifier.
         wrong: some images that it got wrong.
-        made: how the model was made, one record for each step; see
-            `tfcompress.made`.
+        made: how the model was made, one record for each step: `"method"`, and
+            where known `"config"`, `"epochs"` and `"command"`.
         path: the file it was loaded from; empty if it was given as an object.
         problem: what is wrong with the model, such as weights that are not
             finite; empty if nothing is.
