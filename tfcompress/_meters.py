@@ -39,7 +39,7 @@ class _Meter(ABC):
             self._watched.append(operation)
 
     def detach(self) -> None:
-        """Stops to measure and leaves the operations as they were."""
+        """Stops measuring and restores the operations."""
         for operation in self._watched:
             observers = _observers(operation)
             observers[:] = [o for o in observers if o.meter is not self]

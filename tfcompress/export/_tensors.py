@@ -215,7 +215,7 @@ def _decode_support(reader: Reader, code: int, size: int) -> np.ndarray | None:
         raise ValueError(f"unknown code {code} for the places of a tensor")
     count = reader.varint()
     if not 0 < count <= size:
-        raise ValueError(f"{count} entries of {size} are said not to be zero")
+        raise ValueError(f"{count} non-zero entries are announced, of {size}")
     if code == _GAPS:
         gaps = _read_fixed(reader, count, 63)
     else:

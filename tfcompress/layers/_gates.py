@@ -1,4 +1,4 @@
-"""Gates that decide, sample by sample, what of a residual branch counts."""
+"""Gates that decide, sample by sample, whether a residual branch is added."""
 
 from __future__ import annotations
 
