@@ -12,7 +12,9 @@ with 8, 4 and 2 bits for the weights: of the fake-quantized Keras model and of i
 file, with the share of equal decisions. `mobilenet` adds one step for each depthwise
 kernel instead of one for each channel. `sizes` prunes LeNet-5 to 90 % zeros, clusters
 it to 16 values, quantizes it, and prints what the files take. `agreement` compares
-networks of random weights and statistics with their files on `--samples` samples.
+networks of random weights and statistics with their files on `--samples` samples;
+features of such networks hardly differ from image to image, and `--separate` magnifies
+what differs, rounding included.
 
 Finished rows are kept in `--out`, so that the same command goes on after an
 interruption.
@@ -43,6 +45,7 @@ flags.DEFINE_integer("limit", None, "Training samples; all if not given.")
 flags.DEFINE_integer("batch_size", 128, "Samples in a step.")
 flags.DEFINE_integer("samples", 1000, "Samples of the agreement.")
 flags.DEFINE_list("networks", None, "Networks of the agreement; all if not given.")
+flags.DEFINE_bool("separate", False, "Draw last kernels that magnify differences.")
 flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
@@ -268,7 +271,10 @@ def agreement(_) -> None:
     print("| network | equal decisions | largest difference (steps) | in float |")
     print("|---|---:|---:|---|")
     for name in FLAGS.networks or [*ZOO, *APPLICATIONS]:
-        found = once(f"agreement {name} {FLAGS.samples}", lambda name=name: agree(name))
+        found = once(
+            f"agreement {name} {FLAGS.samples} {FLAGS.separate}",
+            lambda name=name: agree(name),
+        )
         print(
             f"| {name} | {100 * found['equal']:.2f} % | {found['steps']:.0f} | "
             f"{', '.join(found['float']) or '–'} |",
@@ -292,7 +298,8 @@ def agree(name):
     images = np.asarray(keras.ops.image.resize(coarse, shape[:2]), "float32")
     if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
         images *= 255
-    separate(model, images[:200], rng)
+    if FLAGS.separate:
+        separate(model, images[:200], rng)
     reasons = tfc.quantization.plan(model).in_float
     qat = tfc.quantization.calibrate(
         tfc.quantization.prepare(model), images[: min(200, len(images))]
@@ -325,8 +332,8 @@ def randomize(model, rng) -> None:
 def separate(model, images, rng) -> None:
     """Draws the last kernel so that the images are told apart.
 
-    Features of random networks hardly differ from image to image; without their
-    mean, and at their own scale, they do.
+    Features of random networks hardly differ from image to image. Without their
+    mean, and at their own scale, they do; so does what rounding adds to them.
     """
     last = [layer for layer in model.layers if hasattr(layer, "kernel")][-1]
     features = keras.Model(model.inputs, last.input).predict(images, verbose=0)

@@ -81,7 +81,7 @@ KNOWS = {
         "ops",
     },
     "analysis": {"structure", "policy", "cost", "export", "callbacks"},
-    "interop": {"schedules"},
+    "interop": {"schedules", "policy", "layers", "quantization"},
     "training": {
         "structure",
         "schedules",

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from tfcompress._checks import whole
+from tfcompress.interop._tfmot_files import load
 from tfcompress.schedules import Piecewise
 
-__all__ = ["schedule"]
+__all__ = ["load", "schedule"]
 
 
 def schedule(pruning_schedule: Any, *, steps: int | None = None) -> Piecewise:
