@@ -451,3 +451,11 @@ def test_more_trials_need_optuna(trained, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=re.escape("tfcompress[search]")):
         tfc.compress(trained, data, budget={"macs": 0.5}, trials=2, **QUIET)
+
+
+def test_a_target_whose_tool_is_absent_is_refused_at_once(trained, data, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(keras.Model, "evaluate", None)
+    budget = tfc.Budget(flash="9kB", target="microcontroller")
+    with pytest.raises(ImportError, match=re.escape("tfcompress[targets]")):
+        tfc.compress(trained, data, budget=budget, **QUIET)
