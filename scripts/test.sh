@@ -14,6 +14,10 @@ echo "Types"
 echo "Documentation"
 # The variable silences an announcement of the theme.
 NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict
+# Reports are checked for barriers with axe-core in Chromium, where both can be had.
+if command -v npm >/dev/null && [[ ! -e node_modules/axe-core ]]; then
+    npm install --no-save --no-package-lock --silent axe-core >/dev/null 2>&1 || true
+fi
 echo "Tests"
 # A process a core, up to four: each takes about 2 GB of memory.
 "$bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal "$@"
