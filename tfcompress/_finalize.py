@@ -69,8 +69,8 @@ def finalize(
     Raises:
         TypeError: if `model` is not a Keras model, or an argument of another kind.
         ValueError: if `model` is subclassed or not built; if it has gates and
-            there is no data, or a gate is not polarised (it is named, with its
-            ratio) and there is no threshold; if a layer has quantised weights and
+            there is no data, or a gate is not polarized (it is named, with its
+            ratio) and there is no threshold; if a layer has quantized weights and
             `dtype` is given.
     """
     require_graph(model)

@@ -40,7 +40,7 @@ def filter_taps(
 ) -> dict[str, tuple[Any, int]]:
     """Finds where the next layer reads the filters of layers.
 
-    That is after the normalisation and the activation function, as far as each is
+    That is after the normalization and the activation function, as far as each is
     the only reader of what comes before it.
 
     Args:
@@ -155,7 +155,7 @@ class _Step:
 def activation_taps(model: keras.Model) -> tuple[dict[str, Tap], dict[str, str]]:
     """Finds the activation that follows each convolution and dense layer.
 
-    It may be part of the layer or come later: behind normalisation, pooling or
+    It may be part of the layer or come later: behind normalization, pooling or
     concatenation, or behind a residual addition. The structure engine's channel
     labels tell which channels of it are the layer's.
 

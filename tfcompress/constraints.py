@@ -345,7 +345,7 @@ class Levels(Constraint):
     """Non-zero weights lie on {±1, …, ±2^(bits-1)} · q; zeros stay zero.
 
     Zero is not a level, since it stands for a pruned weight (ADMM-NN, section
-    3.4.2): `bits` bits encode 2^bits levels. The step q minimises the total
+    3.4.2): `bits` bits encode 2^bits levels. The step q minimizes the total
     squared error of the weights given. It is found exactly. As q grows, each
     weight moves from a level to the one below at a known q, so the assignment of
     weights to levels takes finitely many forms; for a fixed assignment c the
@@ -425,9 +425,9 @@ class Levels(Constraint):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class Combined(Constraint):
-    """Projects onto several sets in turn: prune first, then quantise the rest.
+    """Projects onto several sets in turn: prune first, then quantize the rest.
 
-    This is the paper's order for the joint problem (section 3.3). Quantisation
+    This is the paper's order for the joint problem (section 3.3). Quantization
     never creates or removes a zero, so the result lies in every set.
 
     Example:

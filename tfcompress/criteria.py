@@ -3,7 +3,7 @@
 A criterion gives every channel of a channel group a score; pruning removes the
 lowest. Where layers are coupled (all that meet in a residual stage, say), a
 channel is one filter of each of them. Their scores are combined as the **sum of
-normalised scores**: each layer's scores are divided by their mean over the
+normalized scores**: each layer's scores are divided by their mean over the
 layer's channels first, so that a layer with large weights does not outvote the
 others.
 
@@ -48,7 +48,7 @@ class Criterion(ABC):
     """Scores for the channels of channel groups; the lowest are pruned first.
 
     Subclass it to add a criterion of your own: implement `__call__`, and
-    `attach` and `detach` if it has to watch the training. The weights are in the
+    `attach` and `detach` if it has to watch the training run. The weights are in the
     groups, also those of layers in nested models: each member of a group is one
     axis of one variable; those with the role `"kernel"` are the filters.
 
@@ -114,7 +114,7 @@ class Criterion(ABC):
         return ()
 
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:  # noqa: B027
-        """Called when a training begins, before its step is traced.
+        """Called when a training run begins, before its step is traced.
 
         Args:
             model: the `keras.Model`.
@@ -122,14 +122,16 @@ class Criterion(ABC):
         """
 
     def watch(self, active: bool) -> None:  # noqa: B027
-        """Called around each training step; what runs outside of one is no training.
+        """Called around each training step.
+
+        What runs outside of one, such as validation, must not be counted.
 
         Args:
             active: whether a step begins; otherwise it has ended.
         """
 
     def detach(self) -> None:  # noqa: B027
-        """Called when the training has ended."""
+        """Called when the training run has ended."""
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
@@ -276,7 +278,7 @@ class MeanActivation(Criterion):
     $$s_j = \frac{1}{|D|\,H\,W} \sum_{x \in D} \sum_{u,v} |a_j(x)_{uv}|$$
 
     where $a_j$ is what the next layer receives: the filter's output after
-    normalisation and activation, as far as these follow the layer directly. For
+    normalization and activation, as far as these follow the layer directly. For
     ReLU that is the mean activation of Roy et al. (2020), section III-A2, and of
     Molchanov et al. (2017).
 
@@ -357,7 +359,7 @@ class MeanActivation(Criterion):
         return means
 
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:
-        """Called when a training begins, before its step is traced."""
+        """Called when a training run begins, before its step is traced."""
         if self.data is not None:
             read(model, self.data)  # refuses what does not fit
         else:
@@ -371,7 +373,7 @@ class MeanActivation(Criterion):
             self._meter.active = active
 
     def detach(self) -> None:
-        """Called when the training has ended."""
+        """Called when the training run has ended."""
         if self._meter is not None:
             self._meter.detach()
             self._meter = None

@@ -309,7 +309,7 @@ def resolve(
     Args:
         model: a built model with gates. It is not modified.
         openings: from `measure`.
-        threshold: with a number in (0, 1], gates that are not polarised count as
+        threshold: with a number in (0, 1], gates that are not polarized count as
             open where ḡ is at least that; the result then differs from `model`.
             Defaults to `None`, which refuses them.
         verify: whether to check each step on random input. Defaults to `True`.
@@ -319,7 +319,7 @@ def resolve(
         with the optimizer's state.
 
     Raises:
-        ValueError: if gates are not polarised (it names them with their ḡ), or
+        ValueError: if gates are not polarized (it names them with their ḡ), or
             a closed layer gate has no skip around it.
     """
     if threshold is not None:
@@ -399,7 +399,7 @@ def _with_selections(
     """Replaces partly closed channel gates by Dense layers that select.
 
     The structure engine knows how channels go through a Dense layer, and hence
-    which neighbours get narrower. All other gates are open, and vanish.
+    which neighbors get narrower. All other gates are open, and vanish.
     """
     builds: dict[int, Callable[..., Any]] = {}
     selections: list[str] = []

@@ -27,7 +27,7 @@ class CompressionMetrics(Method):
 
     `History` records them, and so do `CSVLogger`, `TensorBoard` and
     `ModelCheckpoint` when they come after this callback in the list. The model
-    is analysed once when training begins; an epoch only adds the search for
+    is analyzed once when training begins; an epoch only adds the search for
     zeros.
 
     Example:

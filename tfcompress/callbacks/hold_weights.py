@@ -23,8 +23,8 @@ class HoldWeights(Method):
 
     With `what="zeros"` this is masked retraining: kernel entries that are zero
     when training begins stay zero, the others learn. With `what="values"` whole
-    kernels stay, and only biases, normalisations and layers that are left out
-    learn, which is the retraining that follows quantisation.
+    kernels stay, and only biases, normalizations and layers that are left out
+    learn, which is the retraining that follows quantization.
 
     The weights are held by the variables' constraints inside the compiled step,
     so no momentum or weight decay moves them; the constraints that the model has

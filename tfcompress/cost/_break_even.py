@@ -32,7 +32,7 @@ _FAR = 1e9  # a ratio that no layer has
 
 
 def _rising(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Points in ascending order, neighbours that fall replaced by their mean.
+    """Points in ascending order, neighbors that fall replaced by their mean.
 
     Two of the published speed-ups are a little lower than one at a smaller
     ratio, because layers differ in shape. (Pool adjacent violators.)

@@ -29,7 +29,7 @@ def count(
 
     One *MAC* is one multiplication and one addition of a sum of products, 2
     FLOPs. Products with padding count as any other. Everything else (bias,
-    activation, normalisation, pooling, additions) is counted apart as
+    activation, normalization, pooling, additions) is counted apart as
     `operations`. Layers count each time they are used, their parameters once.
 
     Example:

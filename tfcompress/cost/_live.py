@@ -20,7 +20,7 @@ __all__ = ["LiveCost"]
 class LiveCost:
     """Counts a model as it would be without the channels that are zero.
 
-    The model is analysed once; what `count` repeats is looking for zeros.
+    The model is analyzed once; what `count` repeats is looking for zeros.
     """
 
     def __init__(self, model: keras.Model) -> None:

@@ -32,13 +32,13 @@ class LayerCost:
             data with data, as attention does).
         update_macs: those that a training step takes again for the gradients of
             the weights.
-        operations: other arithmetic operations: bias, activation, normalisation,
+        operations: other arithmetic operations: bias, activation, normalization,
             pooling, additions.
         parameters: elements of all the layer's weights; 0 at the further uses of
             a shared layer.
         nonzero: those that are not zero.
         trainable: those that training updates.
-        weights: elements of the kernels, that is without biases, normalisations
+        weights: elements of the kernels, that is without biases, normalizations
             and their statistics.
         nonzero_weights: those that are not zero.
         inputs: elements that go in.
@@ -184,7 +184,7 @@ class ModelCost:
 
     @property
     def weights(self) -> int:
-        """Elements of the kernels: parameters without biases and normalisations."""
+        """Elements of the kernels: parameters without biases and normalizations."""
         return sum(row.weights for row in self.rows)
 
     @property

@@ -1,4 +1,4 @@
-"""Labelled data: read once into arrays, fed batch by batch.
+"""Labeled data: read once into arrays, fed batch by batch.
 
 `load` gives the same samples in the same splits for the same seed, from
 scikit-learn's bundled digits, a folder of images, an `.npz` or CSV file, or any

@@ -37,10 +37,10 @@ def load(
     scale: Scale = "unit",
     skip_broken: bool = False,
 ) -> Dataset:
-    """Loads a labelled set into memory, with fixed splits.
+    """Loads a labeled set into memory, with fixed splits.
 
     - `"digits"` is scikit-learn's bundled set of 1 797 handwritten digits (8×8
-      grey); it needs neither network nor folder.
+      gray); it needs neither network nor folder.
     - `"folder:PATH"` reads PNG, JPEG, GIF, BMP and WebP images as `PATH/<class>/…` or
       `PATH/<split>/<class>/…` with the splits `train`, `test` and `validation`.
     - `"npz:FILE"` reads the arrays `x` and `y`; or `x_train`, `y_train`, `x_test`

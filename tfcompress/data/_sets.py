@@ -62,7 +62,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A labelled set in memory.
+    """A labeled set in memory.
 
     Attributes:
         name: the name that it was loaded by.

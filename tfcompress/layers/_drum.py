@@ -269,6 +269,13 @@ class DrumMultiply(KernelWrapper):
 
 
 def _split(mask: Any, value: Any) -> tuple[Any, Any]:
-    """What `mask` selects of a kernel and what it does not, zeros elsewhere."""
+    """What `mask` selects of a kernel and what it does not, zeros elsewhere.
+
+    The mixed partition rests on this. A product is linear in its kernel, so
+    x * W = x * W⊙(1−A) + x * W⊙A, and only the second part goes to the approximate
+    multiplier, T(x) * T(W⊙A). Zeros are free on both sides: T(0) = 0, so a weight
+    outside of the selection adds nothing to either product. The price is a second
+    convolution in the forward pass. The exact gradient needs one only, that of x * W.
+    """
     zeros = ops.zeros_like(value)
     return ops.where(mask, value, zeros), ops.where(mask, zeros, value)

@@ -36,7 +36,7 @@ class KernelWrapper(keras.layers.Wrapper):
 
     Raises:
         TypeError: if `layer` is not a layer.
-        ValueError: if `layer` is of another kind, or its kernel is quantised or
+        ValueError: if `layer` is of another kind, or its kernel is quantized or
             made of several variables (LoRA).
     """
 

@@ -1,4 +1,4 @@
-"""The structure engine: analyse, edit and shrink Keras graphs, exactly.
+"""The structure engine: analyze, edit and shrink Keras graphs, exactly.
 
 Finds which channels of a model can be removed together, and builds smaller
 models without them. It knows nothing of how channels are chosen. What is imported

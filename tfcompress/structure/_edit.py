@@ -54,8 +54,8 @@ def zero_channels(
     """A copy of `model`, same shape, in which some channels are exactly zero.
 
     The filters and biases that make a channel are zeroed, and the scale, offset
-    and moving mean of every normalisation on its path; zeroing the filters alone
-    would leave the constant that the normalisation adds.
+    and moving mean of every normalization on its path; zeroing the filters alone
+    would leave the constant that the normalization adds.
 
     Args:
         model: a built Functional or Sequential model. It is not modified.
@@ -140,7 +140,7 @@ def shrink(
 ) -> keras.Model:
     """A copy of `model` without any channel that is provably zero.
 
-    Needs no masks: a channel goes when its filters, biases and normalisation
+    Needs no masks: a channel goes when its filters, biases and normalization
     parameters are exactly zero, whatever made them so. Residual branches that
     add nothing but zeros go as a whole; elsewhere one channel always stays.
 
@@ -346,7 +346,7 @@ def resize(
         widths: layer or group name -> number of channels, from 1 to the present
             number.
         weights: "inherit" keeps the channels with the largest L1 norm of their
-            filters, with their weights; "random" initialises the whole model
+            filters, with their weights; "random" initializes the whole model
             anew. Defaults to "inherit".
         seed: makes "random" reproducible. Defaults to None.
         verify: as in `remove_channels`, for "inherit". Defaults to True.
@@ -731,7 +731,7 @@ def _norms(group: ChannelGroup) -> np.ndarray:
 def _dead_branches(groups: ChannelGroups) -> list[str]:
     """Layers that provably give nothing but zeros, into additions only.
 
-    Their filters (or the scale of a normalisation) are all zero, and so are
+    Their filters (or the scale of a normalization) are all zero, and so are
     their biases; a zero bias alone proves nothing. Their activation keeps zero.
     """
     analysis = groups.analysis

@@ -307,7 +307,7 @@ def copy_operation(operation: keras.Operation) -> keras.Operation:
 
 
 def shallow_copy(thing: Any) -> Any:
-    """A copy with the same attributes (`copy.copy` would serialise Keras objects)."""
+    """A copy with the same attributes (`copy.copy` would serialize Keras objects)."""
     twin = object.__new__(type(thing))
     vars(twin).update(vars(thing))
     return twin

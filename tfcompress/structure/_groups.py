@@ -301,7 +301,7 @@ def channel_groups(model: keras.Model, inexact: Sequence[str] = ()) -> ChannelGr
         model: a built Functional or Sequential model, or a
             `keras.distillation.Distiller`, for which its student stands. It is
             not modified.
-        inexact: normalisations to prune through although their statistics
+        inexact: normalizations to prune through although their statistics
             change, `("layer_norm",)` or nothing. The result must be fine-tuned.
             Defaults to `()`.
 

@@ -5,6 +5,24 @@ and variables are described by integer arrays of labels; label 0 marks a
 position that no edit may remove. Ops tie labels to each other or freeze them
 with a reason; `LabelTable.solve` turns that into classes of channels that can
 only be removed together.
+
+Why arrays. The obvious alternative, a graph of layers with index maps on its edges,
+needs a map for every way of moving data (flattening, concatenating, slicing,
+shuffling), and maps that compose. Here a moving operation is carried out on the array
+of labels itself. After a Flatten of a 4×4 map with channels 7, 8, 9 the vector has the
+labels 7, 8, 9, 7, 8, 9, …; whoever reads the vector knows which of its rows belong to
+channel 8, and no rule had to say so.
+
+Why constants. A removed channel has to be replaced by what it carried when it was
+masked. Behind a ReLU that is 0, and a sum over channels does not miss it. Behind a
+sigmoid it is 0.5, which a dense layer multiplies by its weights: the product can be
+added to that layer's bias, but a convolution with padding sees 0.5 inside and 0 at the
+border, so that no bias is right everywhere. Therefore each tensor also carries the
+value that a masked channel would have at each place. NaN says that it depends on the
+input, and the channel is frozen where it is read.
+
+A tensor may have millions of entries, but labels hardly ever vary along more than one
+axis. Such axes have size 1 in the arrays, which broadcasting makes up for.
 """
 
 from __future__ import annotations

@@ -3,6 +3,17 @@
 Operations are called again along the same walk, with edited configs; the
 variables of old and new layers are paired object by object and sliced by their
 labels. The original is only read.
+
+Two shorter ways do not hold. Cloning a model and editing its JSON both break on Lambda
+layers, on classes that are not registered, and on layers with a `build_config` of their
+own. So every operation is called again, with arguments in which the old tensors are
+replaced by the new ones, and Keras records the new graph by itself.
+
+Old and new variables must not be matched by their paths, which are neither unique nor
+stable, nor by their position in `model.weights`, which depends on the order in which
+layers were made. Each layer is copied by itself, and the variables of the copy are in
+the order of the original's. A layer that is called several times is copied once. What
+is neither config nor variable (adapted statistics, assets) is carried by `_state`.
 """
 
 from __future__ import annotations
@@ -583,7 +594,7 @@ def _created(old: keras.Layer, config: dict) -> keras.Layer:
 
 
 def _copy_lambda(layer: Any) -> keras.Layer:
-    # A config would serialise the function's byte code; hand it over itself.
+    # A config would serialize the function's byte code; hand it over itself.
     return keras.layers.Lambda(
         layer.function,
         output_shape=layer._output_shape,
@@ -602,7 +613,7 @@ def _copy_flags(old: keras.Layer, new: keras.Layer) -> None:
 
 
 def _custom_objects(model: keras.Model) -> dict[str, Any]:
-    """Classes inside the model, so that unregistered ones deserialise."""
+    """Classes inside the model, so that unregistered ones deserialize."""
     found: dict[str, Any] = {}
     for layer in sublayers(model):
         if not type(layer).__module__.startswith("keras."):

@@ -1,4 +1,17 @@
-"""The vocabulary in which rules say what an operation does to channels."""
+"""The vocabulary in which rules say what an operation does to channels.
+
+A rule describes an operation by few verbs. `create` and `produce`: new channels come
+from here. `bind`: this axis of this variable runs over those channels, so that it is
+cut with them. `consume`: the operation mixes channels, by weights; a removed one must
+be zero there, or a constant that folds into the bias. `tie` (of the label table): two
+channels are combined one by one, and leave together. `freeze`: no statement can be
+made, for this reason. An operation that only moves data says `Abstract.move`.
+
+A Dense layer behind a convolution, for example, consumes the labels of its input along
+axis 0 of the kernel, creates labels for its units, and binds them to axis 1 of the
+kernel and to the bias. Nothing else has to know what a Dense layer is: masking,
+cutting, scoring and counting all read the table of axes that results.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +30,7 @@ __all__ = ["Axis", "Fold", "Trace"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One labelled axis of one variable.
+    """One labeled axis of one variable.
 
     Attributes:
         layer: owner of the variable (a leaf of a composite layer counts as
@@ -57,7 +70,7 @@ class Trace:
         layers: layer key -> layer, in order of execution.
         outputs: layer key -> labels of its output channels.
         folds: id of layer -> `Fold`.
-        inexact: normalisations that may be pruned through.
+        inexact: normalizations that may be pruned through.
         solution: classes of the labels.
         keys: id of layer -> layer key.
         sources: id of `KerasTensor` -> key of the operation that it comes from.
@@ -273,14 +286,14 @@ class Trace:
     def freeze(
         self, tensors: Sequence[Abstract], reason: str, outputs: Sequence[Any]
     ) -> list[Abstract]:
-        """Freezes all channels of `tensors`; returns unlabelled outputs."""
+        """Freezes all channels of `tensors`; returns unlabeled outputs."""
         self.refusal = reason
         for tensor in tensors:
             self.table.freeze(tensor.labels, reason)
         return [Abstract.frozen(tuple(out.shape)) for out in outputs]
 
     def named_tensors(self) -> Iterator[tuple[str, Abstract]]:
-        """The labelled tensors, with the name of the operation they come from."""
+        """The labeled tensors, with the name of the operation they come from."""
         for key, tensor in self.tensors.items():
             if tensor.labelled:
                 yield self.sources[key], tensor

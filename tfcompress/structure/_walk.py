@@ -1,4 +1,11 @@
-"""The walk that labels a model's tensors and variables."""
+"""The walk that labels a model's tensors and variables.
+
+Calls are visited in the order in which the model computes them, nested models in their
+place. Each call hands the labels of its inputs to the rule of its operation and records
+the labels that come back. There is one pass and no fixed point, because ties are only
+collected; `LabelTable.solve` joins them at the end. A layer that is called twice has
+the same labels both times, so that what one call couples is coupled for the other.
+"""
 
 from __future__ import annotations
 
@@ -124,6 +131,11 @@ class _Walk:
         Every tensor must stay rectangular: where labels vary along several
         axes, the removable slices are those of one axis, the last that is not
         already coupled away.
+
+        Such tensors come from reshaping: 12 units seen as 3×4 carry 12 labels, and
+        unit 5 alone cannot leave, because it would tear a hole into the array. Along
+        the first axis all rows are tied to the first one; what is left are the four
+        columns. Solving again matters, as these ties may decide about the next tensor.
         """
         table = self.result.table
         solution = table.solve()

@@ -257,7 +257,7 @@ def resize_by_density(
         round_epochs: epochs after which a network that has not saturated counts
             as if it had; `None` for `epochs`. Only the final network is trained
             further. Defaults to `None`.
-        weights: "random" initialises resized networks anew, as in the paper;
+        weights: "random" initializes resized networks anew, as in the paper;
             "inherit" keeps the channels with the largest filters, with their
             weights. Defaults to "random".
         multiple_of: widths are rounded up to a multiple of this, or stay.

@@ -24,7 +24,7 @@ def alexnet(
     and in the ADMM-NN paper, whose operation counts (211, 448, 299, 224 and
     150 million for the convolutions, 75, 34 and 8 million for the dense layers,
     at two operations for each multiply–accumulate) these are. The local
-    response normalisation of the original is left out: it has no weights, and
+    response normalization of the original is left out: it has no weights, and
     later networks found it of little use.
 
     Example:

@@ -70,8 +70,8 @@ def convolution(
     padding: str = "same",
     relu: bool = True,
 ) -> KerasTensor:
-    """Convolution, batch normalisation and, if wanted, ReLU, named by `label`."""
-    # The offset of the normalisation makes a bias redundant.
+    """Convolution, batch normalization and, if wanted, ReLU, named by `label`."""
+    # The offset of the normalization makes a bias redundant.
     x = layers.Conv2D(
         filters,
         kernel_size,
@@ -86,7 +86,7 @@ def convolution(
 
 
 def normalization(x: KerasTensor, name: str) -> KerasTensor:
-    """Batch normalisation that also settles within a short training."""
+    """Batch normalization that also settles within a short run."""
     return layers.BatchNormalization(momentum=0.9, name=name)(x)
 
 

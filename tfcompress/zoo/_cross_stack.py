@@ -82,12 +82,12 @@ def cross_stack(
     whose output the listed sizes are, they give the layer energies of the
     paper and its totals: 626.4 M multiply–accumulates for the regular network
     on CIFAR-10 and 1 290.6 M for the shallow one. Every convolution is
-    batch-normalised; how the maps shrink is not stated: here by 2×2
+    batch-normalized; how the maps shrink is not stated: here by 2×2
     max-pooling as far as that goes, and by an unpadded convolution where the
     listed size is 2 smaller (on the shallow STL-10 network, 12 to 8 pixels,
     after an unpadded 3×3 max-pooling of stride 1). `"imagenet"` is AlexNet in one
     column (64, 192, 384, 256, 256 filters on 224×224 pixels), without batch
-    normalisation.
+    normalization.
 
     Example:
 

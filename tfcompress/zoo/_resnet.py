@@ -162,11 +162,11 @@ def resnet110(
 
     The CIFAR networks of He et al., "Deep Residual Learning for Image
     Recognition" (depth 6n + 2), as used by the GreenAI gating paper. Where the
-    size changes the shortcut is a batch-normalised 1×1 convolution ("option
+    size changes the shortcut is a batch-normalized 1×1 convolution ("option
     B"). The convolutions and the classifier take 253.1 M multiply–accumulates;
-    with two operations for each element that batch normalisation touches this
+    with two operations for each element that batch normalization touches this
     is the 255.3 M of the gating paper, which neither the parameter-free
-    shortcut nor a count without normalisation gives.
+    shortcut nor a count without normalization gives.
 
     Layers are named by stage and block: block 2 of stage 1 is "conv1_2_1" and
     "conv1_2_2", and ends in "add1_2".

@@ -28,7 +28,7 @@ def vgg16(
     *,
     widths: Sequence[int] | None = None,
 ) -> keras.Model:
-    """VGG-16: 13 convolutions and 3 dense layers, each batch-normalised.
+    """VGG-16: 13 convolutions and 3 dense layers, each batch-normalized.
 
     The network of "Pruning Filters while Training for Efficiently Optimizing
     Deep Learning Networks". The paper leaves the size of the two hidden dense
@@ -67,7 +67,7 @@ def vgg19(
     *,
     widths: Sequence[int] | None = None,
 ) -> keras.Model:
-    """VGG-19: 16 batch-normalised convolutions and the classifier.
+    """VGG-19: 16 batch-normalized convolutions and the classifier.
 
     The network of "Activation Density driven Energy-Efficient Pruning in
     Training", which has no hidden dense layers. `widths` takes the paper's

@@ -69,7 +69,7 @@ class BatchNorm(Weighted):
 
 
 class LayerNorm(Weighted):
-    """LayerNormalization and RMSNormalization: freeze what they normalise."""
+    """LayerNormalization and RMSNormalization: freeze what they normalize."""
 
     kind = FROZEN
     note = "normalises over the channels; inexact=('layer_norm',) prunes through"
