@@ -62,7 +62,7 @@ class _Meter(ABC):
     def reset(self) -> None:
         """Forgets what was measured."""
         for variable in self.variables():
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     @abstractmethod
     def _measures(self) -> Iterable[tuple[Any, Callable[[Any], None]]]:
@@ -102,6 +102,38 @@ def _observers(operation: Any) -> list[Any]:
 def _sum(value: Any, dtype: str) -> keras.Variable:
     """A variable to which every replica of a strategy adds."""
     return keras.Variable(value, trainable=False, dtype=dtype, aggregation="sum")
+
+
+# Counts have to be exact, and a float32 loses ones beyond 2^24. JAX has nothing wider
+# than 32 bits unless it is told so. There a count is kept in three digits to the base
+# 1024, each summed in an int32 of its own: with at most 1023 a step, or 2^31 / 2^20 for
+# the last one, they are exact for a million steps.
+_BASE = 1 << 10
+
+
+def _digits() -> tuple[int, ...]:
+    """What the digits of a count are multiplied with."""
+    return (1, _BASE, _BASE**2) if keras.backend.backend() == "jax" else (1,)
+
+
+def _count_dtype() -> str:
+    return "int32" if keras.backend.backend() == "jax" else "float64"
+
+
+def _split(counts: Any) -> Any:
+    """The digits of counts, on a new last axis."""
+    digits = _digits()
+    if len(digits) > 1:
+        parts = [counts // each for each in digits]
+        parts = [ops.mod(part, _BASE) for part in parts[:-1]] + parts[-1:]
+    else:
+        parts = [counts]
+    return ops.cast(ops.stack(parts, axis=-1), _count_dtype())
+
+
+def _counted(variable: keras.Variable) -> np.ndarray:
+    """Counts from the sums of their digits."""
+    return ops.convert_to_numpy(variable).astype("float64") @ np.array(_digits())
 
 
 class ActivationMeter(_Meter):
@@ -190,7 +222,7 @@ class DensityMeter(_Meter):
         for tap in self.taps.values():
             if tap.key not in self._counts:
                 # Activations that are not zero, those that are NaN, and all.
-                counts = _sum(np.zeros(3), "float64")
+                counts = _sum(np.zeros((3, len(_digits()))), _count_dtype())
                 self._counts[tap.key] = (tap, counts)
 
     @classmethod
@@ -210,13 +242,13 @@ class DensityMeter(_Meter):
     def diverged(self) -> dict[str, int]:
         """Number of activations that were NaN, for each layer that had any."""
         found = {
-            name: int(ops.convert_to_numpy(self._counts[tap.key][1])[1])
+            name: int(_counted(self._counts[tap.key][1])[1])
             for name, tap in self.taps.items()
         }
         return {name: count for name, count in found.items() if count}
 
     def _density(self, keys: Sequence[tuple[int, bytes]]) -> float:
-        counts = [ops.convert_to_numpy(self._counts[key][1]) for key in keys]
+        counts = [_counted(self._counts[key][1]) for key in keys]
         nonzero, nan, everything = np.sum(counts, axis=0)
         return float(nonzero / everything) if everything and not nan else float("nan")
 
@@ -237,17 +269,15 @@ class DensityMeter(_Meter):
                 live = ops.greater(ops.abs(output), self.threshold)
             else:
                 live = ops.not_equal(output, 0)
-            everything = ops.cast(ops.size(output), "float64")
+            everything = ops.size(output)
             if tap.positions is not None:
                 live = ops.logical_and(live, tap.positions)
                 nan = ops.logical_and(nan, tap.positions)
-                everything = everything * float(np.mean(tap.positions))
-            # Whole numbers: a float32 sum would lose ones beyond 2^24.
-            nonzero, lost = (
-                ops.cast(ops.sum(ops.cast(which, "int32")), "float64")
-                for which in (live, nan)
-            )
-            counts.assign_add(ops.stack([nonzero, lost, everything]))
+                share = int(tap.positions.sum())
+                everything = everything // tap.positions.size * share
+            nonzero, lost = (ops.sum(ops.cast(which, "int32")) for which in (live, nan))
+            sums = [ops.cast(n, "int32") for n in (nonzero, lost, everything)]
+            counts.assign_add(_split(ops.stack(sums)))
 
         return count
 

@@ -342,6 +342,8 @@ def _prune(kernel: np.ndarray, kind: str, amount: float) -> np.ndarray:
 
 def _set_threads(threads: int) -> None:
     """Leaves the other processes their cores, in a process that is still new."""
+    if keras.backend.backend() != "tensorflow":
+        return  # the others have no such setting while they run
     import tensorflow as tf
 
     # It cannot where TensorFlow runs already, as in a worker that served before.

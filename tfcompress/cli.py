@@ -77,11 +77,12 @@ def _start_quietly() -> None:
         os.dup2(log.fileno(), 2)
         try:
             import keras
-            import tensorflow as tf
 
-            # The driver is looked for, and complained about, at the first use.
-            tf.config.list_logical_devices()
-            del keras
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                # The driver is looked for, and complained about, at the first use.
+                tf.config.list_logical_devices()
         except BaseException:
             log.seek(0)
             os.write(saved, log.read())

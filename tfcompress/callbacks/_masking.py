@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.callbacks._state import StepState
+from tfcompress.callbacks._state import StepState, retrace
 
 __all__ = ["HeldVariables", "MaskedVariables"]
 
@@ -73,7 +73,7 @@ class _Held(_Link):
         )
 
     def apply(self, w: Any) -> Any:
-        return ops.where(self.where, self.value, w)
+        return ops.where(self.where.value, self.value.value, ops.convert_to_tensor(w))
 
     def change(self, where: np.ndarray) -> None:
         """Holds other entries, at their present values."""
@@ -120,7 +120,7 @@ class _Constrained(ABC, Generic[L]):
             self._links[id(variable)] = (variable, link)
             variable.constraint = link
         self.apply()
-        self.model.make_train_function(force=True)
+        retrace(self.model)
 
     def update(self, choices: Iterable[Choice]) -> None:
         """Chooses other entries.
@@ -172,7 +172,7 @@ class _Constrained(ABC, Generic[L]):
             variable.constraint = _without(variable.constraint, mine)
         self._links.clear()
         self._state.release()
-        self.model.make_train_function(force=True)
+        retrace(self.model)
 
 
 class MaskedVariables(_Constrained[_Masked]):

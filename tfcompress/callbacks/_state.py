@@ -23,7 +23,27 @@ import keras
 
 from tfcompress.structure._graph import scope_of
 
-__all__ = ["StepState"]
+__all__ = ["StepState", "retrace"]
+
+
+def retrace(model: keras.Model, *, inference: bool = False) -> None:
+    """Has the compiled steps of a model traced anew.
+
+    JAX looks for earlier traces of a function that equals the one to be compiled, as
+    long as that one is alive, and methods of a model are equal. What the step knows
+    as a constant would stay what it was, had the old one not gone first.
+
+    Args:
+        model: the compiled `keras.Model`.
+        inference: whether steps that evaluate and predict are meant, too. Defaults
+            to `False`.
+    """
+    model.train_function = None
+    model.make_train_function()
+    if inference:
+        model.test_function = model.predict_function = None
+        model.make_test_function()
+        model.make_predict_function()
 
 
 class StepState:

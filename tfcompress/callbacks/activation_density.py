@@ -14,7 +14,7 @@ from tfcompress._meters import DensityMeter
 from tfcompress._samples import read, reusable
 from tfcompress._taps import Tap, activation_taps
 from tfcompress.callbacks._method import Method, diverged
-from tfcompress.callbacks._state import StepState
+from tfcompress.callbacks._state import StepState, retrace
 from tfcompress.structure._graph import scope_of
 
 __all__ = ["ActivationDensity", "is_saturated", "trend"]
@@ -216,12 +216,12 @@ class ActivationDensity(Method):
         for variable in self._meter.variables():
             self._state.track_for_loss(variable)
         # A step that was traced before does not count.
-        self.model.make_train_function(force=True)
+        retrace(self.model)
 
     def _detach(self) -> None:
         if self._meter is not None and self.data is None:
             self._meter.detach()
-            self.model.make_train_function(force=True)
+            retrace(self.model)
         if self._state is not None:
             self._state.release()
         self._meter = self._state = None

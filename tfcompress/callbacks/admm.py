@@ -19,7 +19,7 @@ from tfcompress import policy, schedules
 from tfcompress._checks import one_of, whole
 from tfcompress._files import check_writable
 from tfcompress.callbacks._method import Method, diverged
-from tfcompress.callbacks._state import StepState
+from tfcompress.callbacks._state import StepState, retrace
 from tfcompress.constraints import Constraint
 
 __all__ = ["ADMM"]
@@ -157,7 +157,7 @@ class ADMM(Method):
                 kernel.auxiliary - kernel.dual, kernel.variable.dtype, "admm_target"
             )
             kernel.variable.regularizer = _Penalty(self._rho, kernel.target, own)
-        self.model.make_train_function(force=True)
+        retrace(self.model)
 
     def _begin_epoch(self, epoch: int) -> None:
         # A backup that was made at the end of an epoch, before the update.
@@ -199,7 +199,7 @@ class ADMM(Method):
         if self._state is not None:
             self._state.release()
         self._state = None
-        self.model.make_train_function(force=True)
+        retrace(self.model)
 
     def _carry(self, shrunk: Any) -> None:
         # Z and U of what was removed are gone, those of the rest stay: they are

@@ -221,7 +221,7 @@ class DynamicSurgery(Method):
         """Fraction of the weights of the layers concerned that are masked."""
         masks = [own.mask for _, layer, _ in self._targets for own in layer.masks]
         total = sum(math.prod(mask.shape) for mask in masks)
-        return 1 - sum(int(ops.sum(ops.cast(m, "int64"))) for m in masks) / total
+        return 1 - sum(_count(mask) for mask in masks) / total
 
     # Steps -----------------------------------------------------------------
 
@@ -258,15 +258,15 @@ class DynamicSurgery(Method):
         for own in layer.masks:
             if not bool(ops.all(ops.isfinite(own.kernel))):
                 raise diverged(f"weights of {name!r} are")
-            if not np.any(own.statistics):
+            if not np.any(ops.convert_to_numpy(own.statistics)):
                 own.statistics.assign(_statistics(own.kernel, own.mask))
             mean, std = ops.convert_to_numpy(own.statistics).tolist()
             low, high = thresholds(mean, std, factor)
             size = ops.abs(own.kernel)
             leaves = ops.logical_and(own.mask, size <= low)
             returns = ops.logical_and(ops.logical_not(own.mask), size > high)
-            self._pruned += int(ops.sum(ops.cast(leaves, "int64")))
-            self._spliced += int(ops.sum(ops.cast(returns, "int64")))
+            self._pruned += _count(leaves)
+            self._spliced += _count(returns)
             own.mask.assign(ops.logical_xor(own.mask, ops.logical_or(leaves, returns)))
 
     # Configuration ---------------------------------------------------------
@@ -283,6 +283,10 @@ class DynamicSurgery(Method):
             "seed": self.seed,
             **super().get_config(),
         }
+
+
+def _count(entries: Any) -> int:
+    return int(np.count_nonzero(ops.convert_to_numpy(entries)))
 
 
 def _statistics(kernel: keras.Variable, mask: keras.Variable) -> np.ndarray:

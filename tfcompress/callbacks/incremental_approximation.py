@@ -14,6 +14,7 @@ from tfcompress import policy
 from tfcompress._checks import one_of, whole
 from tfcompress.callbacks._masking import HeldVariables
 from tfcompress.callbacks._method import Method, diverged
+from tfcompress.callbacks._state import retrace
 from tfcompress.layers import DrumMultiply, MaskedKernel
 from tfcompress.layers._drum import Partition
 from tfcompress.layers._kernel_wrapper import find_wrapper
@@ -244,9 +245,7 @@ class IncrementalApproximation(Method):
         for target in self._targets:
             target.drum.partition = partition
         # Steps that were traced know the partition of the time of their tracing.
-        self.model.make_train_function(force=True)
-        self.model.make_test_function(force=True)
-        self.model.make_predict_function(force=True)
+        retrace(self.model, inference=True)
 
     # Configuration ---------------------------------------------------------
 

@@ -26,6 +26,7 @@ from tfcompress._samples import (
     take_samples,
 )
 from tfcompress.export._debug import compare_layers
+from tfcompress.export._elsewhere import convert_elsewhere
 from tfcompress.export._few import on_few_bits, with_few_bits
 from tfcompress.export._jumps import check_jumps, jumps
 from tfcompress.export._parity import (
@@ -129,7 +130,9 @@ def to_tflite(
     and outputs included; its scales are in the file and `tfcompress.export.run`
     applies them. Inputs that are integers in Keras stay as they are.
 
-    Models that compute in float16 or bfloat16 are exported in float32.
+    Models that compute in float16 or bfloat16 are exported in float32. A model on
+    another backend of Keras than TensorFlow is converted, from a .keras file, in a
+    process of its own with TensorFlow, which has to be installed.
 
     Layers on approximate multipliers (`layers.DrumMultiply`) are step functions: a
     sum in another order may flip the last bit that counts. Each of them is
@@ -176,12 +179,23 @@ def to_tflite(
         An `Artifact` with the size and the parity.
 
     Raises:
+        ImportError: if TensorFlow is not installed.
         TypeError: if an argument is of another kind.
         ValueError: if an argument is not as described, before any conversion.
         RuntimeError: if the model cannot be converted with built-in operations,
             or the file does not compute what the model does.
     """
     require_graph(model)
+    if keras.backend.backend() != "tensorflow":
+        given = calibration is not None
+        return convert_elsewhere(
+            model,
+            path=os.path.abspath(path),
+            quantization=quantization,
+            calibration=_samples(model, calibration)[0] if given else None,
+            io=io,
+            tolerance=tolerance,
+        )
     _checks.one_of("quantization", quantization, _QUANTIZATIONS)
     trained = is_prepared(model)
     if trained and quantization is not None:

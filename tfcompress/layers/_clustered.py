@@ -100,7 +100,8 @@ class ClusteredKernel(KernelWrapper):
         clustered = clustered + (value - ops.stop_gradient(value))
         if not self.preserve_sparsity:
             return clustered
-        return ops.where(self._kept[number], clustered, ops.zeros_like(clustered))
+        kept = ops.convert_to_tensor(self._kept[number])
+        return ops.where(kept, clustered, ops.zeros_like(clustered))
 
     def around(self, layer: keras.Layer) -> ClusteredKernel:
         """The same clusters around another layer with the same kernels."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from tfcompress.layers._kernel_wrapper import KernelWrapper, Operation
 from tfcompress.ops._drum import Gradient, check_gradient, drum_truncate
+from tfcompress.ops._gradients import with_gradient_of
 from tfcompress.ops._numbers import check_bits, check_fraction_bits, number_format
 
 __all__ = ["DrumMultiply", "Partition"]
@@ -239,20 +239,8 @@ class DrumMultiply(KernelWrapper):
 
         if self.gradient == "approximate":
             return approximate
-
-        @tf.custom_gradient
-        def straight_through(inputs: Any, kernel: Any) -> Any:
-            def gradient(upstream: Any) -> Any:
-                with tf.GradientTape() as tape:
-                    tape.watch((inputs, kernel))
-                    # Nothing reads its value: a graph does not compute it. One
-                    # product, also where the forward pass takes two.
-                    exact = operation(inputs, kernel)
-                return tape.gradient(exact, (inputs, kernel), upstream)
-
-            return approximate(inputs, kernel), gradient
-
-        return straight_through
+        # One product for the gradient, also where the value takes two.
+        return with_gradient_of(operation, approximate)
 
     def _truncate_kernel(self, value: Any) -> Any:
         if not self.truncate_kernel:

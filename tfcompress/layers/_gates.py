@@ -93,7 +93,7 @@ class Gate(keras.Layer):
     def reset(self) -> None:
         """Forgets what was counted."""
         for variable in (self._opened, self._samples, self._polarity):
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def cost_macs(
         self, input_shapes: Sequence[Shape], output_shapes: Sequence[Shape]

@@ -73,6 +73,7 @@ class MaskedKernel(KernelWrapper):
     def effective_kernel(self, variable: keras.Variable, value: Any) -> Any:
         """The kernel with zeros, and with the gradient of one without."""
         mask = next(own.mask for own in self.masks if own.kernel is variable)
+        mask = ops.convert_to_tensor(mask)
         masked = ops.where(mask, value, ops.zeros_like(value))
         # Exact: value + (value - value) and value + (0 - value).
         return value + ops.stop_gradient(masked - value)

@@ -132,7 +132,7 @@ class FakeQuantize(keras.Layer):
         if observe and training:
             self._observe(ops.stop_gradient(inputs))
         outputs = _on_grid(inputs, self.low.value, self.high.value, self.bits)
-        return ops.where(ops.greater(self.seen, 0.0), outputs, inputs)
+        return ops.where(ops.greater(self.seen.value, 0.0), outputs, inputs)
 
     @property
     def range(self) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """Operations with gradients of their own."""
 
-from tfcompress.ops import _native
+import keras
+
 from tfcompress.ops._binary import binary_step, gumbel_step, mean_step
 from tfcompress.ops._drum import (
     drum_multiply,
@@ -19,5 +20,8 @@ __all__ = [
     "portable",
 ]
 
-# So that a SavedModel with the compiled operation can be loaded from here on.
-_native.library()
+if keras.backend.backend() == "tensorflow":
+    from tfcompress.ops import _native
+
+    # So that a SavedModel with the compiled operation can be loaded from here on.
+    _native.library()

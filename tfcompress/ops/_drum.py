@@ -7,9 +7,11 @@ import contextvars
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import tensorflow as tf
+import keras
+from keras import ops
 
-from tfcompress.ops import _native, _tensorflow
+from tfcompress.ops._backend import drum
+from tfcompress.ops._gradients import with_gradient_of
 from tfcompress.ops._numbers import check_bits, check_fraction_bits, number_format
 
 __all__ = [
@@ -28,7 +30,7 @@ _PORTABLE = contextvars.ContextVar("portable", default=False)
 _PRODUCT = {"int8": "int16", "int16": "int32", "int32": "int64"}
 
 
-def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> tf.Tensor:
+def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> Any:
     r"""The operand that a DRUM multiplier with `bits` bits makes of `x`.
 
     Hashemi, Bahar and Reda, "DRUM: a dynamic range unbiased multiplier for
@@ -51,11 +53,11 @@ def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> tf.Ten
     Example:
 
     >>> tfc.ops.drum_truncate(1.0, 5)  # 1.0625
-    >>> tfc.ops.drum_truncate(tf.constant([-1000, 7]), 4)  # -960, 7
+    >>> tfc.ops.drum_truncate(np.array([-1000, 7]), 4)  # -960, 7
 
     Args:
         x: tensor of any shape; float16, bfloat16, float32, float64, int8, int16,
-            int32 or int64.
+            int32 or int64. JAX has those of 64 bits where `jax_enable_x64` is on.
         bits: k, at least 1; for floats at most the bits of their significand.
         fraction_bits: f of a fixed-point grid 2^-f, for floats; what is not on
             the grid is not rounded to it. Defaults to `None`.
@@ -68,11 +70,12 @@ def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> tf.Ten
         TypeError: for other dtypes.
         ValueError: if `bits` or `fraction_bits` is out of range.
     """
-    x = tf.convert_to_tensor(x)
-    kind = number_format(x.dtype.name)
+    form = drum()
+    x = form.tensor(x)
+    kind = number_format(_dtype(x))
     check_bits(bits, kind)
     check_fraction_bits(fraction_bits, kind)
-    return _truncate(x, bits, fraction_bits)
+    return form.drum_truncate(x, bits, fraction_bits, portable=_PORTABLE.get())
 
 
 def drum_multiply(
@@ -82,7 +85,7 @@ def drum_multiply(
     fraction_bits: int | None = None,
     *,
     gradient: Gradient = "exact",
-) -> tf.Tensor:
+) -> Any:
     """The product that a DRUM multiplier makes of `a` and `b`.
 
     That is `drum_truncate(a, k0) * drum_truncate(b, k1)`, bit by bit what the
@@ -117,34 +120,37 @@ def drum_multiply(
             f"Received: bits={bits!r}"
         )
     check_gradient(gradient)
-    if not tf.is_tensor(a) and tf.is_tensor(b):
-        a = tf.convert_to_tensor(a, b.dtype)
-    a = tf.convert_to_tensor(a)
-    b = b if tf.is_tensor(b) else tf.convert_to_tensor(b, a.dtype)
-    if a.dtype != b.dtype:
+    a, b = _pair(a, b)
+    if _dtype(a) != _dtype(b):
         raise TypeError(
             "Invalid value for argument `b`. Expected the dtype of `a`, "
-            f"{a.dtype.name}. Received: {b.dtype.name}"
+            f"{_dtype(a)}. Received: {_dtype(b)}"
         )
-    first = drum_truncate(a, bits[0], fraction_bits)
-    second = drum_truncate(b, bits[1], fraction_bits)
-    if not a.dtype.is_floating:
-        wide = _PRODUCT.get(a.dtype.name, a.dtype.name)
-        return tf.cast(first, wide) * tf.cast(second, wide)
+
+    def approximate(a: Any, b: Any) -> Any:
+        return drum_truncate(a, bits[0], fraction_bits) * drum_truncate(
+            b, bits[1], fraction_bits
+        )
+
+    if not number_format(_dtype(a)).is_float:
+        first = drum_truncate(a, bits[0], fraction_bits)
+        second = drum_truncate(b, bits[1], fraction_bits)
+        wide = _PRODUCT.get(_dtype(a), _dtype(a))
+        return drum().widened(first, wide) * drum().widened(second, wide)
     if gradient == "approximate":
-        return first * second
-    return _product_with_exact_gradient(a, b, first, second)
+        return approximate(a, b)
+    return with_gradient_of(ops.multiply, approximate)(a, b)
 
 
 def implementation() -> str:
-    """Which form of the operation is used here: `"c++"` or `"tensorflow"`.
+    """Which form of the operation is used here: `"c++"`, `"tensorflow"` or `"jax"`.
 
-    The compiled operation runs on processors only. TensorFlow's own operations,
-    with the same results, take its place where it was not built, where there is a
-    GPU, in what XLA compiles and inside `portable()`. It is decided when a function
-    is traced, so inside a `tf.function` ask there.
+    The compiled operation is one of TensorFlow and runs on processors only.
+    TensorFlow's own operations, with the same results, take its place where it was
+    not built, where there is a GPU, in what XLA compiles and inside `portable()`. It
+    is decided when a function is traced, so inside a `tf.function` ask there.
     """
-    return "c++" if _compiled() is not None else "tensorflow"
+    return drum().name(portable=_PORTABLE.get())
 
 
 @contextlib.contextmanager
@@ -181,49 +187,14 @@ def check_gradient(gradient: Any) -> Any:
 # Helpers --------------------------------------------------------------------
 
 
-def _truncate(x: tf.Tensor, bits: int, fraction_bits: int | None) -> tf.Tensor:
-    compiled = _compiled()
-    if compiled is not None:
-        return compiled.tfcompress_drum_truncate(
-            x,
-            bits=bits,
-            fixed_point=fraction_bits is not None,
-            fraction_bits=fraction_bits or 0,
-        )
-
-    @tf.custom_gradient
-    def straight_through(x: tf.Tensor) -> Any:
-        result = _tensorflow.drum_truncate(x, bits, fraction_bits)
-        return result, lambda upstream: upstream
-
-    return straight_through(x)
+def _pair(a: Any, b: Any) -> tuple[Any, Any]:
+    """Both operands as tensors; a number takes the dtype of the other one."""
+    form = drum()
+    if not form.is_tensor(a) and form.is_tensor(b):
+        return form.tensor(a, _dtype(b)), b
+    a = form.tensor(a)
+    return a, b if form.is_tensor(b) else form.tensor(b, _dtype(a))
 
 
-def _compiled() -> Any | None:
-    """The module with the compiled operation, if it can be used here."""
-    if _PORTABLE.get() or _native.inside_xla() or tf.config.get_visible_devices("GPU"):
-        return None
-    module, _ = _native.library()
-    if module is None:
-        _native.warn_missing()
-    return module
-
-
-def _product_with_exact_gradient(
-    a: tf.Tensor, b: tf.Tensor, first: tf.Tensor, second: tf.Tensor
-) -> tf.Tensor:
-    @tf.custom_gradient
-    def product(a: tf.Tensor, b: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return _sum_to(upstream * b, a), _sum_to(upstream * a, b)
-
-        return tf.stop_gradient(first) * tf.stop_gradient(second), gradient
-
-    return product(a, b)
-
-
-def _sum_to(gradient: tf.Tensor, operand: tf.Tensor) -> tf.Tensor:
-    """Sums over the axes that `operand` was broadcast along."""
-    shape = tf.shape(operand)
-    axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=shape, s1=tf.shape(gradient))
-    return tf.reshape(tf.reduce_sum(gradient, axes), shape)
+def _dtype(x: Any) -> str:
+    return keras.backend.standardize_dtype(x.dtype)

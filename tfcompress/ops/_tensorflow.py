@@ -1,7 +1,7 @@
-"""DRUM's truncation from TensorFlow's own operations.
+"""DRUM's truncation on TensorFlow: compiled, or from TensorFlow's own operations.
 
-Made of operations that XLA compiles and that TFLite has built in; their results
-are those of the compiled operation, bit by bit.
+The latter are operations that XLA compiles and that TFLite has built in; their
+results are those of the compiled operation, bit by bit.
 """
 
 from __future__ import annotations
@@ -10,13 +10,63 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfcompress.ops import _native
 from tfcompress.ops._numbers import Format, number_format
 
-__all__ = ["drum_truncate"]
+__all__ = ["drum_truncate", "is_tensor", "name", "tensor", "widened"]
 
 
-def drum_truncate(x: tf.Tensor, bits: int, fraction_bits: int | None) -> tf.Tensor:
-    """The truncation, without a gradient, of checked arguments."""
+def tensor(x: Any, dtype: str | None = None) -> tf.Tensor:
+    """`x` as a tensor."""
+    return tf.convert_to_tensor(x, dtype)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether `x` has a dtype that it keeps."""
+    return bool(tf.is_tensor(x))
+
+
+def widened(x: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Integers in a dtype that products fit in."""
+    return tf.cast(x, dtype)
+
+
+def name(*, portable: bool) -> str:
+    """Which form `drum_truncate` takes here."""
+    return "tensorflow" if _compiled(portable) is None else "c++"
+
+
+def drum_truncate(
+    x: tf.Tensor, bits: int, fraction_bits: int | None, *, portable: bool
+) -> tf.Tensor:
+    """The truncation of checked arguments, with a straight-through gradient."""
+    compiled = _compiled(portable)
+    if compiled is not None:
+        return compiled.tfcompress_drum_truncate(
+            x,
+            bits=bits,
+            fixed_point=fraction_bits is not None,
+            fraction_bits=fraction_bits or 0,
+        )
+
+    @tf.custom_gradient
+    def straight_through(x: tf.Tensor) -> Any:
+        return _truncate(x, bits, fraction_bits), lambda upstream: upstream
+
+    return straight_through(x)
+
+
+def _compiled(portable: bool) -> Any | None:
+    """The module with the compiled operation, if it can be used here."""
+    if portable or _native.inside_xla() or tf.config.get_visible_devices("GPU"):
+        return None
+    module, _ = _native.library()
+    if module is None:
+        _native.warn_missing()
+    return module
+
+
+def _truncate(x: tf.Tensor, bits: int, fraction_bits: int | None) -> tf.Tensor:
     kind = number_format(x.dtype.name)
     if kind.is_float:
         return _truncate_float(x, kind, bits, fraction_bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import importlib.util
 import math
 import os
 import platform
@@ -938,7 +939,10 @@ def _provenance(
         f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "Packages": ", ".join(
-            f"{package} {importlib.metadata.version(package)}" for package in packages
+            f"{package} {importlib.metadata.version(package)}"
+            for package in packages
+            # What trains on JAX may do without TensorFlow and LiteRT.
+            if importlib.util.find_spec(package.replace("-", "_")) is not None
         ),
     }
     return facts

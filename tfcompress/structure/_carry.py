@@ -237,6 +237,8 @@ _OWN = frozenset(
         *("_distribution_strategy", "_exclude_from_weight_decay_cache", "name"),
         *("inner_optimizer", "_inner_optimizers", "_optimizer_map"),
         *("_var_to_optimizer_idx", "_loss_scale_factor"),
+        # What methods of `callbacks` attach, and attach anew to the new one.
+        "save_own_variables",
     }
 )
 

@@ -1,0 +1,59 @@
+"""Functions with the gradient of another function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+__all__ = ["with_gradient_of"]
+
+Function = Callable[..., Any]
+
+
+def with_gradient_of(smooth: Function, function: Function) -> Function:
+    """A function with the value of one function and the gradient of another.
+
+    Nothing is computed twice: of `smooth` only the gradient is taken, and compilers
+    drop what nothing reads.
+
+    Args:
+        smooth: function of tensors that is differentiated.
+        function: function of the same tensors whose value is returned, with the
+            shape and dtype of that of `smooth`.
+    """
+    if keras.backend.backend() == "jax":
+        return _on_jax(smooth, function)
+    return _on_tensorflow(smooth, function)
+
+
+def _on_tensorflow(smooth: Function, function: Function) -> Function:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def result(*operands: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(operands)
+                exact = smooth(*operands)
+            return tape.gradient(exact, operands, upstream)
+
+        return function(*operands), gradient
+
+    return result
+
+
+def _on_jax(smooth: Function, function: Function) -> Function:
+    import jax
+
+    result = jax.custom_vjp(function)
+
+    def forward(*operands: Any) -> Any:
+        return function(*operands), operands
+
+    def backward(operands: Any, upstream: Any) -> Any:
+        return jax.vjp(smooth, *operands)[1](upstream)
+
+    result.defvjp(forward, backward)
+    return result
