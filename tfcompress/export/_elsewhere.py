@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ __all__ = ["convert_elsewhere"]
 
 _MODEL, _TASK, _RESULT = "model.keras", "task.pickle", "result.pickle"
 _ERRORS = {kind.__name__: kind for kind in (TypeError, ValueError, RuntimeError)}
-_CODE = (
-    "import sys; from tfcompress.export import _elsewhere; _elsewhere.work(sys.argv[1])"
-)
+_CODE = """
+import sys
+from tfcompress.export import to_tflite
+from tfcompress.export._elsewhere import work
+
+work(sys.argv[1], to_tflite)
+"""
 
 
 def convert_elsewhere(model: keras.Model, **task: Any) -> Any:
@@ -69,10 +74,8 @@ def convert_elsewhere(model: keras.Model, **task: Any) -> Any:
     return result
 
 
-def work(folder: str) -> None:
+def work(folder: str, to_tflite: Callable[..., Any]) -> None:
     """What the process does: converts the model of a folder, and stores the result."""
-    from tfcompress.export._tflite import to_tflite
-
     place = Path(folder)
     # Made by the process that waits for this one: there is nothing to distrust.
     model = keras.saving.load_model(place / _MODEL, compile=False, safe_mode=False)

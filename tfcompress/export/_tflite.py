@@ -187,12 +187,13 @@ def to_tflite(
     """
     require_graph(model)
     if keras.backend.backend() != "tensorflow":
-        given = calibration is not None
+        if calibration is not None:
+            calibration, _ = _samples(model, calibration)
         return convert_elsewhere(
             model,
             path=os.path.abspath(path),
             quantization=quantization,
-            calibration=_samples(model, calibration)[0] if given else None,
+            calibration=calibration,
             io=io,
             tolerance=tolerance,
         )
