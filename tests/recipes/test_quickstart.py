@@ -36,7 +36,10 @@ def run(quickstart, out, **changes):
 def figures(folder):
     """What a seed determines, that is everything but the time it took."""
     models = json.loads((folder / "report.json").read_text())["models"]
-    return [(m["name"], m["accuracy"], m["parameters"], m["macs"]) for m in models]
+    return [
+        (m["name"], m["metrics"]["accuracy"]["value"], m["parameters"], m["macs"])
+        for m in models
+    ]
 
 
 def test_the_job_leaves_its_results_and_repeats_for_a_seed(quickstart, tmp_path):
