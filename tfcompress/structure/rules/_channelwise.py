@@ -53,7 +53,7 @@ class BatchNorm(Weighted):
         axes = op.axis if isinstance(op.axis, list | tuple) else [op.axis]
         if len(axes) != 1:
             return trace.freeze(
-                inputs, f"{trace.key(op)!r} normalises over several axes", call.outputs
+                inputs, f"{trace.key(op)!r} normalizes over several axes", call.outputs
             )
         labels, constant = trace.vector(inputs[0], axes[0], f"{trace.key(op)!r}")
         if not op.scale:
@@ -72,7 +72,7 @@ class LayerNorm(Weighted):
     """LayerNormalization and RMSNormalization: freeze what they normalize."""
 
     kind = FROZEN
-    note = "normalises over the channels; inexact=('layer_norm',) prunes through"
+    note = "normalizes over the channels; inexact=('layer_norm',) prunes through"
 
     def weigh(
         self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
@@ -94,7 +94,7 @@ class LayerNorm(Weighted):
                 trace.bind(op, variable, 0, labels, role, zero=True)
             return [trace.layout(labels, np.zeros(1), -1, shape_of(call.outputs[0]))]
         return trace.freeze(
-            inputs, f"{name!r} normalises over the channels", call.outputs
+            inputs, f"{name!r} normalizes over the channels", call.outputs
         )
 
 

@@ -87,7 +87,7 @@ _LAYERS: dict[type, Rule] = {
     _K.BatchNormalization: BatchNorm(),
     _K.LayerNormalization: LayerNorm(),
     _K.RMSNormalization: LayerNorm(),
-    _K.GroupNormalization: Frozen("normalises over groups of channels"),
+    _K.GroupNormalization: Frozen("normalizes over groups of channels"),
     _K.SpectralNormalization: Frozen(_REFUSE_WRAPPER),
     _K.TimeDistributed: Frozen(_REFUSE_WRAPPER),
     _K.Bidirectional: Frozen(_REFUSE_WRAPPER),
