@@ -140,7 +140,7 @@ class ActivationMeter(_Meter):
     """Accumulates the mean absolute activation of each output channel of layers.
 
     A layer's activation is read where the next layer reads it: after the
-    normalisation and the activation function, as far as each is the only reader
+    normalization and the activation function, as far as each is the only reader
     of what comes before it.
 
     Args:

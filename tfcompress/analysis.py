@@ -1,6 +1,6 @@
 """What pruning a layer would cost in accuracy, and what it would save.
 
-The characterisation that comes before the pruning of a network: which layers
+The characterization that comes before the pruning of a network: which layers
 bear it (`sensitivity`), and in which of them it pays (`layer_energy`).
 """
 

@@ -84,7 +84,7 @@ class ActivationDensity(Method):
 
     A convolution's or dense layer's activations are read behind the activation
     function that follows it, wherever that is: in the layer, behind its
-    normalisation, or behind a residual addition, where the layers that are added
+    normalization, or behind a residual addition, where the layers that are added
     share them. They count once in the total. Layers that no activation function
     with f(0) = 0 follows, such as the classifier and linear bottlenecks, are
     left out; `skipped` says why.

@@ -58,7 +58,7 @@ class ADMM(Method):
     * `admm_dual`, `admm_dual/<layer>`: ‖Z − Z_before‖ / ‖W‖, how much the
       target still moves.
 
-    With `state_path` an interrupted training can go on: Z and U are stored there
+    With `state_path` an interrupted run can go on: Z and U are stored there
     after every update, and the state that fits the restored weights is taken up
     by the next `fit` with `keras.callbacks.BackupAndRestore` among the
     callbacks. The file goes away when training ends normally.
@@ -86,7 +86,7 @@ class ADMM(Method):
         layers: names of the layers to constrain; `None` for all that have
             kernels. Not with a dict. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.
-        state_path: file ending in `.npz` for the state of a training that may be
+        state_path: file ending in `.npz` for the state of a run that may be
             interrupted. Defaults to `None`: no file.
         target: the part of the model to work on; see `Method`. Defaults to `None`.
 

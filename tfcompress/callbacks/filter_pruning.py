@@ -51,7 +51,7 @@ class FilterPruning(Method):
     counting; so does a second `fit_shrinking` with the model that the first one
     returned. Otherwise rates are of the channels that the model has when its
     training begins, whatever was removed before. With `unit="step"`, t is the
-    optimizer's count of updates, which includes earlier trainings with that
+    optimizer's count of updates, which includes earlier runs with that
     optimizer.
 
     A pruned filter is zero together with its bias and its normalisation
@@ -59,7 +59,7 @@ class FilterPruning(Method):
     output. It stays zero under any optimizer, momentum and weight decay
     included, because the mask is part of the compiled step (as a constraint on
     the variable, after the constraints that the model already has). The masks
-    need no storage: a training that is continued, also from a saved model,
+    need no storage: a run that is continued, also from a saved model,
     reads them back from the zeros. Checkpoints see masked weights wherever they
     stand in the list of callbacks. Weights that another callback puts back at the
     end are an exception: `EarlyStopping(restore_best_weights=True)` may restore

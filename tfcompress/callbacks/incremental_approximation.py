@@ -66,7 +66,7 @@ class IncrementalApproximation(Method):
     In the layer's forward pass, products of approximated weights are approximate
     (weight and activation are truncated) and the others exact. In the last
     iteration no weight of these layers is left to train: what learns then are
-    biases, normalisations and layers without approximate products. From there on
+    biases, normalizations and layers without approximate products. From there on
     each layer is one convolution again.
 
     Frozen weights do not move by one bit, whatever the optimizer: they are held
@@ -76,7 +76,7 @@ class IncrementalApproximation(Method):
     first: do not use `DynamicSurgery` in the same `fit`.
 
     The weights that come last have the largest errors, and nothing makes up for
-    them: the more iterations, the fewer they are. Moving averages of normalisations
+    them: the more iterations, the fewer they are. Moving averages of normalizations
     need time to follow, so leave some epochs after the last of many iterations.
 
     What is approximated is a weight of the layer, and the iteration follows from

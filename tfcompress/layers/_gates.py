@@ -17,7 +17,7 @@ __all__ = ["ChannelGate", "Gate", "LayerGate"]
 
 ESTIMATORS = ("ste", "gumbel", "bernoulli")
 
-# Of the statistics that inference uses: settles within a short training.
+# Of the statistics that inference uses: settles within a short run.
 _MOMENTUM = 0.9
 
 Shape = tuple[int | None, ...]
@@ -218,7 +218,7 @@ class LayerGate(Gate):
     - `"gumbel"`: random while training (`gumbel_step`), as `"ste"` at inference;
     - `"bernoulli"`: 1 where the logit is above the mean of the batch
       (`mean_step`), at inference above a moving mean. About half of the samples
-      are open whatever the penalties are, so it does not polarise; it is here
+      are open whatever the penalties are, so it does not polarize; it is here
       for comparison.
 
     Where an STE gate starts matters: it learns only from logits in [-1, 1]. With
