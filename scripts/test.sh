@@ -21,3 +21,11 @@ fi
 echo "Tests"
 # A process a core, up to four: each takes about 2 GB of memory.
 "$bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal "$@"
+if (($# == 0)); then
+    echo "Tests on JAX"
+    KERAS_BACKEND=jax JAX_PLATFORMS=cpu "$bin/python" -m pytest \
+        --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+        tests/callbacks/test_contract.py tests/callbacks/test_backends.py \
+        tests/ops/test_drum_on_backends.py \
+        -k "one_fit or second_fit or works_on_a_part or backends"
+fi
