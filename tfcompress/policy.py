@@ -8,8 +8,7 @@ error; what is left out without having been named is kept with its reason.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +16,7 @@ import keras
 
 from tfcompress.structure import _facts
 from tfcompress.structure._graph import is_nested_model
+from tfcompress.structure._groups import resolve_name
 
 __all__ = [
     "kernels",
@@ -95,28 +95,51 @@ def check_names(
     """Checks that all `names` are known.
 
     Args:
-        names: an iterable of names.
+        names: an iterable of names. The last part of one, "c2" for "base/c2", will
+            do where nothing else ends in it.
         known: the names that exist.
         argument: what the caller's argument is called, for the message.
 
     Returns:
-        `names` as a tuple.
+        The names in full, as a tuple.
 
     Raises:
         TypeError: if `names` is not a list of strings.
-        ValueError: if a name is not known; the message lists the closest ones.
+        ValueError: if a name is not known, or stands for several; the message
+            lists what exists.
     """
-    listed = check_list(names, argument)
     existing = list(known)
-    for name in listed:
-        if name not in existing:
-            close = difflib.get_close_matches(name, existing, n=3, cutoff=0.4)
-            hint = ", ".join(repr(other) for other in close or existing[:10])
+    return tuple(
+        resolve_name(argument, name, existing) for name in check_list(names, argument)
+    )
+
+
+def by_full_name(
+    values: Mapping[str, T], known: Iterable[str], argument: str
+) -> dict[str, T]:
+    """A dict by the names of layers or groups, with the names in full.
+
+    Args:
+        values: a dict by names, see `check_names`.
+        known: the names that exist.
+        argument: what the caller's argument is called, for the message.
+
+    Returns:
+        The dict, in the same order.
+
+    Raises:
+        ValueError: if a name is not known, or two keys stand for the same name.
+    """
+    result: dict[str, T] = {}
+    names = check_names(values, known, argument)
+    for name, (key, value) in zip(names, values.items(), strict=True):
+        if name in result:
             raise ValueError(
-                f"Invalid value for argument `{argument}`. Expected names of layers "
-                f"of the model, such as {hint}. Received: {name!r}"
+                f"Invalid value for argument `{argument}`. Expected one entry for each "
+                f"layer. Received: {key!r} and another key for {name!r}"
             )
-    return listed
+        result[name] = value
+    return result
 
 
 def select_layers(
@@ -125,6 +148,7 @@ def select_layers(
     *,
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    argument: str = "layers",
 ) -> Selection[keras.layers.Layer]:
     """Selects layers.
 
@@ -142,8 +166,11 @@ def select_layers(
         refuse: returns why the method cannot work on a layer, or `None` if it
             can.
         layers: names of the layers to work on; `None` for all that the method
-            can work on. Defaults to `None`.
+            can work on. Defaults to `None`. A name inside of a nested model is
+            "outer/inner", or "inner" where nothing else ends in it.
         exclude: names of layers to leave alone. Defaults to `()`.
+        argument: what the caller's argument for `layers` is called, for messages.
+            Defaults to `"layers"`.
 
     Returns:
         A `Selection` of layers by name.
@@ -155,15 +182,15 @@ def select_layers(
             left.
     """
     existing = named_layers(model)
-    wanted = check_names(() if layers is None else layers, existing, "layers")
+    wanted = check_names(() if layers is None else layers, existing, argument)
     unwanted = check_names(exclude, existing, "exclude")
-    _check_disjoint(wanted, unwanted)
+    _check_disjoint(wanted, unwanted, argument)
     chosen: dict[str, keras.layers.Layer] = {}
     skipped: dict[str, str] = {}
     for name, layer in existing.items():
         reason = refuse(layer)
         if name in wanted and reason:
-            raise _refusal(name, reason)
+            raise _refusal(name, reason, argument)
         if name in unwanted:
             skipped[name] = "excluded by name"
         elif reason:
@@ -172,7 +199,7 @@ def select_layers(
             skipped[name] = "not among the named layers"
         else:
             chosen[name] = layer
-    _check_any(chosen, skipped)
+    _check_any(chosen, skipped, argument)
     return Selection(chosen, skipped)
 
 
@@ -182,6 +209,8 @@ def select_groups(
     *,
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    argument: str = "layers",
+    keep: Container[str] = (),
 ) -> Selection[Any]:
     """Selects channel groups.
 
@@ -205,6 +234,10 @@ def select_groups(
         layers: names of the layers or groups to prune; `None` for all that can
             be. Defaults to `None`.
         exclude: names of layers or groups to leave alone. Defaults to `()`.
+        argument: what the caller's argument for `layers` is called, for messages.
+            Defaults to `"layers"`.
+        keep: names of groups that stay selected when a single channel is left of
+            them, as a method that has begun with more goes on. Defaults to `()`.
 
     Returns:
         A `Selection` of `ChannelGroup`s by name.
@@ -216,10 +249,15 @@ def select_groups(
     """
     by_name = named_layers(model)
     existing = [*by_name, *(group.name for group in groups)]
-    wanted = check_names(() if layers is None else layers, existing, "layers")
+    wanted = check_names(() if layers is None else layers, existing, argument)
     unwanted = check_names(exclude, existing, "exclude")
-    _check_disjoint(wanted, unwanted)
-    picked = {group.name for name in wanted for group in groups_named(groups, name)}
+    _check_disjoint(wanted, unwanted, argument)
+    left = {group.name for group in groups if group.size == 1 and group.name in keep}
+    picked = {
+        group.name
+        for name in wanted
+        for group in groups_named(groups, name, argument, left)
+    }
     left_out = {
         group.name for name in unwanted for group in groups if _is_named(group, name)
     }
@@ -228,7 +266,7 @@ def select_groups(
     for group in groups:
         if group.name in left_out:
             skipped[group.name] = "excluded by name"
-        elif not group.prunable:
+        elif not (group.prunable or group.name in left):
             skipped[group.name] = group.reason
         elif layers is not None and group.name not in picked:
             skipped[group.name] = "not among the named layers"
@@ -236,7 +274,7 @@ def select_groups(
             skipped[group.name] = NOT_TRAINABLE
         else:
             chosen[group.name] = group
-    _check_any(chosen, skipped)
+    _check_any(chosen, skipped, argument)
     return Selection(chosen, skipped)
 
 
@@ -259,6 +297,7 @@ def select_kernels(
     model: keras.Model,
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    argument: str = "layers",
 ) -> dict[str, list[keras.Variable]]:
     """The kernels of the selected layers, by the name of the layer.
 
@@ -267,12 +306,16 @@ def select_kernels(
         layers: names of the layers to work on; `None` for all that have trainable
             kernels. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.
+        argument: what the caller's argument for `layers` is called, for messages.
+            Defaults to `"layers"`.
 
     Raises:
         TypeError: if `layers` or `exclude` is not a list of strings.
         ValueError: if a name is unknown, or nothing is left.
     """
-    selection = select_layers(model, _without_kernel, layers=layers, exclude=exclude)
+    selection = select_layers(
+        model, _without_kernel, layers=layers, exclude=exclude, argument=argument
+    )
     result: dict[str, list[keras.Variable]] = {}
     seen: set[int] = set()
     for name, layer in selection.chosen.items():
@@ -284,7 +327,9 @@ def select_kernels(
     return result
 
 
-def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
+def groups_named(
+    groups: Any, name: str, argument: str = "layers", keep: Container[str] = ()
+) -> list[Any]:
     """Returns the prunable groups that a layer's or a group's name stands for.
 
     Args:
@@ -292,6 +337,7 @@ def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
         name: a name that exists in the model.
         argument: what the caller's argument is called, for the message.
             Defaults to `"layers"`.
+        keep: names of groups that count as prunable. Defaults to `()`.
 
     Returns:
         A list of `ChannelGroup`s, not empty.
@@ -300,7 +346,7 @@ def groups_named(groups: Any, name: str, argument: str = "layers") -> list[Any]:
         ValueError: if the name stands for nothing that can be removed.
     """
     named = [group for group in groups if _is_named(group, name)]
-    prunable = [group for group in named if group.prunable]
+    prunable = [group for group in named if group.prunable or group.name in keep]
     if not prunable:
         reason = named[0].reason if named else "it creates no channels of its own"
         raise _refusal(name, reason, argument)
@@ -331,21 +377,26 @@ def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{layer.name}", layer
 
 
-def _check_disjoint(wanted: Sequence[str], unwanted: Sequence[str]) -> None:
+def _check_disjoint(
+    wanted: Sequence[str], unwanted: Sequence[str], argument: str
+) -> None:
     both = sorted(set(wanted) & set(unwanted))
     if both:
         raise ValueError(
             "Invalid value for argument `exclude`. Expected names that are not in "
-            f"`layers`. Received in both: {', '.join(both)}"
+            f"`{argument}`. Received in both: {', '.join(both)}"
         )
 
 
-def _check_any(chosen: Mapping[str, Any], skipped: Mapping[str, str]) -> None:
+def _check_any(
+    chosen: Mapping[str, Any], skipped: Mapping[str, str], argument: str
+) -> None:
     if not chosen:
+        text = str(Selection({}, skipped)).partition("\n")[2].replace("\n", "; ")
         raise ValueError(
-            "Invalid value for argument `layers`. Expected at least one layer that "
-            "the method can work on. Received none: "
-            + "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            f"Invalid value for argument `{argument}`. Expected at least one layer "
+            "that the method can work on. Received none: "
+            f"{text or 'a model without layers'}"
         )
 
 

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -562,8 +564,8 @@ def test_names_must_be_a_list(argument):
 @pytest.mark.parametrize(
     ("pruning", "message"),
     [
-        (lambda: FilterPruning(0.5, layers=["conv3"]), "`layers`.*'conv1'.*'conv3'"),
-        (lambda: FilterPruning(0.5, exclude=["konv2"]), "`exclude`.*'conv2'.*'konv2'"),
+        (lambda: FilterPruning(0.5, layers=["conv3"]), "`layers`.*'conv3'.*'conv1'"),
+        (lambda: FilterPruning(0.5, exclude=["konv2"]), "`exclude`.*'konv2'.*'conv2'"),
         (lambda: FilterPruning({"conv9": 0.5}), "'conv9'"),
         (lambda: FilterPruning(0.5, layers=["logits"]), "`layers`.*'logits'"),
         (lambda: FilterPruning(0.5, layers=["flatten"]), "`layers`.*'flatten'"),
@@ -594,3 +596,31 @@ def test_a_subclassed_model_is_refused_before_training(batch):
 
     with pytest.raises(ValueError, match="subclassed model"):
         fit(compiled(Subclassed()), batch, FilterPruning(0.5))
+
+
+@pytest.mark.parametrize("ranking", ["layer", "even"])
+@pytest.mark.parametrize("names", [["hidden"], None])
+def test_pruning_goes_on_while_one_channel_is_left(names, ranking):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential(
+        [keras.Input((5,)), dense(4, name="hidden"), dense(6, name="more"), dense(2)]
+    )
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 5)), rng.normal(size=(16, 2))
+    pruning = tfc.callbacks.FilterPruning(
+        tfc.schedules.Linear(0.0, 0.8, begin=0, end=3),
+        layers=names,
+        ranking=ranking,
+        floor=0.1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = tfc.training.fit_shrinking(
+            model, x, y, epochs=6, verbose=0, callbacks=[pruning]
+        )
+    assert result.get_layer("hidden").units == 1
+    # Of 4 or 10 channels, round(0.8 * n) are gone, but one of each group stays.
+    gone = {True: 3 / 4, False: 8 / 10}[names is not None]
+    assert result.history.history["pruning_rate"][-1] == pytest.approx(gone)

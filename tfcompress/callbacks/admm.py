@@ -126,6 +126,7 @@ class ADMM(Method):
             if state_path is None
             else check_writable(state_path, argument="state_path", suffixes=(".npz",))
         )
+        self._given: dict[str, Constraint] | None = None
         self._kernels: list[_Kernel] = []
         self._state: StepState | None = None
         self._known: keras.Model | None = None
@@ -137,10 +138,15 @@ class ADMM(Method):
     # The life of a run -------------------------------------------------------
 
     def _prepare(self) -> None:
-        names = self.layers
+        names, argument = self.layers, "layers"
+        self._given = None
         if isinstance(self.constraints, dict):
-            names = tuple(self.constraints)
-        self._selected = policy.select_kernels(self.network, names, self.exclude)
+            known, argument = policy.named_layers(self.network), "constraints"
+            self._given = policy.by_full_name(self.constraints, known, argument)
+            names = tuple(self._given)
+        self._selected = policy.select_kernels(
+            self.network, names, self.exclude, argument
+        )
 
     def _attach(self) -> None:
         # Weights of an earlier step, from a backup, need the state of that step.
@@ -335,8 +341,9 @@ class ADMM(Method):
             yield [self._kernels[i] for i in places], projected
 
     def _constraint_of(self, layer: str) -> Constraint:
-        if isinstance(self.constraints, dict):
-            return self.constraints[layer]
+        if self._given is not None:
+            return self._given[layer]
+        assert isinstance(self.constraints, Constraint)
         return self.constraints
 
     def _change_rho(self, before: float, after: float) -> None:

@@ -243,8 +243,7 @@ class DynamicSurgery(Method):
             with_kernel = [n for n, layer in layers.items() if policy.kernels(layer)]
             factors = mode_factors(self.factors, with_kernel)
         else:
-            policy.check_names(self.factors, layers, "factors")
-            factors = self.factors
+            factors = policy.by_full_name(self.factors, layers, "factors")
         unmasked = [name for name in factors if name not in masked]
         if unmasked:
             raise ValueError(

@@ -160,11 +160,17 @@ class FilterPruning(Method):
 
     def _prepare(self) -> None:
         self._groups = structure.channel_groups(self.network)
-        names = self.layers
+        names, argument = self.layers, "layers"
         if isinstance(self.schedule, dict):
-            names = tuple(self.schedule)
+            names, argument = tuple(self.schedule), "schedule"
         self.selection = policy.select_groups(
-            self._groups, self.network, layers=names, exclude=self.exclude
+            self._groups,
+            self.network,
+            layers=names,
+            exclude=self.exclude,
+            argument=argument,
+            # Groups of which one channel is left have had more.
+            keep=self._restored_sizes or self._sizes,
         )
         self._rates = self._schedule_of_groups()
 
@@ -189,7 +195,7 @@ class FilterPruning(Method):
                 self._pruned[name] = _NOTHING
         self._last_rates = {}
         with scope_of(self.model):
-            self.criterion.attach(self.network, list(chosen.values()))
+            self.criterion.attach(self.network, self._living())
         self._state = StepState(self.model)
         for variable in self.criterion.variables:
             self._state.track_for_loss(variable)
@@ -275,8 +281,12 @@ class FilterPruning(Method):
         if not isinstance(self.schedule, dict):
             return dict.fromkeys(self.selection.chosen, self.schedule)
         result: dict[str, schedules.Schedule] = {}
-        for name, schedule in self.schedule.items():
-            for group in policy.groups_named(self._groups, name, "schedule"):
+        known = [*policy.named_layers(self.network), *(g.name for g in self._groups)]
+        chosen = self.selection.chosen
+        for name, schedule in policy.by_full_name(
+            self.schedule, known, "schedule"
+        ).items():
+            for group in policy.groups_named(self._groups, name, "schedule", chosen):
                 if result.get(group.name, schedule) != schedule:
                     raise ValueError(
                         "Invalid value for argument `schedule`. Expected one schedule "
@@ -301,9 +311,10 @@ class FilterPruning(Method):
 
     def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """The present masks, also of variables of which nothing is masked yet."""
-        chosen = self.selection.chosen
-        everything = {name: np.arange(group.size) for name, group in chosen.items()}
-        present = structure.keep_masks(self._groups, self._pruned)
+        everything = {group.name: np.arange(group.size) for group in self._living()}
+        present = structure.keep_masks(
+            self._groups, {name: self._pruned[name] for name in everything}
+        )
         keep = {id(variable): mask for variable, mask in present}
         return [
             (variable, np.broadcast_to(keep.get(id(variable), 1.0), mask.shape))
@@ -328,7 +339,8 @@ class FilterPruning(Method):
             assert self._masks is not None
             scores = scores or self._scores()
             self._pruned |= {n: _lowest(scores[n], c) for n, c in growing.items()}
-            self._masks.update(structure.keep_masks(self._groups, self._pruned))
+            pruned = {g.name: self._pruned[g.name] for g in self._living()}
+            self._masks.update(structure.keep_masks(self._groups, pruned))
         self._last_rates = rates
 
     def _missing(self, rate: float) -> int:
@@ -378,7 +390,7 @@ class FilterPruning(Method):
 
     def _scores(self) -> dict[str, np.ndarray]:
         """Scores of each group's channels; -inf for those that are pruned."""
-        groups = list(self.selection.chosen.values())
+        groups = self._living()
         scores = criteria.score(
             self.criterion,
             self.network,
@@ -391,6 +403,10 @@ class FilterPruning(Method):
             result[group.name] = np.array(values, dtype="float64")
             result[group.name][self._pruned[group.name]] = -np.inf
         return result
+
+    def _living(self) -> list[Any]:
+        """The groups from which something can still be removed."""
+        return [group for group in self.selection.chosen.values() if group.prunable]
 
     def _gone(self, name: str) -> int:
         """Number of channels of a group that are zero or were removed."""

@@ -137,16 +137,22 @@ class MagnitudePruning(Method):
         if isinstance(self.pattern, NOfM):
             _check_end(self.schedule, self.pattern)
         self._masks: MaskedVariables | None = None
+        self._by_layer: dict[str, schedules.Schedule] | None = None
         self._kernels: dict[str, list[keras.Variable]] = {}
         self._last: dict[str, float] = {}
 
     # The life of a run -------------------------------------------------------
 
     def _prepare(self) -> None:
-        names = self.layers
+        names, argument = self.layers, "layers"
+        self._by_layer = None
         if isinstance(self.schedule, dict):
-            names = tuple(self.schedule)
-        self._kernels = policy.select_kernels(self.network, names, self.exclude)
+            known, argument = policy.named_layers(self.network), "schedule"
+            self._by_layer = policy.by_full_name(self.schedule, known, argument)
+            names = tuple(self._by_layer)
+        self._kernels = policy.select_kernels(
+            self.network, names, self.exclude, argument
+        )
 
     def _attach(self) -> None:
         self._masks = MaskedVariables(self.model)
@@ -217,8 +223,9 @@ class MagnitudePruning(Method):
     # Steps -----------------------------------------------------------------
 
     def _schedule_of(self, name: str) -> schedules.Schedule:
-        if isinstance(self.schedule, dict):
-            return self.schedule[name]
+        if self._by_layer is not None:
+            return self._by_layer[name]
+        assert isinstance(self.schedule, schedules.Schedule)
         return self.schedule
 
     def _values(self, name: str) -> list[np.ndarray]:

@@ -292,8 +292,8 @@ def _is_float(tensor: Any) -> bool:
 
 def _weights(weights: Bits, known: list[str]) -> int | dict[str, int]:
     if isinstance(weights, Mapping):
-        policy.check_names(weights, known, "weights")
-        return {name: _width(bits) for name, bits in weights.items()}
+        full = policy.by_full_name(weights, known, "weights")
+        return {name: _width(bits) for name, bits in full.items()}
     return _width(weights)
 
 

@@ -17,7 +17,7 @@ from tfcompress import schedules, structure
 from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.constraints import Combined, Constraint, Levels
-from tfcompress.policy import select_kernels
+from tfcompress.policy import by_full_name, named_layers, select_kernels
 from tfcompress.structure._graph import require_editable, scope_of
 from tfcompress.training._backup import Backup, Saved, owned
 from tfcompress.training._run import Run
@@ -187,9 +187,12 @@ def hard_prune(
     """
     # The callback checks its arguments, and knows which constraint is whose.
     callback = ADMM(constraints, layers=layers, exclude=exclude)
-    given = callback.constraints
-    names = tuple(given) if isinstance(given, dict) else layers
-    selected = select_kernels(model, names, exclude)
+    given, names, argument = callback.constraints, layers, "layers"
+    if isinstance(given, dict):
+        argument = "constraints"
+        given = by_full_name(given, named_layers(model), argument)
+        names = tuple(given)
+    selected = select_kernels(model, names, exclude, argument)
     pairs = [(name, kernel) for name, own in selected.items() for kernel in own]
     _check_finite(pairs)
     joint: dict[int, tuple[Constraint, list[keras.Variable]]] = {}
@@ -565,8 +568,10 @@ def _check(
             )
     for phase in plan:
         given = phase.constraints
-        names = tuple(given) if isinstance(given, Mapping) else None
-        select_kernels(model, names, phase.exclude)
+        if isinstance(given, Mapping):
+            select_kernels(model, tuple(given), phase.exclude, "constraints")
+        else:
+            select_kernels(model, None, phase.exclude)
     try:
         model.optimizer.learning_rate = model.optimizer.learning_rate
     except TypeError as error:
