@@ -30,8 +30,10 @@ def fit(model, epochs, *callbacks):
 
 
 fit(model, 2 * EPOCHS)
-model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
+model = tfc.layers.wrap_kernels(model, tfc.layers.MaskedKernel)
 fit(model, EPOCHS, tfc.callbacks.DynamicSurgery("aggressive"))
 # 2 and 6 significant bits of weights and activations.
-model = tfc.layers.wrap(model, lambda layer: tfc.layers.DrumMultiply(layer, 2, 6))
+model = tfc.layers.wrap_kernels(
+    model, lambda layer: tfc.layers.DrumMultiply(layer, 2, 6)
+)
 fit(model, EPOCHS, tfc.callbacks.IncrementalApproximation(10))

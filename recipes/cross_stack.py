@@ -310,7 +310,7 @@ def train(settings, data, experiment, job):
     )
     evaluated = model
     if job.bits and not job.approximation:
-        evaluated = tfc.layers.wrap(model, approximate(job.bits, settings))
+        evaluated = tfc.layers.wrap_kernels(model, approximate(job.bits, settings))
     test = data.pipeline("test", batch_size=512)
     accuracy = evaluated.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     cost = tfc.cost.count(evaluated)
@@ -333,9 +333,9 @@ def prepare(job, settings, data, experiment) -> keras.Model:
         return network(settings, data)
     model = load_model(experiment.path(job.source))
     if job.surgery:
-        model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
+        model = tfc.layers.wrap_kernels(model, tfc.layers.MaskedKernel)
     if job.approximation:
-        model = tfc.layers.wrap(model, approximate(job.bits, settings))
+        model = tfc.layers.wrap_kernels(model, approximate(job.bits, settings))
     return model
 
 

@@ -115,11 +115,13 @@ FIFTH = tfc.constraints.Cardinality(fraction=0.2)
 
 
 def test_surgery_then_approximate_multipliers(digits, dense, bound):
-    model = tfc.layers.wrap(dense, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(dense, tfc.layers.MaskedKernel)
     surgery = tfc.callbacks.DynamicSurgery(0.5)
     fit(model, digits, surgery, epochs=5)
     assert surgery.sparsity > 0.5
-    model = tfc.layers.wrap(model, lambda layer: tfc.layers.DrumMultiply(layer, 2, 6))
+    model = tfc.layers.wrap_kernels(
+        model, lambda layer: tfc.layers.DrumMultiply(layer, 2, 6)
+    )
     handing_over = tfc.callbacks.IncrementalApproximation(5, order="magnitude")
     fit(model, digits, handing_over, epochs=6, rate=1e-3)
     assert handing_over.approximated == 1.0

@@ -139,14 +139,14 @@ def test_layer_energy_of_pruned_and_approximated_layers(model):
     model = tfc.structure.wrap(model, {"half": lambda layer: layers.ReLU()})
     dense = layer_energy(model)
     assert list(dense) == ["hidden", "logits"]
-    approximated = tfc.layers.wrap(
+    approximated = tfc.layers.wrap_kernels(
         model, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5), layers=["hidden"]
     )
     energy = layer_energy(approximated)
     # 320 pJ against 961 pJ for a multiply–accumulate.
     assert energy["hidden"] / dense["hidden"] == pytest.approx(320 / 961, abs=1e-3)
     assert energy["logits"] == dense["logits"]
-    masked = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
+    masked = tfc.layers.wrap_kernels(model, tfc.layers.MaskedKernel)
     mask = masked.get_layer("hidden").masks[0].mask
     mask.assign(np.arange(32).reshape(4, 8) % 4 == 0)
     assert layer_energy(masked)["hidden"] == pytest.approx(dense["hidden"] / 4)

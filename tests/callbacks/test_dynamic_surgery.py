@@ -21,7 +21,7 @@ def network(optimizer="sgd", depth=1, **kwargs):
     plain = keras.Sequential(
         [keras.Input((6,)), *hidden, layers.Dense(3, name="logits")]
     )
-    model = tfc.layers.wrap(plain, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(plain, tfc.layers.MaskedKernel)
     model.compile(optimizer, "mse", **kwargs)
     return model
 
@@ -108,7 +108,7 @@ def test_weights_go_come_back_and_stay_in_between():
 def test_a_weight_that_is_needed_comes_back_by_its_gradient():
     """y = w x with w masked: the loss pulls w up until it is spliced back."""
     model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False)])
-    model = tfc.layers.wrap(model, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(model, tfc.layers.MaskedKernel)
     layer = model.layers[0]
     model.compile(keras.optimizers.SGD(0.02), "mse")
     (target,) = layer.masks
@@ -215,7 +215,7 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(32, 6)).astype("float32")
 with strategy.scope():
     plain = keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)])
-    model = tfc.layers.wrap(plain, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(plain, tfc.layers.MaskedKernel)
     model.compile("adam", "mse")
 surgery = tfc.callbacks.DynamicSurgery(0.8)
 model.fit(x, x[:, :3], batch_size=8, epochs=2, verbose=0, callbacks=[surgery])

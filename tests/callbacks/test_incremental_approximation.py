@@ -35,10 +35,10 @@ def network(optimizer="sgd", *, masked="inside", seed=0, **kwargs):
     if not masked:
         kernel.assign(kernel * keep)
     if masked == "inside":
-        model = tfc.layers.wrap(model, MaskedKernel, layers=["hidden"])
-    model = tfc.layers.wrap(model, lambda layer: DrumMultiply(layer, 1, 5))
+        model = tfc.layers.wrap_kernels(model, MaskedKernel, layers=["hidden"])
+    model = tfc.layers.wrap_kernels(model, lambda layer: DrumMultiply(layer, 1, 5))
     if masked == "outside":
-        model = tfc.layers.wrap(model, MaskedKernel, layers=["hidden"])
+        model = tfc.layers.wrap_kernels(model, MaskedKernel, layers=["hidden"])
     if masked:
         find_wrapper(model.get_layer("hidden"), MaskedKernel).masks[0].mask.assign(keep)
     model.compile(optimizer, "mse", **kwargs)
@@ -330,7 +330,8 @@ x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 with strategy.scope():
     plain = keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)])
     drum = lambda layer: tfc.layers.DrumMultiply(layer, 1, 5)
-    model = tfc.layers.wrap(tfc.layers.wrap(plain, tfc.layers.MaskedKernel), drum)
+    model = tfc.layers.wrap_kernels(plain, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(model, drum)
     model.compile("adam", "mse")
 kernel = model.layers[0].kernels[0]
 moved = []

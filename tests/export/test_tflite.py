@@ -329,7 +329,7 @@ class TestApproximateMultipliers:
             x = keras.layers.Add()([x, y])
         outputs = keras.layers.Dense(6)(keras.layers.Flatten()(x))
         model = keras.Model(inputs, outputs)
-        return tfc.layers.wrap(
+        return tfc.layers.wrap_kernels(
             model, lambda layer: tfc.layers.DrumMultiply(layer, 4, 3)
         )
 

@@ -200,7 +200,9 @@ def network():
 
 
 def on_drum(model, **arguments):
-    return tfc.layers.wrap(model, lambda layer: DrumMultiply(layer, 1, 5, **arguments))
+    return tfc.layers.wrap_kernels(
+        model, lambda layer: DrumMultiply(layer, 1, 5, **arguments)
+    )
 
 
 @pytest.mark.parametrize("gradient", ["exact", "approximate"])
@@ -220,7 +222,7 @@ def test_training_is_the_same_with_and_without_xla(gradient):
 
 
 def test_finalized_models_stay_approximate_and_are_not_trained_by_accident():
-    masked = tfc.layers.wrap(network(), MaskedKernel)
+    masked = tfc.layers.wrap_kernels(network(), MaskedKernel)
     model = on_drum(masked)
     inner = model.get_layer("conv").layer
     inner.masks[0].mask.assign(RNG.random(inner.kernels[0].shape) < 0.5)

@@ -79,7 +79,7 @@ def small(width=6):
 
 def test_wrapping_takes_all_kernels_and_changes_nothing():
     model = small()
-    wrapped = tfc.layers.wrap(model, MaskedKernel)
+    wrapped = tfc.layers.wrap_kernels(model, MaskedKernel)
     kinds = {la.name: isinstance(la, MaskedKernel) for la in wrapped.layers}
     assert [name for name, is_masked in kinds.items() if is_masked] == [
         "conv1",
@@ -90,19 +90,19 @@ def test_wrapping_takes_all_kernels_and_changes_nothing():
     np.testing.assert_array_equal(
         wrapped.predict_on_batch(x), model.predict_on_batch(x)
     )
-    some = tfc.layers.wrap(model, MaskedKernel, exclude=["logits"])
+    some = tfc.layers.wrap_kernels(model, MaskedKernel, exclude=["logits"])
     assert isinstance(some.get_layer("logits"), layers.Dense)
 
 
 def test_only_layers_with_kernels_can_be_wrapped():
     with pytest.raises(ValueError, match=r"norm.*no convolution"):
-        tfc.layers.wrap(small(), MaskedKernel, layers=["norm"])
+        tfc.layers.wrap_kernels(small(), MaskedKernel, layers=["norm"])
     with pytest.raises(ValueError, match="of class ReLU"):
         MaskedKernel(layers.ReLU())
 
 
 def test_masks_are_saved_and_leave_as_zeros(tmp_path):
-    model = tfc.layers.wrap(small(), MaskedKernel, layers=["conv2"])
+    model = tfc.layers.wrap_kernels(small(), MaskedKernel, layers=["conv2"])
     mask = model.get_layer("conv2").masks[0].mask
     mask.assign(np.random.default_rng(0).random(mask.shape) < 0.3)
     model.save(tmp_path / "masked.keras")
@@ -118,7 +118,7 @@ def test_masks_are_saved_and_leave_as_zeros(tmp_path):
 
 
 def test_masked_weights_cost_nothing_where_zeros_are_skipped():
-    model = tfc.layers.wrap(small(), MaskedKernel)
+    model = tfc.layers.wrap_kernels(small(), MaskedKernel)
     own = model.get_layer("conv2").masks[0]
     keep = np.arange(own.mask.numpy().size).reshape(own.mask.shape) % 4 == 0
     own.mask.assign(keep)

@@ -246,7 +246,9 @@ def test_another_quantization_is_refused(tmp_path):
 def test_masked_kernels_are_masked_in_the_file(tmp_path):
     model = network(lambda x: L.Dense(6, name="dense")(x), (16,))
     x = noise(model)
-    qat = tfc.layers.wrap(tfc.quantization.prepare(model), tfc.layers.MaskedKernel)
+    qat = tfc.layers.wrap_kernels(
+        tfc.quantization.prepare(model), tfc.layers.MaskedKernel
+    )
     mask = qat.get_layer("dense").masks[0].mask
     mask.assign(np.random.default_rng(0).random(mask.shape) < 0.5)
     qat = tfc.quantization.calibrate(qat, x)

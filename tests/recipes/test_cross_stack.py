@@ -189,7 +189,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 
 
 def test_a_new_process_goes_on_from_a_pruned_network(recipe, tmp_path):
-    model = tfc.layers.wrap(tfc.zoo.lenet5(width=0.2), tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(tfc.zoo.lenet5(width=0.2), tfc.layers.MaskedKernel)
     model.save(tmp_path / "pruned.keras")
     code = f"""
 import sys

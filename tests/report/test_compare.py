@@ -563,7 +563,7 @@ class TestCost:
 
     @pytest.mark.usefixtures("quick")
     def test_a_network_on_approximate_multipliers_has_its_own_energy(self, pruned):
-        drum = tfc.layers.wrap(
+        drum = tfc.layers.wrap_kernels(
             pruned, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5)
         )
         report = tfc.report.compare(

@@ -231,7 +231,10 @@ class Method(keras.callbacks.Callback):
         if not self._changes_model:
             return
         epochs = (self.params or {}).get("epochs")
-        config = self.get_config()
+        try:
+            config = self.get_config()
+        except ValueError:  # a method that holds data has no configuration
+            config = {}
         _made.note(self.network, type(self).__name__, config=config, epochs=epochs)
 
     def _last_step(self, batch: int, step: int) -> int:

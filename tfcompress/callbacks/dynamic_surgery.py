@@ -114,7 +114,7 @@ class DynamicSurgery(Method):
     Example:
 
     ```python
-    model = tfc.layers.wrap(dense, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(dense, tfc.layers.MaskedKernel)
     model.compile("adam", "sparse_categorical_crossentropy")
     surgery = tfc.callbacks.DynamicSurgery("aggressive", end=2000)
     model.fit(x, y, epochs=10, callbacks=[surgery])
@@ -235,7 +235,7 @@ class DynamicSurgery(Method):
                 raise ValueError(
                     "Invalid value for argument `factors`. Expected a model with "
                     "layers wrapped in tfcompress.layers.MaskedKernel; see "
-                    "tfcompress.layers.wrap. Received: a model without any."
+                    "tfcompress.layers.wrap_kernels. Received: a model without any."
                 )
             return dict.fromkeys(masked, self.factors)
         factors: Mapping[str, float]
@@ -248,7 +248,7 @@ class DynamicSurgery(Method):
         if unmasked:
             raise ValueError(
                 "Invalid value for argument `factors`. Expected layers wrapped in "
-                "tfcompress.layers.MaskedKernel; see tfcompress.layers.wrap. "
+                "tfcompress.layers.MaskedKernel; see tfcompress.layers.wrap_kernels. "
                 f"Received others: {', '.join(unmasked)}"
             )
         return factors

@@ -89,7 +89,7 @@ class IncrementalApproximation(Method):
     Example:
 
     ```python
-    model = tfc.layers.wrap(pruned, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5))
+    model = tfc.layers.wrap_kernels(pruned, lambda x: tfc.layers.DrumMultiply(x, 1, 5))
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=8, callbacks=[tfc.callbacks.IncrementalApproximation(4)])
     ```

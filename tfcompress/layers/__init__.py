@@ -6,7 +6,7 @@ from tfcompress.layers._gates import ChannelGate, LayerGate
 from tfcompress.layers._kernel_wrapper import KernelWrapper
 from tfcompress.layers._masked_kernel import MaskedKernel
 from tfcompress.layers._quantized import FakeQuantize, InFloat, QuantizedKernel
-from tfcompress.layers._wrap import wrap
+from tfcompress.layers._wrap import wrap_kernels
 
 __all__ = [
     "ChannelGate",
@@ -18,5 +18,5 @@ __all__ = [
     "LayerGate",
     "MaskedKernel",
     "QuantizedKernel",
-    "wrap",
+    "wrap_kernels",
 ]

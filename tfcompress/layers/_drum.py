@@ -42,7 +42,7 @@ class DrumMultiply(KernelWrapper):
 
     ```python
     layer = tfc.layers.DrumMultiply(keras.layers.Conv2D(64, 3), 1, 5)
-    model = tfc.layers.wrap(dense, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5))
+    model = tfc.layers.wrap_kernels(dense, lambda x: tfc.layers.DrumMultiply(x, 1, 5))
     ```
 
     Args:

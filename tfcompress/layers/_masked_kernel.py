@@ -48,7 +48,7 @@ class MaskedKernel(KernelWrapper):
 
     ```python
     layer = tfc.layers.MaskedKernel(keras.layers.Conv2D(64, 3))
-    model = tfc.layers.wrap(dense, tfc.layers.MaskedKernel, exclude=["logits"])
+    model = tfc.layers.wrap_kernels(dense, tfc.layers.MaskedKernel, exclude=["logits"])
     ```
 
     Args:

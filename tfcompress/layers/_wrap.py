@@ -9,10 +9,10 @@ import keras
 from tfcompress import policy, structure
 from tfcompress.layers._kernel_wrapper import KernelWrapper
 
-__all__ = ["wrap"]
+__all__ = ["wrap_kernels"]
 
 
-def wrap(
+def wrap_kernels(
     model: keras.Model,
     wrapper: Callable[[keras.Layer], keras.Layer],
     *,
@@ -27,8 +27,8 @@ def wrap(
     Example:
 
     ```python
-    model = tfc.layers.wrap(dense, tfc.layers.MaskedKernel)
-    model = tfc.layers.wrap(model, lambda layer: tfc.layers.DrumMultiply(layer, 1, 5))
+    model = tfc.layers.wrap_kernels(dense, tfc.layers.MaskedKernel)
+    model = tfc.layers.wrap_kernels(model, lambda x: tfc.layers.DrumMultiply(x, 1, 5))
     ```
 
     Args:

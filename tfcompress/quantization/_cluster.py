@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from tfcompress import _checks
-from tfcompress.layers import ClusteredKernel, FakeQuantize, wrap
+from tfcompress.layers import ClusteredKernel, FakeQuantize, wrap_kernels
 from tfcompress.layers._clustered import Start
 from tfcompress.structure._graph import require_graph
 
@@ -88,4 +88,4 @@ def cluster(
 
     # Arguments are checked before a model is built.
     clustered(keras.layers.Dense(1))
-    return wrap(model, clustered, layers=layers, exclude=exclude)
+    return wrap_kernels(model, clustered, layers=layers, exclude=exclude)
