@@ -343,7 +343,8 @@ def test_activity_regularizer_and_masks_pass():
 )
 def test_bad_arguments(arguments, match):
     given = {"layer": L.Dense(3), "weight_bits": 1, "activation_bits": 5, **arguments}
-    with pytest.raises(ValueError, match=match):
+    kind = TypeError if "fraction_bits" in arguments else ValueError
+    with pytest.raises(kind, match=match):
         DrumMultiply(**given)
 
 

@@ -156,6 +156,7 @@ EDITS = {
     "zero": lambda m: structure.zero_channels(m, {}),
     "remove": lambda m: structure.remove_channels(m, {"first": []}),
     "shrink": structure.shrink,
+    "finalize": tfc.finalize,
     "fold": structure.fold_batch_norm,
     "insert": lambda m: structure.insert_after(m, {"first": L.Identity()}),
     "rewire": lambda m: structure.rewire(m, []),

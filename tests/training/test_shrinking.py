@@ -90,6 +90,47 @@ def test_shrinking_training_equals_masked_training(
         np.testing.assert_allclose(small.history.history[name], values, atol=1e-9)
 
 
+def without_decay_of_biases():
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.2)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+KERAS = keras.optimizers
+# All of Keras' but those whose updates depend on norms of whole variables (below).
+EVERY_OPTIMIZER = {
+    "nesterov": lambda: KERAS.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "clipped": lambda: KERAS.SGD(0.05, momentum=0.9, clipvalue=0.1),
+    "accumulated": lambda: KERAS.Adam(0.01, gradient_accumulation_steps=2),
+    "amsgrad": lambda: KERAS.Adam(0.01, amsgrad=True),
+    "centered": lambda: KERAS.RMSprop(0.01, momentum=0.5, centered=True),
+    "excluded": without_decay_of_biases,
+    "adadelta": lambda: KERAS.Adadelta(1.0),
+    "adagrad": lambda: KERAS.Adagrad(0.05),
+    "adamax": lambda: KERAS.Adamax(0.01),
+    "nadam": lambda: KERAS.Nadam(0.01),
+    "ftrl": lambda: KERAS.Ftrl(0.05, l2_regularization_strength=0.01),
+    "lion": lambda: KERAS.Lion(0.002),
+    "scheduled": lambda: KERAS.SGD(KERAS.schedules.ExponentialDecay(0.1, 2, 0.8)),
+}
+
+
+@pytest.mark.parametrize("optimizer", EVERY_OPTIMIZER)
+def test_shrinking_equals_masking_under_every_optimizer(optimizer, data, float64):
+    rising = Linear(0.0, 0.5, begin=0, end=2)
+    masked = compiled(EVERY_OPTIMIZER[optimizer]())
+    masked.fit(*data, epochs=4, callbacks=[FilterPruning(rising)], **FIT)
+    small = fit_shrinking(
+        compiled(EVERY_OPTIMIZER[optimizer]()),
+        *data,
+        epochs=4,
+        callbacks=[FilterPruning(rising)],
+        **FIT,
+    )
+    assert small.count_params() < masked.count_params() / 1.5
+    np.testing.assert_allclose(small(data[0]), masked(data[0]), atol=1e-9)
+
+
 @pytest.mark.parametrize("options", [{"ranking": "global"}, {"multiple_of": 4}])
 def test_options_of_pruning_count_from_the_original_size(options, data, float64):
     masked = compiled("adam")
