@@ -416,6 +416,7 @@ def summarise(experiment, settings, data, report):
         data,
         f"{settings.network} on {settings.dataset}: pruning and approximation",
         hardware=settings.hardware,
+        products=settings.products,
         curves=[
             found.curves(),
             plot("Accuracy and energy", energy, "test accuracy", points, "Table II."),

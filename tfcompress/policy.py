@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import keras
 
+from tfcompress._checks import name_list
 from tfcompress.structure import _facts
 from tfcompress.structure._graph import is_nested_model
 from tfcompress.structure._groups import resolve_name
@@ -65,30 +66,6 @@ def named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return dict(_walk(model, ""))
 
 
-def check_list(names: Iterable[str], argument: str) -> tuple[str, ...]:
-    """Checks that `names` is a list of strings.
-
-    Args:
-        names: an iterable of names.
-        argument: what the caller's argument is called, for the message.
-
-    Returns:
-        `names` as a tuple.
-
-    Raises:
-        TypeError: if `names` is a single string, no iterable, or contains
-            something else than strings.
-    """
-    if not isinstance(names, str) and isinstance(names, Iterable):
-        listed = tuple(names)
-        if all(isinstance(name, str) for name in listed):
-            return listed
-    raise TypeError(
-        f"Invalid value for argument `{argument}`. Expected a list of names. "
-        f"Received: {argument}={names!r}"
-    )
-
-
 def check_names(
     names: Iterable[str], known: Iterable[str], argument: str
 ) -> tuple[str, ...]:
@@ -110,7 +87,7 @@ def check_names(
     """
     existing = list(known)
     return tuple(
-        resolve_name(argument, name, existing) for name in check_list(names, argument)
+        resolve_name(argument, name, existing) for name in name_list(argument, names)
     )
 
 

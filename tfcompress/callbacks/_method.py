@@ -6,13 +6,14 @@ import contextlib
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
 import numpy as np
 
 from tfcompress import _made
+from tfcompress._checks import name_list
 from tfcompress.structure._graph import edited, require_graph
 
 __all__ = ["Method", "diverged"]
@@ -55,21 +56,37 @@ class Method(keras.callbacks.Callback):
       `_state`.
 
     Args:
+        layers: names of the layers to work on; `None` for all that the method can
+            work on. For methods that select layers (`_selects`). Defaults to `None`.
+        exclude: names of layers to leave alone. Defaults to `()`.
         target: the part of the model to work on: a submodel, or its name among
             the model's layers or attributes. `None` for the whole model, or the
             student of a `keras.distillation.Distiller`. Defaults to `None`.
 
     Raises:
-        TypeError: if `target` is of another type.
+        TypeError: if an argument is of another type.
     """
 
     # One that only measures leaves no record of how the model was made.
     _changes_model = True
+    # Whether a method has the arguments `layers` and `exclude`.
+    _selects = False
 
     unit = "epoch"
+    layers: Any
+    exclude: tuple[str, ...]
 
-    def __init__(self, *, target: keras.Model | str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        target: keras.Model | str | None = None,
+    ) -> None:
         super().__init__()
+        if self._selects:
+            self.layers = None if layers is None else name_list("layers", layers)
+            self.exclude = name_list("exclude", exclude)
         if not (target is None or isinstance(target, str | keras.Model)):
             raise TypeError(
                 "Invalid value for argument `target`. Expected a keras.Model, a name "
@@ -291,8 +308,15 @@ class Method(keras.callbacks.Callback):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
-        name = self.target.name if isinstance(self.target, keras.Model) else self.target
-        return {} if name is None else {"target": name}
+        config: dict[str, Any] = {}
+        if self._selects:
+            config["layers"] = None if self.layers is None else list(self.layers)
+            config["exclude"] = list(self.exclude)
+        if isinstance(self.target, keras.Model):
+            config["target"] = self.target.name
+        elif self.target is not None:
+            config["target"] = self.target
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy, schedules
-from tfcompress._checks import one_of, whole
+from tfcompress._checks import name_list, one_of, whole
 from tfcompress._files import check_writable
 from tfcompress.callbacks._method import Method, diverged
 from tfcompress.callbacks._state import StepState, retrace
@@ -97,6 +97,8 @@ class ADMM(Method):
             training with other kernels or of later steps than the model's.
     """
 
+    _selects = True
+
     def __init__(
         self,
         constraints: Constraint | Mapping[str, Constraint],
@@ -109,13 +111,11 @@ class ADMM(Method):
         *,
         target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__(target=target)
+        super().__init__(layers=layers, exclude=exclude, target=target)
         self.constraints = _constraints(constraints)
         self.rho = _rho(rho)
         self.update_every = whole("update_every", update_every)
         self.unit = one_of("unit", unit, ("epoch", "step"))
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
         if isinstance(self.constraints, dict) and layers is not None:
             raise ValueError(
                 "Invalid value for argument `layers`. Expected None where "
@@ -444,8 +444,6 @@ class ADMM(Method):
             "rho": schedules.serialize(self.rho),
             "update_every": self.update_every,
             "unit": self.unit,
-            "layers": None if self.layers is None else list(self.layers),
-            "exclude": list(self.exclude),
             "state_path": None if self.state_path is None else str(self.state_path),
             **super().get_config(),
         }
@@ -542,7 +540,7 @@ def _constraints(value: Any) -> Constraint | dict[str, Constraint]:
                 "Invalid value for argument `constraints`. Expected at least one "
                 "layer. Received: an empty dict"
             )
-        policy.check_list(value, "constraints")
+        name_list("constraints", value)
         return {name: _constraint(each) for name, each in value.items()}
     return _constraint(value)
 

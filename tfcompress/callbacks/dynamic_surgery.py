@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import policy
-from tfcompress._checks import number, whole
+from tfcompress._checks import name_list, number, whole
 from tfcompress.callbacks._method import Method, diverged
 from tfcompress.layers import MaskedKernel
 from tfcompress.layers._kernel_wrapper import find_wrapper
@@ -305,7 +305,7 @@ def _factors(factors: Any) -> float | str | dict[str, float]:
                 "Invalid value for argument `factors`. Expected at least one layer. "
                 "Received: an empty dict"
             )
-        policy.check_list(factors, "factors")
+        name_list("factors", factors)
         return {name: _factor(factor) for name, factor in factors.items()}
     return _factor(factors)
 

@@ -119,6 +119,8 @@ class FilterPruning(Method):
             something that cannot be pruned, or the floor forbids the rate.
     """
 
+    _selects = True
+
     def __init__(
         self,
         schedule: schedules.Schedule | float | Mapping[str, Any],
@@ -132,12 +134,10 @@ class FilterPruning(Method):
         floor: float = 0.1,
         target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__(target=target)
+        super().__init__(layers=layers, exclude=exclude, target=target)
         self.schedule = get_rates(schedule)
         self.criterion = criteria.get(criterion)
         self.unit = one_of("unit", unit, ("epoch", "step"))
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
         self.multiple_of = whole("multiple_of", multiple_of)
         self.ranking = one_of("ranking", ranking, _RANKINGS)
         self.floor = fraction("floor", floor)
@@ -431,8 +431,6 @@ class FilterPruning(Method):
             "schedule": serialize_rates(self.schedule),
             "criterion": criteria.serialize(self.criterion),
             "unit": self.unit,
-            "layers": None if self.layers is None else list(self.layers),
-            "exclude": list(self.exclude),
             "multiple_of": self.multiple_of,
             "ranking": self.ranking,
             "floor": self.floor,

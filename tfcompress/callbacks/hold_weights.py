@@ -49,6 +49,8 @@ class HoldWeights(Method):
             name is unknown.
     """
 
+    _selects = True
+
     def __init__(
         self,
         what: Literal["zeros", "values"] = "zeros",
@@ -57,10 +59,8 @@ class HoldWeights(Method):
         *,
         target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__(target=target)
+        super().__init__(layers=layers, exclude=exclude, target=target)
         self.what = one_of("what", what, tuple(_KINDS))
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
         self._held: MaskedVariables | HeldVariables | None = None
         self._kernels: dict[str, keras.Variable] = {}
         self._restored: dict[str, np.ndarray] = {}
@@ -123,8 +123,6 @@ class HoldWeights(Method):
         """Returns the constructor arguments as plain Python values."""
         return {
             "what": self.what,
-            "layers": None if self.layers is None else list(self.layers),
-            "exclude": list(self.exclude),
             **super().get_config(),
         }
 

@@ -121,6 +121,8 @@ class IncrementalApproximation(Method):
             unknown number.
     """
 
+    _selects = True
+
     def __init__(
         self,
         iterations: int = 4,
@@ -131,11 +133,9 @@ class IncrementalApproximation(Method):
         order: str = "error",
         target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__(target=target)
+        super().__init__(layers=layers, exclude=exclude, target=target)
         self.iterations = whole("iterations", iterations)
         self.epochs = None if epochs is None else whole("epochs", epochs)
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
         self.order = one_of("order", order, tuple(_ORDERS))
         self._targets: list[_Target] = []
         self._held: HeldVariables | None = None
@@ -254,8 +254,6 @@ class IncrementalApproximation(Method):
         return {
             "iterations": self.iterations,
             "epochs": self.epochs,
-            "layers": None if self.layers is None else list(self.layers),
-            "exclude": list(self.exclude),
             "order": self.order,
             **super().get_config(),
         }

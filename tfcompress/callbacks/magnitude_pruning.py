@@ -103,6 +103,8 @@ class MagnitudePruning(Method):
             without a trainable kernel.
     """
 
+    _selects = True
+
     def __init__(
         self,
         schedule: schedules.Schedule | float | Mapping[str, Any],
@@ -114,13 +116,11 @@ class MagnitudePruning(Method):
         *,
         target: keras.Model | str | None = None,
     ) -> None:
-        super().__init__(target=target)
+        super().__init__(layers=layers, exclude=exclude, target=target)
         self.schedule = get_rates(schedule)
         self.pattern = _pattern(pattern)
         self.scope = one_of("scope", scope, ("layer", "network"))
         self.unit = one_of("unit", unit, ("epoch", "step"))
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
         if isinstance(self.schedule, dict) and layers is not None:
             raise ValueError(
                 "Invalid value for argument `layers`. Expected None where `schedule` "
@@ -263,8 +263,6 @@ class MagnitudePruning(Method):
             "pattern": pattern,
             "scope": self.scope,
             "unit": self.unit,
-            "layers": None if self.layers is None else list(self.layers),
-            "exclude": list(self.exclude),
             **super().get_config(),
         }
 

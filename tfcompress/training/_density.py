@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfcompress import cost, policy, structure
-from tfcompress._checks import whole
+from tfcompress._checks import name_list, whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
@@ -519,8 +519,8 @@ class _Sizing:
         self.source: Any = source
         self.weights = weights
         self.multiple_of = multiple_of
-        self.layers = None if layers is None else policy.check_list(layers, "layers")
-        self.exclude = policy.check_list(exclude, "exclude")
+        self.layers = None if layers is None else name_list("layers", layers)
+        self.exclude = name_list("exclude", exclude)
         self.seed = seed
         self.rate: float | None = None
         self.skipped: dict[str, str] = {}
