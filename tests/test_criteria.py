@@ -187,7 +187,7 @@ def test_scores_that_are_nan_mean_that_training_diverged(name):
     criterion = name
     if name == "mean_activation":
         criterion = criteria.MeanActivation(np.ones((4, 6, 6, 2)))
-    with pytest.raises(ValueError, match="training has diverged"):
+    with pytest.raises(ValueError, match="Training has diverged"):
         score(criterion, model, "conv")
 
 
@@ -204,5 +204,5 @@ def test_scores_of_a_criterion_are_checked():
     for scores in ([], [np.zeros(4)], [np.zeros((5, 1))]):
         with pytest.raises(ValueError, match=r"`criterion`.*\[\(5,\)\].*Odd"):
             criteria.score(Odd(scores), model, [group])
-    with pytest.raises(ValueError, match="training has diverged"):
+    with pytest.raises(ValueError, match="Training has diverged"):
         criteria.score(Odd([np.full(5, np.nan)]), model, [group])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,13 +277,16 @@ def _study(source: Source, kind: Literal["rate", "factor"], threads: int) -> _St
         content = path.read_bytes()
     batches = list(source)
     labels = [keras.tree.flatten(batch.labels)[0] for batch in batches]
+    config = source.model.to_json()
     return _Study(
         key=hashlib.sha256(content).hexdigest(),
         model=np.frombuffer(content, "uint8"),
+        # Only what the model names: another process may not know the rest.
         custom_objects={
             name: thing
             for name, thing in keras.saving.get_custom_objects().items()
-            if not getattr(thing, "__module__", "").startswith("tfcompress.")
+            if json.dumps(name) in config
+            and not getattr(thing, "__module__", "").startswith("tfcompress.")
         },
         inputs=tuple(
             map(np.concatenate, zip(*(b.inputs for b in batches), strict=True))

@@ -124,7 +124,7 @@ def masks_are_as_logged(surgery, model, logs):
     (own,) = model.get_layer("b").masks
     masked = 1 - keras.ops.convert_to_numpy(own.mask).mean()
     assert logs["surgery_sparsity"] == masked
-    assert 0.4 < masked < 0.9
+    assert 0.2 < masked < 0.9  # of a normal distribution 0.68, at first
 
 
 def densities_are_measured(density, model, logs):

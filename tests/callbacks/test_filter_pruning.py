@@ -624,3 +624,20 @@ def test_pruning_goes_on_while_one_channel_is_left(names, ranking):
     # Of 4 or 10 channels, round(0.8 * n) are gone, but one of each group stays.
     gone = {True: 3 / 4, False: 8 / 10}[names is not None]
     assert result.history.history["pruning_rate"][-1] == pytest.approx(gone)
+
+
+def test_a_layer_that_cannot_be_copied_is_refused_before_training(batch):
+    class Mine(layers.Layer):
+        def __init__(self, factor):  # no **kwargs, and no get_config
+            super().__init__()
+            self.factor = factor
+
+        def call(self, x):
+            return x * self.factor
+
+    model = small_cnn()
+    model = keras.Sequential([keras.Input(SHAPE), Mine(2.0), *model.layers])
+    compiled(model)
+    with pytest.raises(ValueError, match="class Mine cannot be created"):
+        model.fit(*batch, verbose=0, callbacks=[FilterPruning(0.5)])
+    assert int(model.optimizer.iterations) == 0

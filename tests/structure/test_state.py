@@ -212,7 +212,6 @@ def test_state_that_does_not_fit_a_narrower_copy_is_refused_by_name():
         structure.remove_channels(model, {"first": [0]})
 
 
-@keras.saving.register_keras_serializable(package="tests")
 class Recorded(keras.layers.Layer):
     """Keeps its variables in a tuple and in records, as some layers do."""
 

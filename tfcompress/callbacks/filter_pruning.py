@@ -16,6 +16,7 @@ from tfcompress.callbacks._method import Method
 from tfcompress.callbacks._rates import get_rates, serialize_rates
 from tfcompress.callbacks._state import StepState
 from tfcompress.structure._graph import scope_of
+from tfcompress.structure._rebuild import require_copies
 
 __all__ = ["FilterPruning"]
 
@@ -159,6 +160,7 @@ class FilterPruning(Method):
         self._sizes = {}
 
     def _prepare(self) -> None:
+        require_copies(self.network)  # which `finalize` makes
         self._groups = structure.channel_groups(self.network)
         names, argument = self.layers, "layers"
         if isinstance(self.schedule, dict):

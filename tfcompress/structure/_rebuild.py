@@ -37,7 +37,7 @@ from tfcompress.structure._state import (
 from tfcompress.structure._trace import Trace
 from tfcompress.structure.rules import rule_for
 
-__all__ = ["Edit", "Rebuild"]
+__all__ = ["Edit", "Rebuild", "require_copies"]
 
 Wrap = Callable[[keras.Layer], keras.Layer]
 
@@ -591,6 +591,28 @@ def _created(old: keras.Layer, config: dict) -> keras.Layer:
             "hand them to super().__init__(**kwargs), and let get_config() return "
             "every other argument."
         ) from error
+
+
+def require_copies(model: keras.Model) -> None:
+    """Raises if a layer of a class of somebody's own cannot be copied.
+
+    An edit finds that out by itself. A method that trains asks before, so that
+    hours of training do not end in an error.
+
+    Args:
+        model: a model that can be edited.
+
+    Raises:
+        ValueError: if a layer cannot be created from its `get_config()`.
+    """
+    with keras.utils.custom_object_scope(_custom_objects(model)):
+        for _, call in _graph.walk(model):
+            layer = call.operation
+            known = type(layer).__module__.partition(".")[0] in ("keras", "tfcompress")
+            if isinstance(layer, keras.Layer) and not (
+                known or isinstance(layer, keras.Model)
+            ):
+                _created(layer, layer.get_config())
 
 
 def _copy_lambda(layer: Any) -> keras.Layer:

@@ -605,7 +605,8 @@ class _Sizing:
                 for name in chosen
                 if self._trains(name, [named[name]])
             }
-        selected = policy.select_groups(groups, model, **options).chosen
+        selection = policy.select_groups(groups, model, **options)
+        selected = selection.chosen
         measured = set(self._owners(model, taps).values())
         for name, group in selected.items():
             if self.layers is not None and name not in measured:
@@ -614,7 +615,8 @@ class _Sizing:
                     f"activation function follows. Received: {group.producers}: "
                     f"{reasons.get(group.producers[0], _OTHER)}"
                 )
-        self.skipped = dict(reasons)
+        frozen = [n for n, r in selection.skipped.items() if r == policy.NOT_TRAINABLE]
+        self.skipped = dict(reasons) | dict.fromkeys(frozen, _FROZEN)
         named = policy.named_layers(model)
         return {
             name: group.size
