@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs lint, types, the build of the site and the test suite.
 # Arguments go to pytest: scripts/test.sh tests/zoo, or scripts/test.sh -m slow.
+# While at work: scripts/test.sh --quick, at most two minutes on two free cores.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 
@@ -11,6 +12,16 @@ echo "Lint"
 "$bin/ruff" format --check .
 echo "Types"
 "$bin/mypy"
+if [[ "${1:-}" == --quick ]]; then
+    # What most changes break: package, arithmetic, structure, one run of each method.
+    echo "Quick tests"
+    exec "$bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+        tests/test_package.py tests/test_schedules.py tests/test_constraints.py \
+        tests/test_policy.py tests/test_criteria.py tests/test_finalize.py \
+        tests/ops/test_binary.py tests/cost tests/structure/test_edits.py \
+        tests/structure/test_facts.py tests/callbacks/test_contract.py \
+        -k "not contract or one_fit" "${@:2}"
+fi
 echo "Documentation"
 # The variable silences an announcement of the theme.
 NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict
