@@ -47,13 +47,13 @@ HELPERS = {
     "_meters",
 }
 KNOWS = {
-    "structure": {"_checks"},
+    "structure": {"_checks", "_made"},
     "_checks": set(),
     "_files": set(),
     "_figures": set(),
     "_made": set(),
     "_toml": set(),
-    "_models": {"_files"},
+    "_models": {"_files", "_made"},
     "_samples": {"structure", "data"},
     "_taps": {"structure"},
     "_meters": {"_samples", "_taps"},

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from tfcompress import _made, gates, structure
+from tfcompress import gates, structure
 from tfcompress._checks import fraction, one_of
 from tfcompress._samples import read, reusable
 from tfcompress.policy import named_layers
@@ -80,9 +80,7 @@ def finalize(
     if dtype is not None:
         _refuse_quantised(model, dtype)
     small = _finalized(model, data, threshold)
-    small = small if dtype is None else _in_dtype(small, dtype)
-    _made.carry(model, small)
-    return small
+    return small if dtype is None else _in_dtype(small, dtype)
 
 
 def _finalized(model: keras.Model, data: Any, threshold: float | None) -> keras.Model:

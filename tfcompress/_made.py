@@ -11,10 +11,11 @@ A record is a dict of plain values that JSON can hold. What is written by whom:
 | `package` | version of this package |
 
 Further keys are free. Records belong to a model object. `carry` hands them to a model
-that is made from another one. A model with records saves them with itself: they lie
-among the assets of its `.keras` file, where `made` finds them. Keras ignores them when
-it loads the file, so that nothing of this library is needed; the model that it returns
-has no records, but the path has.
+that is made from another one; the structure engine does so for every copy that it
+makes. A model with records saves them with itself: they lie among the assets of its
+`.keras` file, where `made` finds them. Keras ignores them when it loads the file, so
+that nothing of this library is needed; the model that it returns has no records, but
+the path has, and what this library loads has them.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def note(model: keras.Model, method: str, **facts: Any) -> None:
     _attach(model, [*made(model), plain])
 
 
-def carry(source: keras.Model, result: keras.Model) -> None:
-    """Gives `result`, made from `source`, the records of `source`."""
+def carry(source: keras.Model | str | os.PathLike[str], result: keras.Model) -> None:
+    """Gives `result`, made from the model or file `source`, the records of it."""
     records = made(source)
     if records and result is not source:
         _attach(result, [*records, *made(result)])
@@ -81,9 +82,11 @@ def _from_file(path: Path) -> list[dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = [name for name in archive.namelist() if name.endswith(_FILE)]
-            if not found or archive.getinfo(found[0]).file_size > _MOST_BYTES:
+            # Models inside of the model have files of their own, in longer paths.
+            own = min(found, key=len, default=None)
+            if own is None or archive.getinfo(own).file_size > _MOST_BYTES:
                 return []
-            records = json.loads(archive.read(found[0]))
+            records = json.loads(archive.read(own))
     except (OSError, ValueError, zipfile.BadZipFile, RecursionError):
         return []
     if not isinstance(records, list):

@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress import _made
 from tfcompress._files import check_writable
 
 __all__ = ["at_most", "load_model", "save_model"]
@@ -87,6 +88,7 @@ def load_model(
             f"Received: {argument}={str(path)!r}, which holds a "
             f"{type(model).__name__}."
         )
+    _made.carry(file, model)
     return model
 
 

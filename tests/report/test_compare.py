@@ -397,9 +397,32 @@ class TestTasks:
         metrics, report = self.compare(model, (self.images, labels))
         right = model.predict(self.images, verbose=0).argmax(-1) == masks
         assert self.values(metrics) == {"pixel_accuracy": pytest.approx(right.mean())}
-        # Pixels of one image are no independent samples.
-        assert metrics["pixel_accuracy"].low is None
+        # Pixels of one image are no independent samples: images are.
+        shares = right.reshape(24, -1).mean(1)
+        half = 1.959963984540054 * shares.std(ddof=1) / math.sqrt(24)
+        figure = metrics["pixel_accuracy"]
+        assert figure.low == pytest.approx(right.mean() - half)
+        assert figure.high == pytest.approx(right.mean() + half)
         assert sum(map(sum, report.models[0].classes.confusion)) == masks.size
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            "sparse_categorical_crossentropy",
+            keras.losses.SparseCategoricalCrossentropy(),
+        ],
+        ids=["name", "object"],
+    )
+    def test_losses_have_an_interval(self, loss):
+        model = self.small(3, "softmax")
+        model.compile("sgd", loss)
+        labels = self.rng.integers(0, 3, 24)
+        metrics, _ = self.compare(model, (self.rows, labels))
+        of_samples = -np.log(model.predict(self.rows, verbose=0)[np.arange(24), labels])
+        half = 1.959963984540054 * of_samples.std(ddof=1) / math.sqrt(24)
+        figure = metrics["loss"]
+        assert figure.value == pytest.approx(of_samples.mean(), rel=1e-5)
+        assert figure.high - figure.value == pytest.approx(half, rel=1e-4)
 
     def test_detection_labels_leave_a_dash_and_a_note(self):
         labels = {
@@ -792,8 +815,36 @@ def test_a_step_reads_like_python():
     assert "schedule=Linear(initial=0.0, final=0.6, begin=0, end=10" in step(record)
 
 
-def test_records_survive_finalize():
+@pytest.mark.parametrize(
+    "change",
+    [
+        tfc.finalize,
+        lambda model: tfc.finalize(model, dtype="float32"),
+        lambda model: tfc.structure.resize(model, {}, weights="random"),
+        tfc.quantization.prepare,
+    ],
+)
+def test_records_survive_changes_of_the_model(change):
     model = dense_model(4)
     _made.note(model, "HoldWeights", epochs=3)
-    small = tfc.finalize(model)
-    assert [record["method"] for record in _made.made(small)] == ["HoldWeights"]
+    changed = change(model)
+    assert [record["method"] for record in _made.made(changed)] == ["HoldWeights"]
+
+
+def test_a_part_and_the_whole_know_how_the_part_was_trained(tmp_path):
+    part = dense_model(4)
+    inputs = keras.Input(part.input_shape[1:])
+    whole = keras.Sequential([inputs, part, keras.layers.Dense(2)])
+    whole.compile("sgd", "mse")
+    x = np.zeros((2, *part.input_shape[1:]), "float32")
+    hold = tfc.callbacks.HoldWeights("zeros", target=part)
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(whole, "stop_training", epoch == 1)
+    )
+    whole.fit(x, np.zeros((2, 2)), epochs=9, callbacks=[hold, stop], verbose=0)
+    _made.note(whole, "another step")
+    for model, steps in ((part, 1), (whole, 2)):
+        model.save(tmp_path / "model.keras")
+        records = _made.made(tmp_path / "model.keras")
+        assert len(records) == steps
+        assert records[0]["epochs"] == 2  # of nine

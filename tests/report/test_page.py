@@ -191,6 +191,32 @@ class TestDocument:
         x, y = titles.index("MACs"), titles.index("Parameters")
         assert chart.axes["best"][f"{x},{y}"] == [1]
 
+    def test_size_of_integer_files_is_shown_against_how_well_these_do(self, report):
+        figure = tfc.report.MetricFigure(0.97, "up", "fraction")
+        models = [
+            dataclasses.replace(
+                model,
+                files={
+                    **model.files,
+                    "int8": dataclasses.replace(
+                        model.files["int8"], metrics={"accuracy": figure}
+                    ),
+                },
+            )
+            for model in report.models
+        ]
+        axes = charts(dataclasses.replace(report, models=tuple(models)))[0].axes
+        titles = [figure["title"] for figure in axes["figures"]]
+        assert titles[axes["y"]] == "Accuracy, int8 file"
+
+    def test_kinds_of_energy_that_nothing_needs_are_left_out(self, report):
+        models = tuple(
+            dataclasses.replace(model, energy={**model.energy, "off_chip_memory": 0.0})
+            for model in report.models
+        )
+        chart = charts(dataclasses.replace(report, models=models))[1]
+        assert list(chart.legend) == ["arithmetic", "memory"]
+
     def test_classes_and_what_they_are_taken_for(self, report):
         confusion = ((8, 2), (0, 10))
         classes = tfc.report.ClassFigures("out", ("cat", "dog"), confusion)

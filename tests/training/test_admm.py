@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress import training
+from tfcompress import _made, training
 from tfcompress.constraints import Cardinality, ChannelSparsity, Combined, Levels
 from tfcompress.training import AdmmPhase, admm_compress, fix_levels, hard_prune
 
@@ -84,6 +84,14 @@ def test_a_plan_prunes_step_by_step_and_quantises_what_is_left():
     ]
     assert "admm_primal" in result.stages[0].history
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    records = _made.made(model)
+    assert [(r["method"], r["phase"], r["epochs"]) for r in records] == [
+        ("admm_compress", 1, 4),
+        ("admm_compress", 2, 2),
+        ("admm_compress", 3, 3),
+    ]
+    assert records[0]["config"]["constraints"]["hidden"]["config"]["count"] == 30
+    assert _made.made(given) == []
 
 
 def test_zeros_stay_zero_in_retraining_and_weights_learn():
@@ -120,6 +128,7 @@ def test_shrinking_on_the_way_removes_dead_channels():
     assert result.model.get_layer("deep").kernel.shape == (4, 12)
     assert result.weights == 96 + 144 + 36
     assert model.get_layer("hidden").kernel.shape == (8, 12)
+    assert [record["phase"] for record in _made.made(result.model)] == [1, 2]
 
 
 def test_a_unit_that_nothing_feeds_or_nothing_reads_is_dead():
@@ -204,6 +213,7 @@ def test_a_kept_backup_holds_the_result(tmp_path):
     for one, two in pairs:
         np.testing.assert_array_equal(one, two)
     assert [path.name for path in tmp_path.iterdir()] == ["backup.keras"]
+    assert _made.made(again.model) == _made.made(first.model) != []
 
 
 def test_the_table_shows_every_stage():

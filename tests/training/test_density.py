@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress import _made
 from tfcompress.callbacks import ActivationDensity
 from tfcompress.training import resize_by_density
 from tfcompress.training._density import DensityNet, DensityResult
@@ -86,6 +87,15 @@ def test_figures_are_those_of_the_models(data, falling):
     assert result.training_memory_complexity == pytest.approx(expected)
     text = str(result)
     assert f"{macs[2]:,}" in text and "max_rounds" in text
+    records = _made.made(result.model)  # the last network is trained to the end
+    assert [(r["net"], r["epochs"]) for r in records] == [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (2, 1),
+    ]
+    assert [r["parameters"] for r in records] == [*parameters, parameters[2]]
+    assert records[0]["config"]["weights"] == "random"
 
 
 def test_a_function_sizes_every_layer_by_itself(data, falling):
@@ -103,6 +113,7 @@ def test_a_function_sizes_every_layer_by_itself(data, falling):
     for name, size in (("inner", 10), ("hidden", 8)):
         assert second.widths[name] == round(size * first.densities[name][-1])
     assert second.widths["stem"] == asked[1]["stem"] == 12
+    assert [record["net"] for record in _made.made(result.model)] == [0, 1]
 
 
 def test_the_model_that_is_handed_in_stays_as_it_is(data, falling):
@@ -265,6 +276,7 @@ def test_a_kept_backup_holds_the_result(data, falling, tmp_path):
         "net0.keras",
         "net1.keras",
     ]
+    assert _made.made(again.model) == _made.made(first.model) != []
     assert [net.history for net in first.nets] == [net.history for net in again.nets]
     pairs = zip(first.model.get_weights(), again.model.get_weights(), strict=True)
     for one, two in pairs:

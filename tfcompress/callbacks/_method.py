@@ -67,8 +67,9 @@ class Method(keras.callbacks.Callback):
         TypeError: if an argument is of another type.
     """
 
-    # One that only measures leaves no record of how the model was made.
-    _changes_model = True
+    # Whether a run leaves a record of how the model was made. One that only measures
+    # leaves none, nor one that a driver uses, which leaves a record of its own.
+    leaves_record = True
     # Whether a method has the arguments `layers` and `exclude`.
     _selects = False
 
@@ -95,6 +96,7 @@ class Method(keras.callbacks.Callback):
         self.target = target
         self._is_attached = False
         self._swaps = False
+        self._epochs_done = 0
 
     # What a method overrides -------------------------------------------------
 
@@ -222,6 +224,7 @@ class Method(keras.callbacks.Callback):
                 raise diverged("the loss is")
             self._correct_averages()
             self._end_epoch(epoch)
+            self._epochs_done = epoch + 1
         if logs is not None:
             logs.update(self._logs())
 
@@ -245,14 +248,19 @@ class Method(keras.callbacks.Callback):
 
     def _record(self) -> None:
         """Notes in the model how it was made; `report.compare` shows it."""
-        if not self._changes_model:
+        if not self.leaves_record:
             return
-        epochs = (self.params or {}).get("epochs")
         try:
             config = self.get_config()
         except ValueError:  # a method that holds data has no configuration
             config = {}
-        _made.note(self.network, type(self).__name__, config=config, epochs=epochs)
+        models = [edited(self.model)]
+        if self.network is not models[0]:  # a part that may be saved alone
+            models.append(self.network)
+        for model in models:
+            _made.note(
+                model, type(self).__name__, config=config, epochs=self._epochs_done
+            )
 
     def _last_step(self, batch: int, step: int) -> int:
         """The last of the steps that run before the next call, `step` the first."""

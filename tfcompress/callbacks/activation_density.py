@@ -149,7 +149,7 @@ class ActivationDensity(Method):
             the training has diverged, so that the loss or activations are NaN.
     """
 
-    _changes_model = False
+    leaves_record = False
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class CompressionMetrics(Method):
             begins, if the model is subclassed or leaves sizes open.
     """
 
-    _changes_model = False
+    leaves_record = False
 
     def __init__(
         self,

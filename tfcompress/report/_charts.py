@@ -108,7 +108,7 @@ def _trade_off(report: ReportFigures) -> Chart | None:
         for row in rows_of(report)
         if row.direction is not None
         and len({m.name for m in report.models if row.get(m) is not None}) > 1
-        and not row.key.endswith(":fits")
+        and not row.key.endswith((":fits", ":exact"))
     ]
     quality = [row for row in rows if row.group == "Quality"]
     if len(rows) < 2 or len(report.models) < 2:
@@ -117,6 +117,8 @@ def _trade_off(report: ReportFigures) -> Chart | None:
     wanted = ("int8_bytes", "float32_bytes", "energy", "macs", "parameters")
     keys = {row.key: i for i, row in enumerate(rows) if i != y}
     x = next((keys[key] for key in wanted if key in keys), 1 - min(y, 1))
+    if rows[x].key == "int8_bytes":  # against how well these files do
+        y = keys.get(f"int8:{rows[y].key}", y)
     figures = [_axis(report, row) for row in rows]
     frontiers = {
         f"{i},{j}": _undominated(report, first, second)
@@ -228,16 +230,16 @@ def _undominated(report: ReportFigures, first: Row, second: Row) -> list[int]:
 
 
 def _energy_of_models(report: ReportFigures) -> Chart | None:
-    names = _names(report)
+    names, colors = _names(report), _kind_palette(report)
     cells = [
         (names[model.name], _spaced(kind), joules)
         for model in report.models
         for kind, joules in (model.energy or {}).items()
+        if _spaced(kind) in colors
     ]
     if not cells:
         return None
     scale = _Scale([model.joules for model in report.models], "J")
-    colors = _kind_palette(report)
     return Chart(
         section="Trade-off",
         title="Energy by kind",
@@ -364,6 +366,7 @@ def _confusion(report: ReportFigures) -> Chart | None:
     if not values:
         return None
     order = list(labels)
+    room = max(60, 400 // len(order))  # pixels of a name below its column
     chosen = names.get(report.verdict.model if report.verdict else "", "")
     models = [name for name in found if name != chosen]
     models += [chosen] if chosen in found else []
@@ -386,7 +389,7 @@ def _confusion(report: ReportFigures) -> Chart | None:
                 "x": {
                     **vega.names("taken for", order, "taken for"),
                     "scale": {"domain": order},
-                    "axis": {"labelOverlap": True, "labelAngle": 0, "labelLimit": 60},
+                    "axis": {"labelOverlap": True, "labelAngle": 0, "labelLimit": room},
                 },
                 "color": {
                     "field": "share",
@@ -403,9 +406,9 @@ def _confusion(report: ReportFigures) -> Chart | None:
         ),
         legend={},
         table=_pivot(
-            "model: true class",
+            "true class, model",
             [
-                (f"{v['model']}: {v['true']}", str(v["taken for"]), str(v["text"]))
+                (f"{v['true']}, {v['model']}", str(v["taken for"]), str(v["text"]))
                 for v in values
             ],
         ),
@@ -716,8 +719,12 @@ def _model_palette(report: ReportFigures) -> dict[str, str]:
 
 
 def _kind_palette(report: ReportFigures) -> dict[str, str]:
+    """A color for each kind of energy that some model needs."""
     kinds = dict.fromkeys(
-        _spaced(kind) for model in report.models for kind in model.energy or {}
+        _spaced(kind)
+        for model in report.models
+        for kind, joules in (model.energy or {}).items()
+        if joules
     )
     return {kind: f"--kind-{i % _KIND_COLORS}" for i, kind in enumerate(kinds)}
 

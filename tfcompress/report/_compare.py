@@ -686,7 +686,7 @@ def _figures(work: _Work, profile: Any, products: Any) -> ModelFigures:
         targets=work.targets,
         classes=work.classes,
         wrong=work.wrong,
-        made=tuple(_made.made(work.path or work.model)),
+        made=tuple(_made.made(work.model)),
         path=work.path,
         problem=work.problem,
         **work.fields,

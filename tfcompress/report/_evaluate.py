@@ -8,7 +8,7 @@ itself evaluates outputs wherever they come from, the model or a file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from tfcompress.report._tasks import (
     compile_arguments,
     flat_labels,
     inferred_metrics,
+    losses_by_output,
     output_structure,
 )
 
@@ -106,8 +107,15 @@ class Measurement:
             self._judges.append(_Judge(model, arguments))
         # Activity penalties and other losses of layers depend on the inputs.
         self._penalty = _penalty(model) if plan.compiled is not None else 0.0
+        # By output and batch, one number for each sample: the share of its decisions
+        # that are right, its errors, its loss. Metrics that are their means have an
+        # interval.
         self._right: list[list[np.ndarray]] = [[] for _ in plan.tasks]
         self._errors: list[list[np.ndarray]] = [[] for _ in plan.tasks]
+        self._lost: list[list[np.ndarray]] = [[] for _ in plan.tasks]
+        self._losses = losses_by_output(
+            (plan.compiled or {}).get("loss"), [task.name for task in plan.tasks]
+        )
         self._confusion: list[np.ndarray | None] = [None for _ in plan.tasks]
         self._weighted = False
         self.samples = 0
@@ -136,6 +144,11 @@ class Measurement:
         ):
             if label is not None and task.kind != "unknown":
                 self._decide(index, task, output, label)
+            lost = None if label is None else _lost(self._losses[index], label, output)
+            if lost is None:
+                self._losses[index] = None
+            else:
+                self._lost[index].append(lost)
 
     def _decide(
         self, index: int, task: Task, output: np.ndarray, label: np.ndarray
@@ -148,8 +161,8 @@ class Measurement:
             )
             return
         decided, truth = task.decide(output), task.truth(label, output)
-        if not task.dense and task.kind != "labels":
-            self._right[index].append((decided == truth).reshape(len(decided)))
+        right = (decided == truth).reshape(len(decided), -1)
+        self._right[index].append(right.mean(1))
         classes = output.shape[-1] if task.kind == "classes" else 2
         if task.kind != "labels" and classes <= _MOST_CLASSES:
             confusion = self._confusion[index]
@@ -191,37 +204,47 @@ class Measurement:
         direction = _direction(name, metric)
         if not math.isfinite(value):
             return MetricFigure(None, direction, unit)
-        low, high = self._interval(name, value)
+        low, high = self._interval(name, value, unit)
         return MetricFigure(value, direction, unit, low, high)
 
     def scores(self, name: str, value: float) -> np.ndarray | None:
         """One number for each sample whose mean is the metric, if there is one."""
         if self._weighted:
             return None
-        for task, right, errors in zip(
-            self._plan.tasks, self._right, self._errors, strict=True
-        ):
-            several = len(self._plan.tasks) > 1
-            if several and not name.startswith(f"{task.name}_"):
-                continue
-            columns = [np.concatenate(right).astype("float64")] if right else []
-            if errors:
-                columns += list(np.concatenate(errors).T)
-            for column in columns:
-                # float32 sums of Keras against float64 ones here.
-                if math.isclose(column.mean(), value, rel_tol=1e-4, abs_tol=1e-6):
-                    return column
+        for column in self._columns(name):
+            # float32 sums of Keras against float64 ones here.
+            if math.isclose(column.mean(), value, rel_tol=1e-4, abs_tol=1e-6):
+                return column
         return None
 
-    def _interval(self, name: str, value: float) -> tuple[float | None, float | None]:
+    def _columns(self, name: str) -> Iterator[np.ndarray]:
+        """The numbers by sample that a metric of this name may be the mean of."""
+        several = len(self._plan.tasks) > 1
+        if several and name == "loss" and None not in self._losses:
+            yield np.sum([np.concatenate(lost) for lost in self._lost], axis=0)
+        for index, task in enumerate(self._plan.tasks):
+            if several and not name.startswith(f"{task.name}_"):
+                continue
+            if self._right[index]:
+                yield np.concatenate(self._right[index])
+            if self._errors[index]:
+                yield from np.concatenate(self._errors[index]).T
+            if self._losses[index] is not None:
+                yield np.concatenate(self._lost[index])
+
+    def _interval(
+        self, name: str, value: float, unit: str
+    ) -> tuple[float | None, float | None]:
         column = self.scores(name, value)
-        if column is not None and len(column) > 1:
-            if np.isin(column, (0.0, 1.0)).all() and "accuracy" in name.lower():
-                return wilson(int(column.sum()), len(column))
-            if not np.isin(column, (0.0, 1.0)).all():
-                half = _Z * float(column.std(ddof=1)) / math.sqrt(len(column))
-                return value - half, value + half
-        return None, None
+        if column is None or len(column) < 2:
+            return None, None
+        if np.isin(column, (0.0, 1.0)).all():
+            if "accuracy" not in name.lower():
+                return None, None
+            return wilson(int(column.sum()), len(column))
+        half = _Z * float(column.std(ddof=1)) / math.sqrt(len(column))
+        low, high = value - half, value + half
+        return (max(low, 0.0), min(high, 1.0)) if unit == "fraction" else (low, high)
 
     def classes(self, names: Sequence[str] | None) -> ClassFigures | None:
         """Decisions by class of the first output that has classes."""
@@ -389,6 +412,23 @@ def _tensor(array: Any) -> Any:
     array = np.asarray(array)
     dtype = keras.backend.floatx() if array.dtype == np.float64 else None
     return keras.ops.convert_to_tensor(array, dtype=dtype)
+
+
+def _lost(loss: Any, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | None:
+    """The loss of each sample; `None` if that cannot be told."""
+    if loss is None or outputs.dtype.kind != "f":
+        return None
+    try:
+        function = keras.losses.get(loss) if isinstance(loss, str) else loss
+        # A Loss reduces what its `call` returns.
+        function = getattr(function, "call", function)
+        values = function(_tensor(labels), _tensor(outputs))
+        rows = np.asarray(keras.ops.convert_to_numpy(values), "float64")
+    except Exception:  # whatever a loss of a user raises; its mean is known anyway
+        return None
+    if rows.ndim == 0 or len(rows) != len(outputs):
+        return None
+    return rows.reshape(len(rows), -1).mean(1)
 
 
 def _nothing(y_true: Any, y_pred: Any) -> Any:

@@ -14,7 +14,7 @@ from tfcompress.report._figures import (
     ReportFigures,
     TargetFigures,
 )
-from tfcompress.report._words import quantity
+from tfcompress.report._words import quantity, spoken
 
 __all__ = ["DASH", "Row", "relative", "rows_of", "shown", "spread", "tone"]
 
@@ -236,7 +236,7 @@ def _metric(report: ReportFigures, name: str, kind: str) -> Row:
     found = [m.metrics[name] for m in report.models if name in m.metrics]
     fraction = bool(found) and found[0].unit == "fraction"
     direction = found[0].direction if found else None
-    label = name.replace("_", " ")
+    label = spoken(name)
     label = label[:1].upper() + label[1:]
     return Row(
         f"{kind}:{name}" if kind else name,
@@ -305,7 +305,7 @@ def _targets(report: ReportFigures) -> Iterator[Row]:
         for key, label, get, show, words in (
             ("flash", "Flash", lambda t: t.flash, _binary, ("less", "more")),
             ("ram", "RAM", lambda t: t.ram, _binary, ("less", "more")),
-            ("latency", "Latency", lambda t: t.latency, _milliseconds,
+            ("latency", "Latency", lambda t: t.latency, _latency,
              ("faster", "slower")),
         ):  # fmt: skip
             yield Row(
@@ -316,6 +316,15 @@ def _targets(report: ReportFigures) -> Iterator[Row]:
                 _of_target(name, get),
                 show,
                 words=words,
+            )
+        if any(tool.exact is not None for tool in tools):
+            yield Row(
+                f"target:{name}:exact",
+                name,
+                "Outputs equal LiteRT's",
+                origin,
+                _of_target(name, lambda t: t.exact),
+                lambda v: "bit for bit" if v else "not bit for bit",
             )
         if any(tool.checks for tool in tools):
             yield Row(
@@ -367,3 +376,7 @@ def _joules(value: float) -> str:
 
 def _milliseconds(value: float) -> str:
     return quantity(value / 1e3, "s")
+
+
+def _latency(value: float) -> str:
+    return f"{_milliseconds(value)} ({quantity(1e3 / value)}/s)"

@@ -15,7 +15,10 @@ __all__ = [
     "Task",
     "agreement_kind",
     "compile_arguments",
+    "flat_labels",
     "inferred_metrics",
+    "losses_by_output",
+    "output_structure",
     "tasks_of",
 ]
 
@@ -180,6 +183,15 @@ def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     }
 
 
+def losses_by_output(given: Any, names: list[str]) -> list[Any]:
+    """The loss of each output, of what `compile` took; `None` where it is not clear."""
+    if isinstance(given, dict):
+        return [given.get(name) for name in names]
+    flat = keras.tree.flatten(given) if given is not None else []
+    losses = flat * len(names) if len(flat) == 1 else flat
+    return losses if len(losses) == len(names) else [None] * len(names)
+
+
 def _fresh(metric: Any) -> Any:
     if not isinstance(metric, keras.Metric):
         return metric
@@ -288,16 +300,9 @@ def _activation(tensor: Any) -> str:
 def _loss_names(model: keras.Model, names: list[str]) -> list[tuple[str, bool]]:
     """(name in snake case, whether on logits) of the loss of each output."""
     given = (compile_arguments(model) or {}).get("loss")
-    if isinstance(given, dict):
-        losses = [given.get(name) for name in names]
-    else:
-        flat = keras.tree.flatten(given) if given is not None else []
-        losses = flat * len(names) if len(flat) == 1 else flat
-    if len(losses) != len(names):
-        losses = [None] * len(names)
     return [
         (_snake(loss), bool(getattr(loss, "from_logits", False) or _logits(loss)))
-        for loss in losses
+        for loss in losses_by_output(given, names)
     ]
 
 

@@ -10,6 +10,7 @@ from tfcompress.report._figures import (
     ReportFigures,
     Verdict,
 )
+from tfcompress.report._words import spoken
 
 _GAP = "\N{NO-BREAK SPACE}"  # so that a figure stays on one line
 
@@ -46,7 +47,7 @@ def verdict(
     base = models[0].metrics[name]
     allowed = _amount(base, tolerance)
     rule = (
-        f"the smallest file whose {_spaced(name)} is at most {allowed} worse than that "
+        f"the smallest file whose {spoken(name)} is at most {allowed} worse than that "
         f"of {models[0].name}"
     )
     candidates = []
@@ -91,10 +92,6 @@ def _amount(base: MetricFigure, tolerance: float) -> str:
     return f"{100 * tolerance:g} %"
 
 
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def sentence(report: ReportFigures) -> str:
     """The verdict in one sentence; the rule is another one."""
     found = report.verdict
@@ -118,7 +115,7 @@ def sentence(report: ReportFigures) -> str:
     if name is not None:
         figure = (file.metrics.get(name) if file else None) or chosen.metrics.get(name)
         if figure is not None and figure.value is not None:
-            parts.append(f"{_spaced(name)} {_words(figure)}")
+            parts.append(f"{spoken(name)} {_words(figure)}")
     return text + (f": {', '.join(parts)}." if parts else ".")
 
 
@@ -127,7 +124,7 @@ def _words(figure: MetricFigure) -> str:
     if figure.unit != "fraction":
         text = f"{figure.value:.4g}"
         if figure.low is not None and figure.high is not None:
-            text += f" ± {(figure.high - figure.low) / 2:.2g}"
+            text += f"{_GAP}±{_GAP}{(figure.high - figure.low) / 2:.2g}"
         return text
     if figure.low is None or figure.high is None:
         return f"{100 * figure.value:.2f}{_GAP}%"

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["prefix", "quantity", "short_names", "shorten", "step"]
+__all__ = ["prefix", "quantity", "short_names", "shorten", "spoken", "step"]
+
+_INITIALS = ("auc", "iou", "mae", "mape", "mse", "msle", "psnr", "rmse", "ssim")
 
 
 def prefix(value: float, unit: str = "") -> tuple[int, str]:
@@ -36,6 +38,12 @@ def shorten(text: str, limit: int) -> str:
         return line
     head = (limit - 1) * 2 // 3
     return line[:head] + "…" + line[len(line) - (limit - 1 - head) :]
+
+
+def spoken(name: str) -> str:
+    """Name of a metric as words: `"val_mae"` is `"val MAE"`."""
+    words = name.split("_")
+    return " ".join(word.upper() if word in _INITIALS else word for word in words)
 
 
 def short_names(names: list[str], limit: int) -> dict[str, str]:

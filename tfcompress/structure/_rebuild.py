@@ -26,6 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress import _made
 from tfcompress.structure import _graph
 from tfcompress.structure._fold import Folding
 from tfcompress.structure._state import (
@@ -124,6 +125,7 @@ class Rebuild:
     def _run(self, model: keras.Model) -> None:
         with keras.utils.custom_object_scope(self._scope):
             self.model = self._build(model)
+        _made.carry(model, self.model)
         for layer, name, initializer in self._restore:
             setattr(layer, name, initializer)
         if self._inherit:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress import schedules, structure
+from tfcompress import _made, schedules, structure
 from tfcompress._checks import positive, whole
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.constraints import Combined, Constraint, Levels
@@ -354,6 +354,8 @@ def admm_compress(
                     if shrink and not phase.quantises:
                         work.model = _without_dead_channels(work.model)
                 work.finish(number, name, run.history.history, data)
+                if name == "retrain":
+                    work.note(number, phase, shrink)
                 if backup:
                     backup.save(work.model, work.state())
         work.model.optimizer.learning_rate = work.rate
@@ -425,6 +427,26 @@ class _Work:
         self.stages.append(AdmmStage(phase, name, plain, nonzero, weights))
         self.open = {"data": data.state()}
 
+    def note(self, number: int, phase: AdmmPhase, shrink: bool) -> None:
+        """Notes in the model that it went through a phase."""
+        config = phase._callback().get_config()
+        for rate in ("learning_rate", "retrain_learning_rate"):
+            config[rate] = getattr(phase, rate)
+        admm, retrain = (
+            max(map(len, stage.history.values()), default=0)
+            for stage in self.stages
+            if stage.phase == number
+        )
+        _made.note(
+            self.model,
+            "admm_compress",
+            config=config,
+            phase=number + 1,
+            epochs=admm + retrain,
+            retraining=retrain,
+            shrink=shrink and not phase.quantises,
+        )
+
 
 class _LearningRate(keras.callbacks.Callback):
     """A constant learning rate, or one that falls to zero along a cosine."""
@@ -456,15 +478,18 @@ def _stage_training(
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that make a run this stage."""
     rate = phase.learning_rate or rate
-    hold = HoldWeights("zeros")
+    methods: list[ADMM | HoldWeights] = [HoldWeights("zeros")]
     if name == "admm":
-        return [_LearningRate(rate, falls=False), hold, phase._callback()]
-    falling = _LearningRate(phase.retrain_learning_rate or rate, falls=True)
-    if not phase.quantises:
-        return [falling, hold]
-    given = phase.constraints
-    layers = tuple(given) if isinstance(given, Mapping) else None
-    return [falling, hold, HoldWeights("values", layers, phase.exclude)]
+        methods.append(phase._callback())
+    elif phase.quantises:
+        given = phase.constraints
+        layers = tuple(given) if isinstance(given, Mapping) else None
+        methods.append(HoldWeights("values", layers, phase.exclude))
+    for method in methods:
+        method.leaves_record = False  # the phase leaves one for all of them
+    falls = name == "retrain"
+    rate = (phase.retrain_learning_rate or rate) if falls else rate
+    return [_LearningRate(rate, falls=falls), *methods]
 
 
 def _without_dead_channels(model: keras.Model) -> keras.Model:

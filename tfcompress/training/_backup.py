@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress import _made
 from tfcompress._files import check_writable, lock, replacing
 from tfcompress.structure._graph import scope_of
 
@@ -98,6 +99,7 @@ class Backup:
         names = {} if like is None else _new_names(state["layers"], _layers(like))
         with nullcontext() if like is None else scope_of(like):
             model = _load(self.path, names)
+        _made.carry(self.path, model)
         state = _renamed(state, names)
         _check_optimizer(model, state["iterations"])
         for variable, value in zip(_generators(model), state["seeds"], strict=True):

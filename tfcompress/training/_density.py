@@ -16,7 +16,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress import cost, policy, structure
+from tfcompress import _made, cost, policy, structure
 from tfcompress._checks import name_list, whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._taps import activation_taps
@@ -332,6 +332,7 @@ def resize_by_density(
         callbacks=list(callbacks),
         fit_arguments={"verbose": verbose, **fit_arguments},
         backup=backup,
+        settings=settings,
     )
     model = sizing.first()
     with owned(backup_dir):
@@ -378,6 +379,7 @@ class _Rounds:
     callbacks: list[keras.callbacks.Callback]
     fit_arguments: dict[str, Any]
     backup: _Backup | None
+    settings: dict[str, Any]
 
     def result(self, model: keras.Model) -> DensityResult:
         """Trains networks until one is the final one, and that to the end."""
@@ -428,6 +430,15 @@ class _Rounds:
             **self.fit_arguments,
         )
         net = _net(model, density, before)
+        _made.note(
+            model,
+            "resize_by_density",
+            config=self.settings,
+            net=index,
+            epochs=net.epochs - (before.epochs if before else 0),
+            parameters=net.parameters,
+            trend=net.trend,
+        )
         if self.backup:
             self.backup.save(index, net)
         return net
@@ -565,7 +576,9 @@ class _Sizing:
     ) -> keras.Model:
         """The next network."""
         if self.builds:
-            return self._build({**net.widths, **changes}, index)
+            model = self._build({**net.widths, **changes}, index)
+            _made.carry(net.model, model)
+            return model
         seed = None if self.seed is None else self.seed + index
         model = structure.resize(
             net.model, changes, weights=self.weights, seed=seed, carry_optimizer=False
