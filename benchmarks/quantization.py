@@ -1,20 +1,26 @@
 """What quantization costs, before and after training for it.
 
-    python benchmarks/quantization.py lenet5 [--data_dir=…] [--epochs=5]
-    python benchmarks/quantization.py resnet20 --epochs=30 --limit=20000
-    python benchmarks/quantization.py mobilenet --epochs=30 --limit=20000
-    python benchmarks/quantization.py sizes [--epochs=5]
-    python benchmarks/quantization.py agreement [--networks=lenet5,MobileNetV2]
+    python benchmarks/quantization.py --part=train --network=lenet5 [--data_dir=…]
+    python benchmarks/quantization.py --part=judge --network=lenet5 [--data_dir=…]
+    python benchmarks/quantization.py --part=sizes [--data_dir=…]
+    python benchmarks/quantization.py --part=agreement [--networks=lenet5,MobileNetV2]
 
-The first three train a network in float and print the test accuracy of its files
-after quantization with 8 and 4 bits, and after a further `--qat_epochs` of training
-with 8, 4 and 2 bits for the weights: of the fake-quantized Keras model and of its
-file, with the share of equal decisions. `mobilenet` adds one step for each depthwise
-kernel instead of one for each channel. `sizes` prunes LeNet-5 to 90 % zeros, clusters
-it to 16 values, quantizes it, and prints what the files take. `agreement` compares
-networks of random weights and statistics with their files on `--samples` samples;
-features of such networks hardly differ from image to image, and `--separate` magnifies
-what differs, rounding included.
+`train` trains a network in float, and from there with fake quantization of 8, 4 and
+2 bits for the weights, once for each of `--qat_rates`, if they are given. It needs no
+TensorFlow: with `KERAS_BACKEND=jax` and `--npz` (arrays x_train, y_train, x_test,
+y_test) it runs on a machine that has JAX alone. It leaves a `.keras` file and a `.json`
+of accuracies for each training run in `--out`.
+
+`judge`, with TensorFlow, makes files of these models: of the float one after
+quantization with 8 and 4 bits, and of those trained with fake quantization, for each
+number of bits of the one with the best validation accuracy. It prints the test
+accuracy of the Keras models and of the files. `mobilenet` adds one step for each
+depthwise kernel instead of one for each channel.
+
+`sizes` prunes LeNet-5 to 90 % zeros, clusters it to 16 values, quantizes it, and
+prints what the files take. `agreement` compares networks of random weights and
+statistics with their files on `--samples` samples; features of such networks hardly
+differ from image to image, and `--separate` magnifies what differs, rounding included.
 
 Finished rows are kept in `--out`, so that the same command goes on after an
 interruption.
@@ -24,9 +30,14 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -37,11 +48,25 @@ from absl import app, flags
 import tfcompress as tfc
 
 FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "part", None, ["train", "judge", "sizes", "agreement"], "What to do.", required=True
+)
+flags.DEFINE_enum(
+    "network", "lenet5", ["lenet5", "resnet20", "mobilenet"], "What to train or judge."
+)
 flags.DEFINE_string("data_dir", None, "Folder of prepared TensorFlow Datasets.")
+flags.DEFINE_string("npz", None, "File of the data, instead of a prepared set.")
 flags.DEFINE_string("out", "out/quantization", "Folder of models and finished rows.")
-flags.DEFINE_integer("epochs", 5, "Epochs of training in float.")
-flags.DEFINE_integer("qat_epochs", 2, "Epochs of training with fake quantization.")
-flags.DEFINE_integer("limit", None, "Training samples; all if not given.")
+flags.DEFINE_integer("epochs", None, "Epochs in float; by the network if not given.")
+flags.DEFINE_integer("qat_epochs", None, "Epochs with fake quantization.")
+flags.DEFINE_list(
+    "qat_rates",
+    None,
+    "Learning rates with fake quantization; one that depends on the bits if not given.",
+)
+flags.DEFINE_list("bits", ["8", "4", "2"], "Bits of the weights to train with.")
+flags.DEFINE_integer("limit", None, "Training samples; by the network if not given.")
+flags.DEFINE_integer("test_limit", None, "Test samples; all if not given.")
 flags.DEFINE_integer("batch_size", 128, "Samples in a step.")
 flags.DEFINE_integer("samples", 1000, "Samples of the agreement.")
 flags.DEFINE_list("networks", None, "Networks of the agreement; all if not given.")
@@ -50,116 +75,287 @@ flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
 def main(argv) -> None:
-    parts = {"agreement": agreement, "sizes": sizes, **dict.fromkeys(TRAINED, accuracy)}
-    if len(argv) != 2 or argv[1] not in parts:
-        raise app.UsageError(f"Expected one of {', '.join(parts)}.")
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(FLAGS.seed)
-    parts[argv[1]](argv[1])
+    {"train": train, "judge": judge, "sizes": sizes, "agreement": agreement}[
+        FLAGS.part
+    ]()
 
 
-# Accuracy -------------------------------------------------------------------
+# Networks -------------------------------------------------------------------
 
 
-def lenet5(data):
-    return tfc.zoo.lenet5(input_shape=data.input_shape, classes=data.classes)
+@dataclass(frozen=True)
+class Network:
+    """A network and how it is trained.
+
+    Attributes:
+        make: function of input shape and classes.
+        dataset: name of its data set.
+        limit: training samples; None for all.
+        augment: as in `Dataset.pipeline`.
+        optimizer: function of the learning rate that returns an optimizer, in float.
+        rate: the first learning rate in float, which falls by a cosine.
+        epochs: epochs in float.
+        qat_epochs: epochs with fake quantization.
+    """
+
+    make: Callable[[tuple[int, ...], int], keras.Model]
+    dataset: str
+    limit: int | None
+    augment: Any
+    optimizer: Callable[[Any], keras.Optimizer]
+    rate: float
+    epochs: int
+    qat_epochs: int
 
 
-def resnet20(data):
-    return tfc.zoo.resnet20(input_shape=data.input_shape, classes=data.classes)
+def momentum(rate):
+    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def mobilenet(data):
-    inputs = keras.Input(data.input_shape)
-    x = keras.layers.Resizing(96, 96)(inputs) if data.input_shape[0] != 96 else inputs
-    x = keras.layers.Rescaling(2.0, -1.0)(x)
+def mobilenet(shape, classes):
+    """MobileNetV2 at a width of 0.35 on images that are three times as large."""
+    inputs = keras.Input(shape)
+    x = keras.layers.UpSampling2D(3, interpolation="bilinear")(inputs)
     core = keras.applications.MobileNetV2(
-        input_tensor=x, alpha=0.35, weights=None, classes=data.classes
+        input_tensor=x, alpha=0.35, weights=None, classes=classes
     )
+    for layer in core.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.99  # 0.999 is for ImageNet's number of steps
     return keras.Model(inputs, core.outputs)
 
 
-TRAINED = {
-    "lenet5": (lenet5, "mnist"),
-    "resnet20": (resnet20, "cifar10"),
-    "mobilenet": (mobilenet, "cifar10"),
+NETWORKS = {
+    "lenet5": Network(
+        lambda shape, classes: tfc.zoo.lenet5(input_shape=shape, classes=classes),
+        dataset="mnist",
+        limit=None,
+        augment=None,
+        optimizer=keras.optimizers.Adam,
+        rate=1e-3,
+        epochs=5,
+        qat_epochs=2,
+    ),
+    "resnet20": Network(
+        lambda shape, classes: tfc.zoo.resnet20(input_shape=shape, classes=classes),
+        dataset="cifar10",
+        limit=20_000,
+        augment="standard",
+        optimizer=momentum,
+        rate=0.1,
+        epochs=60,
+        qat_epochs=15,
+    ),
+    "mobilenet": Network(
+        mobilenet,
+        dataset="cifar10",
+        limit=10_000,
+        augment="standard",
+        optimizer=keras.optimizers.Adam,
+        rate=3e-3,
+        epochs=40,
+        qat_epochs=10,
+    ),
 }
 
+# First learning rates of Adam with fake quantization: fewer bits have more to learn.
+QAT_RATES = {8: 1e-4, 4: 5e-4, 2: 1e-3}
 
-def accuracy(name: str) -> None:
-    make, dataset = TRAINED[name]
-    data = tfc.data.load(dataset, FLAGS.data_dir, limit=FLAGS.limit, seed=FLAGS.seed)
-    model = dense(name, make, data)
+
+def read(network: Network) -> tfc.data.Dataset:
+    limit = FLAGS.limit or network.limit
+    if FLAGS.npz:
+        return tfc.data.load(f"npz:{FLAGS.npz}", limit=limit, seed=FLAGS.seed)
+    return tfc.data.load(network.dataset, FLAGS.data_dir, limit=limit, seed=FLAGS.seed)
+
+
+# Training -------------------------------------------------------------------
+
+
+def train() -> None:
+    name = FLAGS.network
+    network, data = NETWORKS[name], read(NETWORKS[name])
+    print(data, flush=True)
+    model = in_float(name, network, data)
+    for bits in map(int, FLAGS.bits):
+        for rate in map(float, FLAGS.qat_rates or [QAT_RATES[bits]]):
+            key = f"{name}-qat{bits}-{rate:g}"
+            run = partial(with_bits, key, network, data, model, bits, rate)
+            say(key, once(key, run))
+
+
+def in_float(name: str, network: Network, data: tfc.data.Dataset) -> keras.Model:
+    """The network trained in float, from the folder if it is there."""
+    key = f"{name}-float"
+
+    def run():
+        model = network.make(data.input_shape, data.classes)
+        epochs = FLAGS.epochs or network.epochs
+        found = fit(model, network, data, epochs, network.rate, network.optimizer)
+        save(model, key)
+        return found
+
+    say(key, once(key, run))
+    return open_model(key)
+
+
+def with_bits(
+    key: str,
+    network: Network,
+    data: tfc.data.Dataset,
+    model: keras.Model,
+    bits: int,
+    rate: float,
+) -> dict[str, Any]:
+    """Trains with fake quantization from the weights in float."""
+    qat = tfc.quantization.prepare(model, weights=bits)
+    qat = tfc.quantization.calibrate(qat, data.train.images[:500])
+    epochs = FLAGS.qat_epochs or network.qat_epochs
+    found = fit(qat, network, data, epochs, rate, keras.optimizers.Adam)
+    save(qat, key)
+    return {"bits": bits, **found}
+
+
+def fit(
+    model: keras.Model,
+    network: Network,
+    data: tfc.data.Dataset,
+    epochs: int,
+    rate: float,
+    optimizer: Callable[[Any], keras.Optimizer],
+    callbacks: tuple[keras.callbacks.Callback, ...] = (),
+) -> dict[str, Any]:
+    """Trains, and returns accuracies and the time of an epoch."""
+    steps = epochs * -(-len(data.train) // FLAGS.batch_size)
+    model.compile(
+        optimizer(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    batches = data.pipeline(
+        batch_size=FLAGS.batch_size, augment=network.augment, seed=FLAGS.seed
+    )
+    clock = Clock()
+    model.fit(batches, epochs=epochs, verbose=2, callbacks=[clock, *callbacks])
+    images, labels = tested(data)
+    return {
+        "validation": accuracy(model, data.validation.images, data.validation.labels),
+        "test": accuracy(model, images, labels),
+        "epochs": epochs,
+        "rate": rate,
+        **clock.found(),
+    }
+
+
+class Clock(keras.callbacks.Callback):
+    """Median time of an epoch; the first one, which compiles, is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epochs: list[tuple[float, float]] = []
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Stops it."""
+        wall, processor = self._start
+        self._epochs.append(
+            (time.perf_counter() - wall, time.process_time() - processor)
+        )
+
+    def found(self) -> dict[str, Any]:
+        """Device and seconds, by the clock and of the processor."""
+        device = keras.distribution.list_devices()[0]
+        if len(self._epochs) < 2:
+            return {"device": device}
+        wall, processor = zip(*self._epochs[1:], strict=True)
+        return {
+            "device": device,
+            "epoch": statistics.median(wall),
+            "epoch_processor": statistics.median(processor),
+        }
+
+
+def tested(data: tfc.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Test images and labels."""
+    return data.test.images[: FLAGS.test_limit], data.test.labels[: FLAGS.test_limit]
+
+
+def decisions(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return model.predict(images, 500, verbose=0).argmax(-1)
+
+
+def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    return float((decisions(model, images) == labels).mean())
+
+
+def save(model: keras.Model, key: str) -> None:
+    unfinished = Path(FLAGS.out) / f"{key}.unfinished.keras"
+    model.save(unfinished)
+    unfinished.replace(Path(FLAGS.out) / f"{key}.keras")
+
+
+def open_model(key: str) -> keras.Model:
+    _ = tfc.layers  # registers the layers that the file names
+    return keras.saving.load_model(Path(FLAGS.out) / f"{key}.keras", compile=False)
+
+
+def say(key: str, found: dict[str, Any]) -> None:
+    print(
+        f"{key}: validation {100 * found['validation']:.2f} %, "
+        f"test {100 * found['test']:.2f} %, epoch {found.get('epoch', 0):.2f} s",
+        flush=True,
+    )
+
+
+# Files ----------------------------------------------------------------------
+
+
+def judge() -> None:
+    name = FLAGS.network
+    data = read(NETWORKS[name])
+    trained = runs(name)
+    plain = trained.pop("float")
+    model = open_model(f"{name}-float")
     calibration = data.train.images[:500]
-    print("| network | Keras | file | equal decisions | bytes | epoch / plain |")
-    print("|---|---:|---:|---:|---:|---:|")
 
     def after(kind):
         return lambda: row(model, data, quantization=kind, calibration=calibration)
 
-    done = {"plain": once(f"{name} plain", lambda: {"seconds": epoch(model, data)})}
-    show("float", once(f"{name} float", after(None)))
-    show("int8 after training", once(f"{name} int8", after("int8")))
-    show("int4 after training", once(f"{name} int4", after("int4")))
-    for bits in (8, 4, 2):
-        found = once(f"{name} qat {bits}", lambda bits=bits: trained(model, data, bits))
-        share = found["seconds"] / done["plain"]["seconds"]
-        show(f"trained with {bits} bits", found, share)
+    print("| network | validation | Keras | file | equal decisions | bytes | epoch |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    show("float", once(f"{name} float file", after(None)), plain, plain)
+    show("int8 after training", once(f"{name} int8 file", after("int8")))
+    show("int4 after training", once(f"{name} int4 file", after("int4")))
+    for bits in sorted({found["bits"] for found in trained.values()}, reverse=True):
+        # Chosen by the validation split; the test split is only reported on.
+        key, found = max(
+            ((key, found) for key, found in trained.items() if found["bits"] == bits),
+            key=lambda item: item[1]["validation"],
+        )
+        result = once(f"{key} file", lambda key=key: row(open_model(key), data))
+        show(f"trained with {bits} bits ({found['rate']:g})", result, found, plain)
     if name == "mobilenet":
-        found = once(f"{name} one step", lambda: one_step(model, data, calibration))
-        show("int8, one step for each depthwise kernel", found)
+        result = once(f"{name} one step", lambda: one_step(model, data, calibration))
+        show("int8 after training, one step for each depthwise kernel", result)
 
 
-def dense(name, make, data) -> keras.Model:
-    """The network trained in float, from the folder if it is there."""
-    path = Path(FLAGS.out) / f"{name}.keras"
-    if not path.exists():
-        model = make(data)
-        steps = FLAGS.epochs * -(-len(data.train.images) // FLAGS.batch_size)
-        rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
-        fit(model, data, FLAGS.epochs, rate)
-        model.save(path)
-    return keras.saving.load_model(path)
-
-
-def fit(model, data, epochs, rate, callbacks=()) -> None:
-    model.compile(
-        keras.optimizers.Adam(rate),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    images, labels = data.train.images, data.train.labels
-    model.fit(
-        images,
-        labels,
-        FLAGS.batch_size,
-        epochs,
-        verbose=2,
-        callbacks=list(callbacks),
-    )
-
-
-def trained(model, data, bits):
-    qat = tfc.quantization.prepare(model, weights=bits)
-    qat = tfc.quantization.calibrate(qat, data.train.images[:500])
-    seconds = epoch(qat, data)
-    steps = FLAGS.qat_epochs * -(-len(data.train.images) // FLAGS.batch_size)
-    fit(
-        qat, data, FLAGS.qat_epochs, keras.optimizers.schedules.CosineDecay(3e-4, steps)
-    )
-    return {**row(qat, data), "seconds": seconds}
-
-
-def epoch(model, data) -> float:
-    """Seconds of 50 steps once they are compiled, on a copy."""
-    copy = tfc.structure.wrap(model, {}, carry_optimizer=False)
-    copy.compile("adam", "sparse_categorical_crossentropy")
-    images = data.train.images[: 50 * FLAGS.batch_size]
-    labels = data.train.labels[: 50 * FLAGS.batch_size]
-    copy.fit(images[:256], labels[:256], FLAGS.batch_size, verbose=0)
-    start = time.process_time()
-    copy.fit(images, labels, FLAGS.batch_size, verbose=0)
-    return time.process_time() - start
+def runs(name: str) -> dict[str, dict[str, Any]]:
+    """What was trained, by key; the float network by `"float"`."""
+    folder = Path(FLAGS.out)
+    if not (folder / f"{name}-float.json").exists():
+        raise app.UsageError(f"Nothing is trained in {folder}: run --part=train first.")
+    found = {"float": json.loads((folder / f"{name}-float.json").read_text())}
+    for path in sorted(folder.glob(f"{name}-qat*.json")):
+        if path.with_suffix(".keras").exists():
+            found[path.stem] = json.loads(path.read_text())
+    return found
 
 
 def one_step(model, data, calibration):
@@ -176,8 +372,8 @@ def row(model, data, **settings):
     """Accuracy of a model and of its file on the test images."""
     path = Path(FLAGS.out) / "model.tflite"
     artifact = tfc.export.to_tflite(model, path, **{"tolerance": 10.0, **settings})
-    images, labels = data.test.images, data.test.labels
-    expected = model.predict(images, FLAGS.batch_size, verbose=0).argmax(-1)
+    images, labels = tested(data)
+    expected = decisions(model, images)
     actual = np.asarray(tfc.export.run(path, images)).argmax(-1)
     return {
         "keras": float((expected == labels).mean()),
@@ -187,11 +383,18 @@ def row(model, data, **settings):
     }
 
 
-def show(name, found, share=None) -> None:
-    time_ = "" if share is None else f"{share:.2f}"
+def show(name, found, run=None, plain=None) -> None:
+    """Prints a row; the time of an epoch is a share of that in float."""
+    # Processors are shared with others, whose time is not counted.
+    key = "epoch_processor" if run and "cpu" in run["device"].lower() else "epoch"
+    share = (
+        f"{run[key] / plain[key]:.2f}" if run and key in run and key in plain else ""
+    )
+    chosen = f"{100 * run['validation']:.2f} %" if run else ""
     print(
-        f"| {name} | {100 * found['keras']:.2f} % | {100 * found['file']:.2f} % | "
-        f"{100 * found['equal']:.2f} % | {found['bytes']:,} | {time_} |",
+        f"| {name} | {chosen} | {100 * found['keras']:.2f} % | "
+        f"{100 * found['file']:.2f} % | {100 * found['equal']:.2f} % | "
+        f"{found['bytes']:,} | {share} |",
         flush=True,
     )
 
@@ -199,16 +402,17 @@ def show(name, found, share=None) -> None:
 # Sizes ----------------------------------------------------------------------
 
 
-def sizes(_) -> None:
-    data = tfc.data.load("mnist", FLAGS.data_dir, limit=FLAGS.limit, seed=FLAGS.seed)
-    model = dense("lenet5", lenet5, data)
-    found = once("sizes", lambda: compressed(model, data))
+def sizes() -> None:
+    network = NETWORKS["lenet5"]
+    data = read(network)
+    model = in_float("lenet5", network, data)
+    found = once("sizes", lambda: compressed(model, network, data))
     print("| | value |\n|---|---:|")
     for name, value in found.items():
         print(f"| {name} | {value:,} |")
 
 
-def compressed(model, data):
+def compressed(model, network, data):
     """LeNet-5 with 90 % zeros, 16 values a layer and 8 bits."""
     small = tfc.structure.wrap(model, {}, carry_optimizer=False)
     fraction = tfc.constraints.Cardinality(fraction=0.1)
@@ -216,11 +420,12 @@ def compressed(model, data):
     for layer in kernels:
         layer.kernel.assign(fraction.project(np.asarray(layer.kernel)))
     held = tfc.callbacks.HoldWeights("zeros")
-    fit(small, data, FLAGS.qat_epochs, 1e-3, [held])
+    epochs, adam = FLAGS.qat_epochs or network.qat_epochs, keras.optimizers.Adam
+    fit(small, network, data, epochs, 1e-3, adam, (held,))
     clustered = tfc.quantization.cluster(small, clusters=16)
-    fit(clustered, data, FLAGS.qat_epochs, 3e-4)
+    fit(clustered, network, data, epochs, 3e-4, adam)
     qat = tfc.quantization.prepare(clustered)
-    fit(qat, data, FLAGS.qat_epochs, 1e-4)
+    fit(qat, network, data, epochs, 1e-4, adam)
     plain = tfc.finalize(qat)
     values = [np.asarray(x.kernel) for x in plain.layers if hasattr(x, "kernel")]
     weights = sum(kernel.size for kernel in values)
@@ -267,7 +472,7 @@ APPLICATIONS = [
 ZOO = ["lenet5", "vgg16", "vgg19", "resnet18", "resnet20", "resnet32", "alexnet"]
 
 
-def agreement(_) -> None:
+def agreement() -> None:
     print("| network | equal decisions | largest difference (steps) | in float |")
     print("|---|---:|---:|---|")
     for name in FLAGS.networks or [*ZOO, *APPLICATIONS]:

@@ -37,6 +37,6 @@ if (($# == 0)); then
     KERAS_BACKEND=jax JAX_PLATFORMS=cpu "$bin/python" -m pytest \
         --numprocesses=auto --maxprocesses=4 --dist=worksteal \
         tests/callbacks/test_contract.py tests/callbacks/test_backends.py \
-        tests/ops/test_drum_on_backends.py \
+        tests/ops/test_drum_on_backends.py tests/quantization/test_on_backends.py \
         -k "one_fit or second_fit or works_on_a_part or backends"
 fi

@@ -419,8 +419,10 @@ def test_files_of_arrays(tmp_path):
     with pytest.raises(ValueError, match="argument `image_size`"):
         data.load(f"npz:{tmp_path}/one.npz", image_size=(8, 8))
 
+    y = y.astype("uint8")
     np.savez(tmp_path / "k.npz", x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
     loaded = data.load(f"npz:{tmp_path}/k.npz", validation=0)
+    assert loaded.classes == 4
     assert [len(getattr(loaded, split)) for split in SPLITS] == [100, 0, 7]
 
     np.savez(tmp_path / "two.npz", a=x, b=x[:, :1] / 7, y=np.eye(4)[y])

@@ -48,8 +48,14 @@ history = model.fit(
     verbose=0,
 )
 small = tfc.finalize(model)
-small.compile(metrics=["accuracy"])
+small.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 small.save(sys.argv[1])
+qat = tfc.quantization.prepare(small, weights=4)
+qat = tfc.quantization.calibrate(qat, data.train.images[:100])
+qat.fit(data.train.images, data.train.labels, batch_size=64, verbose=0)
+levels = len(set(keras.ops.convert_to_numpy(
+    tfc.finalize(qat).get_layer("fc1").kernel
+).ravel().tolist()))
 refused = []
 for call in (
     lambda: tfc.export.to_tflite(small, sys.argv[1] + ".tflite"),
@@ -68,12 +74,13 @@ print(json.dumps({
     "widths": [small.get_layer(n).kernel.shape[-1] for n in ("conv1", "conv2", "fc1")],
     "macs": [dense.macs, tfc.cost.count(small).macs],
     "refused": refused,
+    "levels": levels,
     "tensorflow": sys.modules["tensorflow"] is not None,
 }))
 """
 
 
-def test_lenet5_is_pruned_finalized_and_saved(tmp_path):
+def test_lenet5_is_pruned_quantized_and_saved(tmp_path):
     path = tmp_path / "small.keras"
     found = on_jax(BLOCKED + TRAIN, path)
     assert not found["tensorflow"]
@@ -88,6 +95,7 @@ def test_lenet5_is_pruned_finalized_and_saved(tmp_path):
     ]
     assert found["macs"] == macs
     assert found["accuracy"] > 0.6  # a tenth by chance
+    assert 4 < found["levels"] <= 15  # of 4 bits, symmetric
     assert "pip install tensorflow" in found["refused"][0]
     assert "TensorFlow Datasets" in found["refused"][1]
 

@@ -104,7 +104,8 @@ def _labels(given: np.ndarray) -> tuple[np.ndarray, int]:
         names, numbers = np.unique(given, return_inverse=True)
         return numbers.astype("int32"), len(names)
     if given.ndim == 1 and given.dtype.kind in "iub" and given.min(initial=0) >= 0:
-        return given.astype("int32"), int(given.max(initial=-1)) + 1
+        labels = given.astype("int32")
+        return labels, int(labels.max(initial=-1)) + 1
     return given.astype("float32"), 0
 
 
