@@ -17,8 +17,8 @@ number of bits of the one with the best validation accuracy. It prints the test
 accuracy of the Keras models and of the files. `mobilenet` adds one step for each
 depthwise kernel instead of one for each channel.
 
-`sizes` prunes LeNet-5 to 90 % zeros, clusters it to 16 values, quantizes it, and
-prints what the files take. `agreement` compares networks of random weights and
+`sizes` prints what LeNet-5 takes that `train` has pruned to 90 % zeros, clustered to
+16 values and trained with 8 bits. `agreement` compares networks of random weights and
 statistics with their files on `--samples` samples; features of such networks hardly
 differ from image to image, and `--separate` magnifies what differs, rounding included.
 
@@ -186,6 +186,9 @@ def train() -> None:
             key = f"{name}-qat{bits}-{rate:g}"
             run = partial(with_bits, key, network, data, model, bits, rate)
             say(key, once(key, run))
+    if name == "lenet5":
+        key = "lenet5-few"
+        say(key, once(key, lambda: few_values(key, network, data, model)))
 
 
 def in_float(name: str, network: Network, data: tfc.data.Dataset) -> keras.Model:
@@ -402,30 +405,37 @@ def show(name, found, run=None, plain=None) -> None:
 # Sizes ----------------------------------------------------------------------
 
 
-def sizes() -> None:
-    network = NETWORKS["lenet5"]
-    data = read(network)
-    model = in_float("lenet5", network, data)
-    found = once("sizes", lambda: compressed(model, network, data))
-    print("| | value |\n|---|---:|")
-    for name, value in found.items():
-        print(f"| {name} | {value:,} |")
-
-
-def compressed(model, network, data):
-    """LeNet-5 with 90 % zeros, 16 values a layer and 8 bits."""
+def few_values(key: str, network: Network, data: Any, model: keras.Model) -> dict:
+    """Trains for 90 % zeros, 16 values a layer and 8 bits, in this order."""
     small = tfc.structure.wrap(model, {}, carry_optimizer=False)
     fraction = tfc.constraints.Cardinality(fraction=0.1)
-    kernels = [x for x in small.layers if hasattr(x, "kernel")]
-    for layer in kernels:
-        layer.kernel.assign(fraction.project(np.asarray(layer.kernel)))
+    for layer in small.layers:
+        if hasattr(layer, "kernel"):
+            kernel = keras.ops.convert_to_numpy(layer.kernel)
+            layer.kernel.assign(fraction.project(kernel))
     held = tfc.callbacks.HoldWeights("zeros")
     epochs, adam = FLAGS.qat_epochs or network.qat_epochs, keras.optimizers.Adam
     fit(small, network, data, epochs, 1e-3, adam, (held,))
     clustered = tfc.quantization.cluster(small, clusters=16)
     fit(clustered, network, data, epochs, 3e-4, adam)
     qat = tfc.quantization.prepare(clustered)
-    fit(qat, network, data, epochs, 1e-4, adam)
+    found = fit(qat, network, data, epochs, 1e-4, adam)
+    save(qat, key)
+    return found
+
+
+def sizes() -> None:
+    """What the network of few values takes, in every form."""
+    data = read(NETWORKS["lenet5"])
+    if not (Path(FLAGS.out) / "lenet5-few.json").exists():
+        raise app.UsageError("Run --part=train --network=lenet5 first.")
+    found = once("sizes", lambda: measured(open_model("lenet5-few"), data))
+    print("| | value |\n|---|---:|")
+    for name, value in found.items():
+        print(f"| {name} | {value:,} |")
+
+
+def measured(qat: keras.Model, data: tfc.data.Dataset) -> dict[str, float]:
     plain = tfc.finalize(qat)
     values = [np.asarray(x.kernel) for x in plain.layers if hasattr(x, "kernel")]
     weights = sum(kernel.size for kernel in values)
