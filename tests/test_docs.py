@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -132,3 +133,39 @@ def test_every_argument_is_documented(name):
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name[0] != "_"
     }
     assert arguments <= documented_arguments(value)
+
+
+FIGURES = sorted((ROOT / "docs" / "figures").glob("*.svg"))
+METHODS = [
+    "pruning_while_training",
+    "magnitude_pruning",
+    "admm_nn",
+    "green_ai_gating",
+    "activation_density",
+    "cross_stack",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_page_of_a_method_begins_with_its_figure(method):
+    page = (ROOT / "docs" / f"{method}.md").read_text(encoding="utf-8")
+    beginning = page.partition("\n## ")[0]
+    (alternative, name) = re.findall(r"!\[(.+)\]\(figures/(\w+)\.svg\)", beginning)[0]
+    assert len(alternative) > 40
+    assert (ROOT / "docs" / "figures" / f"{name}.svg") in FIGURES
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda path: path.stem)
+def test_figures_are_small_and_readable_in_both_schemes(figure):
+    text = figure.read_text(encoding="utf-8")
+    assert len(text.encode()) < 60_000
+    picture = ElementTree.fromstring(text)
+    assert picture[0].tag.endswith("title") and picture[0].text
+    # Its own background, and colors for a dark scheme.
+    assert picture[2].get("class") == "paper"
+    light, dark = picture[1].text.split("@media(prefers-color-scheme:dark)")
+    for name in re.findall(r"\.(\w+)\{", light):
+        assert f".{name}" in dark or f".{name}{{font-size" in light
+    # What the script draws is what is there, and no more.
+    script = (ROOT / "scripts" / "draw_methods.py").read_text(encoding="utf-8")
+    assert f'    "{figure.stem}": {figure.stem},\n' in script
