@@ -93,7 +93,7 @@ def _finalized(model: keras.Model, data: Any, threshold: float | None) -> keras.
         )
     data = reusable(data)
     model = _bake(model)
-    openings = gates.measure(model, data, verbose="auto")
+    openings = gates.measure(model, data)
     small = gates.resolve(model, openings, threshold)
     if openings.undecided:
         warnings.warn(_effect(model, small, data, openings), stacklevel=3)
