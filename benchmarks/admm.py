@@ -89,14 +89,14 @@ def epoch() -> None:
 
     # Steps take turns, and go first in turns, so that whatever else the machine
     # does hits both alike.
-    plain, penalised = [], []
+    plain, penalized = [], []
     for pair in range(_PAIRS.value):
         for which in ((0, 1), (1, 0))[pair % 2]:
-            (plain, penalised)[which].append(seconds(models[which]))
+            (plain, penalized)[which].append(seconds(models[which]))
     start = time.perf_counter()
     admm.on_epoch_end(0, {})
     update = time.perf_counter() - start
-    ratio = statistics.median(b / a for a, b in zip(plain, penalised, strict=True))
+    ratio = statistics.median(b / a for a, b in zip(plain, penalized, strict=True))
     steps = 60_000 / len(x)
     whole = ratio + update / (statistics.median(plain) * steps)
     print(

@@ -143,7 +143,7 @@ def shrinking(data):
 
 
 def network(keras, compiled=True):
-    """VGG-16 with batch normalisation, in Keras 3 or in legacy Keras."""
+    """VGG-16 with batch normalization, in Keras 3 or in legacy Keras."""
     layers = keras.layers
     x = inputs = keras.Input((32, 32, 3))
     for filters, repeats in BLOCKS:

@@ -257,11 +257,11 @@ def cross_stack() -> Iterator[Figure]:
                 f"{title}, pJ for each MAC", picojoules, per_mac, read_back=True
             )
         profile = "cross_stack_65nm" + ("_stl10" if dataset == "stl10" else "")
-        modelled = cost.energy(counted, profile, multiplier_bits=(1, 5)).total * 1e3
+        modeled = cost.energy(counted, profile, multiplier_bits=(1, 5)).total * 1e3
         yield Figure(
             f"{title}, mJ at k = (1, 5)",
             millijoules,
-            modelled,
+            modeled,
             0.01 * float(millijoules),
             read_back=dataset != "cifar100",  # whose networks were not used
         )
@@ -502,12 +502,12 @@ def products_of_bits() -> Iterator[Figure]:
 
 
 def green_ai() -> Iterator[Figure]:
-    """The baseline: MACs, and two operations for each normalised element."""
+    """The baseline: MACs, and two operations for each normalized element."""
     counted = count("resnet110")
-    normalised = sum(
+    normalized = sum(
         row.operations for row in counted.rows if row.kind == "BatchNormalization"
     )
-    total = (counted.macs + normalised) / 1e6
+    total = (counted.macs + normalized) / 1e6
     yield Figure("ResNet-110, M FLOPs (MACs in our terms)", "255.3", total)
     blocks = sum(row.kind == "Add" for row in counted.rows)
     yield Figure("ResNet-110, gated residual layers", "54", blocks)

@@ -77,7 +77,7 @@ def random_channels(groups: tfc.structure.ChannelGroups, rate: float) -> dict:
 
 
 def randomize_statistics(model: keras.Model) -> None:
-    """Moves normalisation parameters away from 0 and 1, where errors would hide."""
+    """Moves normalization parameters away from 0 and 1, where errors would hide."""
     rng = np.random.default_rng(0)
     for variable in model.weights:
         if variable.name in ("gamma", "moving_variance"):

@@ -1,7 +1,7 @@
 """Few weights, on few levels, in a small file.
 
 After: A. Ren et al., "ADMM-NN: an algorithm-hardware co-design framework of DNNs using
-alternating direction methods of multipliers" (2019). Training is pulled towards a set
+alternating direction methods of multipliers" (2019). Training is pulled toward a set
 of weights, is projected onto it, and goes on with what is free.
 """
 

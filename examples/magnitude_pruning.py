@@ -2,7 +2,7 @@
 
 After: M. Zhu and S. Gupta, "To prune, or not to prune: exploring the efficacy of
 pruning for model compression" (2017). The sparsity grows fast at first and slowly
-towards the end; pruned weights are zero and stay so.
+toward the end; pruned weights are zero and stay so.
 """
 
 import os

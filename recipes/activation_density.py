@@ -153,7 +153,7 @@ def run(settings, *, variants, seeds, out, data_dir=None, report=True):
         )
         network(settings, data, 1)  # refuses what does not fit before any work
         experiment.run(jobs, functools.partial(train, settings, data, experiment))
-        return summarise(experiment, settings, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 # Training ----------------------------------------------------------------------
@@ -353,7 +353,7 @@ def convolutions(model) -> tuple[int, int]:
 # Results -----------------------------------------------------------------------
 
 
-def summarise(experiment, settings, data, report):
+def summarize(experiment, settings, data, report):
     records = experiment.records()
     records.sort(key=lambda r: (VARIANTS.index(r["name"]), r["seed"]))
     experiment.write_results(records)

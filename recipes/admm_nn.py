@@ -77,12 +77,12 @@ class Settings:
     Attributes:
         rows: pruning phases that lead to each row of the table, by its name.
         bits: width of a level code by layer; an int for all pruned layers.
-        quantise: epochs of ADMM towards the levels, and of retraining after it.
+        quantize: epochs of ADMM toward the levels, and of retraining after it.
     """
 
     rows: Mapping[str, Sequence[Round]]
     bits: Mapping[str, int] | int
-    quantise: tuple[int, int]
+    quantize: tuple[int, int]
     dataset: str = setting('"digits" or the name of a TFDS set.')
     model: str = setting("Network.", choices=["lenet5", "resnet20", "vgg16"])
     dense_epochs: int = setting("Epochs of the dense network.", least=1)
@@ -119,7 +119,7 @@ PRESETS = {
             "pruned 40x": [Round(lenet(200, 1150, 1300, 550), 4, 8)],
         },
         bits=3,
-        quantise=(5, 2),
+        quantize=(5, 2),
         dense_epochs=15,
         dropout=0.3,
         batch_size=32,
@@ -140,7 +140,7 @@ PRESETS = {
             "pruned 220x": [Round(lenet(150, 560, 945, 300), 5, 10)],
         },
         bits={"conv1": 3, "conv2": 3, "fc1": 2, "classifier": 2},
-        quantise=(5, 2),
+        quantize=(5, 2),
         dense_epochs=12,
         dropout=0.4,
         shift=2,
@@ -154,7 +154,7 @@ PRESETS = {
             "pruned 10x": [Round(0.1, 15, 30)],
         },
         bits=4,
-        quantise=(10, 5),
+        quantize=(10, 5),
         dense_epochs=120,
         shift=4,
         batch_size=128,
@@ -167,7 +167,7 @@ PRESETS = {
             "pruned 50x": [Round(0.02, 15, 30)],
         },
         bits=4,
-        quantise=(10, 5),
+        quantize=(10, 5),
         dense_epochs=120,
         shift=4,
         batch_size=128,
@@ -223,7 +223,7 @@ def run(settings, data, seed, out, *, search=False, verbose=0, report=False):
             return record_of(settings, data, experiment, job, model), {".keras": model}
 
         experiment.run(jobs, work)
-        return summarise(experiment, settings, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 # What is done --------------------------------------------------------------------
@@ -249,7 +249,7 @@ def plan(settings, model, seed, search) -> list[Row]:
 
     for name, rounds in settings.rows.items():
         add(name, jobs[-1], [phase(round_, model) for round_ in rounds])
-    add("joint", jobs[-1], [quantisation(settings, model)])
+    add("joint", jobs[-1], [quantization(settings, model)])
     if search:
         trial = 2 * settings.search_epochs
         jobs.append(Row(name="search", seed=seed, source=dense.key, epochs=10 * trial))
@@ -499,11 +499,11 @@ def rising(first: float, factor: float, updates: int) -> tfc.schedules.Schedule:
     return tfc.schedules.Piecewise({n: first * factor**n for n in range(updates + 1)})
 
 
-def quantisation(settings: Settings, model: keras.Model) -> tfc.training.AdmmPhase:
+def quantization(settings: Settings, model: keras.Model) -> tfc.training.AdmmPhase:
     bits = settings.bits
     if not isinstance(bits, Mapping):
         bits = dict.fromkeys(pruned_layers(model), bits)
-    admm, retrain = settings.quantise
+    admm, retrain = settings.quantize
     return tfc.training.AdmmPhase(
         {name: tfc.constraints.Levels(width) for name, width in bits.items()},
         admm_epochs=admm,
@@ -546,7 +546,7 @@ def kernel_weights(model: keras.Model) -> int:
     )
 
 
-def summarise(experiment, settings, data, report):
+def summarize(experiment, settings, data, report):
     names = ["dense", *settings.rows, "joint", "search", "for hardware"]
     records = experiment.records()
     records.sort(key=lambda r: (names.index(r["name"]), r["seed"]))

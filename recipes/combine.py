@@ -18,7 +18,7 @@ A run that is interrupted goes on when the same command is given again.
 
 Results in --out: results.json, report.html with the frontiers, the models. The table
 says for every network by which other one it is dominated: at least as accurate, and
-smaller in the packed file and in the modelled energy.
+smaller in the packed file and in the modeled energy.
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ def run(settings, *, seeds, out, data_dir, report):
             return measured(data, model), {".keras": model}
 
         experiment.run(jobs, work)
-        return summarise(experiment, data, report)
+        return summarize(experiment, data, report)
 
 
 # What is done ----------------------------------------------------------------------
@@ -200,7 +200,7 @@ def step(settings, data, experiment, job) -> keras.Model:
         constraint = tfc.constraints.Cardinality(fraction=job.amount)
     else:
         constraint = tfc.constraints.Levels(int(job.amount))
-    # Half of the epochs towards the constraint, half within it.
+    # Half of the epochs toward the constraint, half within it.
     phase = tfc.training.AdmmPhase(constraint, job.epochs // 2, -(-job.epochs // 2))
     result = tfc.training.admm_compress(
         model,
@@ -249,7 +249,7 @@ def measured(data, model) -> dict:
 # What is told ----------------------------------------------------------------------
 
 
-def summarise(experiment, data, report):
+def summarize(experiment, data, report):
     """The table of all runs, with what dominates what."""
     runs = by_name(experiment.records())
     rows = [{"name": name, "runs": records} for name, records in runs.items()]
@@ -286,7 +286,7 @@ def summarise(experiment, data, report):
             "Filters, weights and bits, alone and together",
             curves=[
                 frontier(rows, "bytes", "packed file, bytes"),
-                frontier(rows, "energy", "modelled energy, J"),
+                frontier(rows, "energy", "modeled energy, J"),
             ],
         )
     return rows

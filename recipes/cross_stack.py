@@ -197,7 +197,7 @@ def run(settings, *, schemes, modes, seeds, out, data_dir=None, report=True):
         data = open_data(settings, data_dir)
         network(settings, data)
         experiment.run(jobs, functools.partial(train, settings, data, experiment))
-        return summarise(experiment, settings, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 def open_data(settings, data_dir):
@@ -391,7 +391,7 @@ def callbacks(job, settings, steps):
 # Results -----------------------------------------------------------------------
 
 
-def summarise(experiment, settings, data, report):
+def summarize(experiment, settings, data, report):
     """Writes the results, prints the tables, and reports on the smallest seeds."""
     records = experiment.records()
     records.sort(key=lambda r: (*place(r["name"]), r["seed"]))

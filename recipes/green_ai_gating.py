@@ -171,7 +171,7 @@ def run(settings, jobs, *, out, data_dir=None, report=True):
         for job in jobs:
             gated(job, settings, model)  # refuses bad values before any work
         experiment.run(jobs, functools.partial(train, settings, data, experiment))
-        return summarise(experiment, settings, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 # Training ----------------------------------------------------------------------
@@ -412,7 +412,7 @@ def without_parameters(model, rate, rng):
 # Results -----------------------------------------------------------------------
 
 
-def summarise(experiment, settings, data, report):
+def summarize(experiment, settings, data, report):
     records = experiment.records()
     records.sort(key=lambda r: (r["gates"] != "none", r["name"], r["seed"]))
     for record in records:

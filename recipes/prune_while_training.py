@@ -172,7 +172,7 @@ def run(
             pruning(job, settings, model)  # refuses unknown layers before any work
         work = functools.partial(train, settings, data, experiment)
         experiment.run(jobs, work)
-        return summarise(experiment, settings, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 def open_data(settings, data_dir):
@@ -390,7 +390,7 @@ def count_filters(model) -> int:
 # Results -----------------------------------------------------------------------
 
 
-def summarise(experiment, settings, data, report):
+def summarize(experiment, settings, data, report):
     """Writes the results, prints the table, and reports on the smallest seed."""
     records = experiment.records()
     records.sort(

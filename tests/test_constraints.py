@@ -143,7 +143,7 @@ def test_levels_in_bins_agree_with_the_exact_search(monkeypatch):
     assert Levels(bits=3).best_step(weights) == pytest.approx(exact, rel=1e-3)
 
 
-def test_combined_prunes_first_then_quantises_the_rest():
+def test_combined_prunes_first_then_quantizes_the_rest():
     weights = np.array([0.1, -1.0, 2.2, 0.2, 0.9])
     projected = Combined([Cardinality(count=3), Levels(bits=2)]).project(weights)
     assert np.array_equal(projected, Levels(bits=2).project(weights * [0, 1, 1, 0, 1]))
@@ -235,7 +235,7 @@ def test_projection_is_idempotent_and_leaves_its_input_alone(projection):
 
 
 @pytest.mark.parametrize("projection", EXAMPLES, ids=repr)
-def test_configuration_survives_serialisation(projection):
+def test_configuration_survives_serialization(projection):
     stored = keras.saving.serialize_keras_object(projection)
     restored = keras.saving.deserialize_keras_object(stored)
     assert restored == projection and hash(restored) == hash(projection)

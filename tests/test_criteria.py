@@ -48,7 +48,7 @@ def test_norms_rank_filters_like_numpy(name, order):
     )
 
 
-def test_coupled_layers_add_their_normalised_scores(model):
+def test_coupled_layers_add_their_normalized_scores(model):
     total = 0
     for name in ("first", "second"):
         kernel = model.get_layer(name).get_weights()[0]
@@ -83,7 +83,7 @@ def test_mean_activation_equals_the_mean_feature_map():
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_mean_activation_is_read_after_normalisation_and_activation():
+def test_mean_activation_is_read_after_normalization_and_activation():
     model = keras.Sequential(
         [
             keras.Input((6, 6, 2)),

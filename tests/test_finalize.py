@@ -102,10 +102,10 @@ def test_a_mixed_model_can_be_finalized_to_float32(policy):
         tfc.finalize(model, dtype="float64")
 
 
-def test_quantised_layers_keep_their_dtype():
+def test_quantized_layers_keep_their_dtype():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, name="q")])
     model.quantize("int8")
-    with pytest.raises(ValueError, match=r"`dtype`.*'q' is quantised to int8"):
+    with pytest.raises(ValueError, match=r"`dtype`.*'q' is quantized to int8"):
         tfc.finalize(model, dtype="float32")
 
 

@@ -1,4 +1,4 @@
-"""Gates on whole models: where they go, and what finalising leaves of them."""
+"""Gates on whole models: where they go, and what finalizing leaves of them."""
 
 import functools
 import re
@@ -52,7 +52,7 @@ def mobilenet():
 
 
 def preactivated():
-    """Normalisation and activation come first; a sigmoid does not keep zero."""
+    """Normalization and activation come first; a sigmoid does not keep zero."""
     x = i = keras.Input((8, 8, 3))
     x = L.Conv2D(6, 3, padding="same", name="stem")(x)
     for n in range(1, 3):
@@ -139,8 +139,8 @@ def openings_of(model, decisions):
     return tfc.gates.Openings(dict(zip(names, ratios, strict=True)), samples=1)
 
 
-def check_finalised(model, decisions, measured=True):
-    """Finalised and gated models agree, and no gate is left."""
+def check_finalized(model, decisions, measured=True):
+    """Finalized and gated models agree, and no gate is left."""
     decide(model, decisions)
     x = samples(model)
     if measured:
@@ -154,21 +154,21 @@ def check_finalised(model, decisions, measured=True):
     return small
 
 
-# What is finalised -----------------------------------------------------------------
+# What is finalized -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["layer", *POSITIONS])
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=2)
 @given(data=st.data())
-def test_finalised_equals_gated_for_random_decisions(name, kind, data):
+def test_finalized_equals_gated_for_random_decisions(name, kind, data):
     model = randomly_weighted(name, kind)
     keras.config.set_dtype_policy("float64")
     decisions = [
         np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
         for n in widths(model)
     ]
-    check_finalised(model, decisions, measured=False)
+    check_finalized(model, decisions, measured=False)
 
 
 @pytest.mark.parametrize("kind", ["layer", *POSITIONS])
@@ -177,7 +177,7 @@ def test_finalised_equals_gated_for_random_decisions(name, kind, data):
 def test_all_gates_open_and_all_gates_closed(float64, name, kind, open_):
     plain = graphs.randomize(MODELS[name](), 3)
     model = gated(plain, kind)
-    small = check_finalised(model, [np.full(n, open_) for n in widths(model)])
+    small = check_finalized(model, [np.full(n, open_) for n in widths(model)])
     macs = tfc.cost.count(plain).macs
     if open_:
         assert small.to_json() == plain.to_json()
@@ -194,7 +194,7 @@ def test_all_gates_of_a_stage_closed(float64, kind):
     # The second stage of four blocks: one that halves the image, and two more.
     model = gated(graphs.randomize(resnet(blocks=4), 3), kind)
     decisions = [np.full(n, n_th == 0) for n_th, n in enumerate(widths(model))]
-    small = check_finalised(model, decisions)
+    small = check_finalized(model, decisions)
     left = {layer.name for layer in small.layers}
     assert {"conv1_1", "conv1_2", "add1", "shortcut2"} <= left
     if kind in ("layer", "after"):
@@ -203,15 +203,15 @@ def test_all_gates_of_a_stage_closed(float64, kind):
 
 @pytest.mark.parametrize("estimator", ["gumbel", "bernoulli"])
 @pytest.mark.parametrize("add", ["add_layer_gates", "add_channel_gates"])
-def test_gates_with_other_heads_are_finalised(float64, estimator, add):
+def test_gates_with_other_heads_are_finalized(float64, estimator, add):
     plain = graphs.randomize(resnet(), 3)
     model = getattr(tfc.gates, add)(plain, estimator=estimator)
-    check_finalised(model, [np.arange(n) % 2 == 1 for n in widths(model)])
+    check_finalized(model, [np.arange(n) % 2 == 1 for n in widths(model)])
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("kind", ["layer", *POSITIONS])
-def test_finalised_equals_gated_in_mixed_precision(policy, kind):
+def test_finalized_equals_gated_in_mixed_precision(policy, kind):
     keras.config.set_dtype_policy(policy)
     model = gated(graphs.randomize(resnet(), 3), kind)
     decide(model, [np.arange(n) % 2 == 1 for n in widths(model)])
@@ -240,7 +240,7 @@ def test_closed_channels_are_multiplied_no_more(float64, position, saved):
     plain = graphs.randomize(resnet(blocks=1), 3)
     model = tfc.gates.add_channel_gates(plain, position)
     keep = np.array([True, False, True, True, False, True])
-    small = check_finalised(model, [keep])
+    small = check_finalized(model, [keep])
     assert tfc.cost.count(plain).macs - tfc.cost.count(small).macs == saved
     selected = [layer for layer in small.layers if "selection" in layer.name]
     assert len(selected) == (0 if position == "middle" else 1)
@@ -249,7 +249,7 @@ def test_closed_channels_are_multiplied_no_more(float64, position, saved):
 
 def test_closed_layers_are_gone(float64):
     model = tfc.gates.add_layer_gates(graphs.randomize(resnet(), 3))
-    small = check_finalised(model, [[True], [False]])
+    small = check_finalized(model, [[True], [False]])
     left = {layer.name for layer in small.layers}
     assert {"conv1_1", "conv1_2", "shortcut2"} <= left
     assert not {"conv2_1", "bn2_1", "relu2", "conv2_2", "bn2_2", "add2"} & left
@@ -263,7 +263,7 @@ def test_a_gate_that_is_used_twice_and_one_in_a_sequential(float64):
     chain = [L.Dense(3, name="one"), tfc.layers.ChannelGate(name="gate"), L.Dense(2)]
     chain = graphs.randomize(keras.Sequential([keras.Input((5, 3)), *chain]), 3)
     for model in (shared, chain):
-        small = check_finalised(model, [[True, False, True]])
+        small = check_finalized(model, [[True, False, True]])
     assert small.get_layer("one").units == 2
 
 
@@ -278,11 +278,11 @@ def test_layer_and_channel_gates_work_together(float64):
         layer = isinstance(gate, tfc.layers.LayerGate)
         keep = by_width.pop() if layer else np.arange(gate._logits.units) % 2 == 0
         decisions.append(keep)
-    check_finalised(model, decisions)
+    check_finalized(model, decisions)
 
 
 def test_the_papers_counts_follow_from_its_opening_ratios():
-    # Table 2 on CIFAR-10, as "FLOPs" of convolutions and normalisations: 255.3 M.
+    # Table 2 on CIFAR-10, as "FLOPs" of convolutions and normalizations: 255.3 M.
     model = tfc.zoo.resnet110()
     assert len(dict(branches(model))) == 54
     rows = tfc.cost.count(model).rows
@@ -318,7 +318,7 @@ def test_training_state_goes_along_and_the_model_stays_as_it_was():
     small.fit(x, y, verbose=0)
 
 
-def test_finalised_models_load_without_the_library_and_convert(tmp_path):
+def test_finalized_models_load_without_the_library_and_convert(tmp_path):
     model = gated(graphs.randomize(resnet(), 3), "after")
     decide(model, [np.arange(6) % 3 != 0, np.arange(4) > 0])
     x = samples(model).astype("float32")
@@ -377,9 +377,9 @@ def test_measure_reads_ratios_and_penalties_off_the_data():
         assert tfc.gates.measure(model, data).ratios == openings.ratios
 
 
-def test_gates_that_are_not_polarised_are_refused_by_name():
+def test_gates_that_are_not_polarized_are_refused_by_name():
     model, x = partly_open()
-    message = r"polarised gates.*add1_layer_gate: open for 62\.5 % of.*threshold"
+    message = r"polarized gates.*add1_layer_gate: open for 62\.5 % of.*threshold"
     with pytest.raises(ValueError, match=message) as error:
         tfc.finalize(model, x)
     assert "add2" not in str(error.value)
@@ -475,7 +475,7 @@ def test_networks_of_keras_applications(float64, name, size, kind):
     model = gated(graphs.randomize(model, 3), kind)
     assert len(tfc.gates.gates_of(model)) == size
     rng = np.random.default_rng(0)
-    check_finalised(model, [rng.random(n) < 0.6 for n in widths(model)])
+    check_finalized(model, [rng.random(n) < 0.6 for n in widths(model)])
 
 
 def test_layers_and_exclude_choose_additions():

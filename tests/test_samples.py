@@ -109,9 +109,9 @@ def test_every_kind_of_source_gives_the_same_samples(name):
         np.testing.assert_array_equal(inputs, X)
         if labels is not None:
             np.testing.assert_array_equal(labels, Y)
-    unlabelled = ("array", "list of one", "dict", "tuple of one", "no labels")
-    unlabelled += ("nested lists", "tensor")
-    assert source.labelled == (name not in unlabelled)
+    unlabeled = ("array", "list of one", "dict", "tuple of one", "no labels")
+    unlabeled += ("nested lists", "tensor")
+    assert source.labeled == (name not in unlabeled)
 
 
 def test_a_set_stands_for_one_of_its_splits():

@@ -78,7 +78,7 @@ def finalize(
         fraction("threshold", threshold, what=" or None")
     one_of("dtype", dtype, (None, "float32"))
     if dtype is not None:
-        _refuse_quantised(model, dtype)
+        _refuse_quantized(model, dtype)
     small = _finalized(model, data, threshold)
     return small if dtype is None else _in_dtype(small, dtype)
 
@@ -105,11 +105,11 @@ def _effect(
 ) -> str:
     """What deciding gates by a threshold has done."""
     told = (
-        f"{len(openings.undecided)} of {len(openings.ratios)} gates were not polarised "
+        f"{len(openings.undecided)} of {len(openings.ratios)} gates were not polarized "
         "and were decided by the threshold: " + ", ".join(openings.undecided) + ". "
     )
     source = read(before, data)
-    if not (source.labelled and before.compiled):
+    if not (source.labeled and before.compiled):
         return told + (
             "What this costs was not measured: compile the model with a metric and "
             "give data with labels."
@@ -123,13 +123,13 @@ def _effect(
     return told + f"On {openings.samples} samples: " + ", ".join(changes) + "."
 
 
-def _refuse_quantised(model: keras.Model, dtype: str) -> None:
+def _refuse_quantized(model: keras.Model, dtype: str) -> None:
     for name, layer in named_layers(model).items():
         mode = getattr(layer, "quantization_mode", None)
         if mode is not None:
             raise ValueError(
                 "Invalid value for argument `dtype`. Expected None for "
-                f"{model.name!r}, because layer {name!r} is quantised to {mode}. "
+                f"{model.name!r}, because layer {name!r} is quantized to {mode}. "
                 f"Received: dtype={dtype!r}"
             )
 

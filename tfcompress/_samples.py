@@ -42,7 +42,7 @@ __all__ = [
     "Samples",
     "Source",
     "call_model",
-    "check_labelled",
+    "check_labeled",
     "class_indices",
     "fixed_batch",
     "inference",
@@ -129,7 +129,7 @@ class Source:
     _open: Callable[[], Iterator[Batch]]
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether there are labels."""
         return self.first.labels is not None
 
@@ -453,7 +453,7 @@ def class_indices(labels: np.ndarray) -> np.ndarray:
     return labels.reshape(len(labels))
 
 
-def check_labelled(source: Source) -> None:
+def check_labeled(source: Source) -> None:
     """Checks that samples come with one class label each.
 
     Args:
@@ -681,7 +681,7 @@ def _is_listed_tuple(data: list[Any], specs: list[Input]) -> bool:
     return shape is not None and len(shape) == len(specs[0].shape) + 1
 
 
-def _match(raw: Any, specs: list[Input], argument: str, labelled: bool) -> Samples:
+def _match(raw: Any, specs: list[Input], argument: str, labeled: bool) -> Samples:
     """One array for each input, in order, with the right shape and dtype."""
     names = [spec.name for spec in specs]
     if isinstance(raw, Mapping):
@@ -707,7 +707,7 @@ def _match(raw: Any, specs: list[Input], argument: str, labelled: bool) -> Sampl
                 + (
                     " as the first element of a tuple, which is read as (inputs, "
                     "labels); give several inputs as a list or a dict"
-                    if labelled
+                    if labeled
                     else ""
                 )
             )

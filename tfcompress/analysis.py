@@ -25,7 +25,7 @@ from tfcompress._checks import invalid, one_of, whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._samples import (
     Source,
-    check_labelled,
+    check_labeled,
     class_indices,
     fixed_batch,
     packed,
@@ -193,7 +193,7 @@ def sensitivity(
     chosen = list(select_kernels(model, layers, exclude))
     measure_all = _engine(engine, workers)
     source = read(model, data, split="validation")
-    check_labelled(source)
+    check_labeled(source)
     study = _study(source, kind, _threads(engine, workers))
     baseline, _ = _measure(study, None, 0.0)  # also shows whether the study works
     tasks = [(name, amount) for name in chosen for amount in amounts]

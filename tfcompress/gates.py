@@ -329,9 +329,9 @@ def resolve(
             f"{n}: {_describe(r)}" for n, r in openings.undecided.items()
         )
         raise ValueError(
-            "Invalid value for argument `model`. Expected polarised gates, each open "
+            "Invalid value for argument `model`. Expected polarized gates, each open "
             f"for all {openings.samples} samples or for none. Received: {listed}. "
-            "Train on with a larger polarisation penalty, or give a `threshold` to "
+            "Train on with a larger polarization penalty, or give a `threshold` to "
             "decide them, which changes what the model computes."
         )
     limit = 1.0 if threshold is None else threshold

@@ -272,7 +272,7 @@ class Linear(_Ramp):
 @keras.saving.register_keras_serializable(package="tfcompress")
 @dataclass(frozen=True)
 class Polynomial(_Ramp):
-    r"""Fast at first, slower towards the end.
+    r"""Fast at first, slower toward the end.
 
     With $\tau = b + n \lfloor (t - b) / n \rfloor$ for `every` = n, and power p:
 

@@ -87,7 +87,7 @@ def test_converges_to_the_known_optimum_of_a_sparse_least_squares_problem():
     assert history.history["admm_dual/linear"][-1] < 1e-4
 
 
-def test_training_minimises_equation_5_beside_the_layers_own_regularizer():
+def test_training_minimizes_equation_5_beside_the_layers_own_regularizer():
     # One large step count without an update: f + decay + rho/2 |W - Z|^2 with
     # U = 0 has the minimum (2 ideal + rho Z) / (2 + 2 decay + rho).
     decay, rho = 0.1, 0.8
@@ -283,7 +283,7 @@ def test_held_values_stay_and_biases_learn():
     assert np.count_nonzero(model.layers[0].bias.numpy())
 
 
-def test_pruned_weights_stay_zero_while_the_rest_is_quantised():
+def test_pruned_weights_stay_zero_while_the_rest_is_quantized():
     model = network()
     kernel = model.layers[0].kernel
     kernel.assign(Cardinality(count=20).project(kernel.numpy()))

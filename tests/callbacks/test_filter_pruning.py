@@ -141,7 +141,7 @@ def test_zero_stays_zero_under_every_optimizer(optimizer, jit_compile, batch):
     assert [len(zero_filters(model, n)) for n in record.names] == [4, 6, 5]
 
 
-def test_normalisation_parameters_of_a_pruned_filter_are_zero(batch):
+def test_normalization_parameters_of_a_pruned_filter_are_zero(batch):
     model = compiled(small_cnn(), "adam")
     fit(model, batch, FilterPruning(0.5), epochs=2)
     gamma, beta, mean, _ = model.get_layer("bn1").get_weights()

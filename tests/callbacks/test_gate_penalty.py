@@ -99,7 +99,7 @@ def test_openings_are_recorded_for_every_epoch_and_anew_for_every_training():
         np.testing.assert_allclose(history["r_act"], recorded)
 
 
-def test_a_strong_penalty_closes_gates_and_a_training_polarises_them():
+def test_a_strong_penalty_closes_gates_and_a_training_polarizes_them():
     model = network()
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     history = fit(model, tfc.callbacks.GatePenalty(3.0, 6.0), epochs=40).history

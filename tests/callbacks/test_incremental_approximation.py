@@ -20,7 +20,7 @@ Y = np.tanh(X[:, :3] - X[:, 3:])
 
 
 def network(optimizer="sgd", *, masked="inside", seed=0, **kwargs):
-    """hidden (half of it pruned), normalisation and logits, on DRUM multipliers."""
+    """hidden (half of it pruned), normalization and logits, on DRUM multipliers."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [

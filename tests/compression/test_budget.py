@@ -49,7 +49,7 @@ def test_bad_figures_are_named(given, error, message):
         Budget(**given)
 
 
-def test_a_typing_mistake_is_recognised():
+def test_a_typing_mistake_is_recognized():
     with pytest.raises(ValueError, match=r"'macss'.*'macs'"):
         Budget.from_config({"macss": 0.4})
 

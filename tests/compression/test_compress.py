@@ -310,7 +310,7 @@ def test_nan_before_the_final_size_stops(trained, data):
         ({"train": "images"}, ValueError, "without labels|a tuple of|labels"),
         ({"train": "wrong shape"}, ValueError, "shapes"),
         ({"train": "for ever"}, ValueError, "for ever"),
-        ({"train": "unlabelled dataset"}, ValueError, "without labels"),
+        ({"train": "unlabeled dataset"}, ValueError, "without labels"),
         ({"train": "other kind"}, TypeError, "argument `train`"),
         ({"validation": "missing"}, ValueError, "argument `validation`"),
         ({"model": "not compiled"}, ValueError, "compiled model"),
@@ -327,7 +327,7 @@ def test_bad_arguments_are_refused_before_any_training(
         "images": (data[0],),
         "wrong shape": (data[0][:, :4], data[1]),
         "for ever": stream.repeat(),
-        "unlabelled dataset": stream.map(lambda x, y: x),
+        "unlabeled dataset": stream.map(lambda x, y: x),
         "other kind": {"x": 1},
     }
     arguments = {"model": trained, "train": data, "validation": data, **QUIET}

@@ -171,12 +171,12 @@ def test_layers_and_kinds_add_up_to_the_total():
 # The cross-stack paper -----------------------------------------------------------
 
 
-def test_normalised_layer_energies_of_the_cross_stack_paper(cross_stack_cost):
+def test_normalized_layer_energies_of_the_cross_stack_paper(cross_stack_cost):
     counted = cross_stack_cost("cifar10", "regular")
     estimate = cost.energy(counted, "cross_stack_65nm")
     layers = [row.total for row in estimate.rows if row.total]
-    normalised = [round(joules / max(layers), 3) for joules in layers]
-    assert normalised == [0.023, 1, 0.5, 1, 0.5, 1, 0.125, 0.000]
+    normalized = [round(joules / max(layers), 3) for joules in layers]
+    assert normalized == [0.023, 1, 0.5, 1, 0.5, 1, 0.125, 0.000]
 
 
 @pytest.mark.parametrize(
@@ -242,12 +242,12 @@ def test_an_approximate_multiplier_that_a_profile_lacks_is_not_invented(counted)
 # Results and refusals ------------------------------------------------------------
 
 
-def test_an_estimate_is_labelled_and_survives_json(counted):
+def test_an_estimate_is_labeled_and_survives_json(counted):
     estimate = cost.energy(counted, precision="int8")
     plain = json.loads(json.dumps(estimate.to_dict()))
-    assert plain["label"] == "modelled" and plain["sources"]
+    assert plain["label"] == "modeled" and plain["sources"]
     assert cost.EnergyEstimate.from_dict(plain) == estimate
-    assert "modelled with horowitz_45nm" in str(estimate)
+    assert "modeled with horowitz_45nm" in str(estimate)
 
 
 def test_uncounted_layers_are_noted():

@@ -79,7 +79,7 @@ def test_any_tensor_survives_bit_by_bit(tensor):
     hnp.arrays(np.int16, st.integers(1, 200), elements=st.integers(-128, 128)),
     st.floats(2.0**-100, 2.0**100, width=32),
 )
-def test_multiples_of_a_step_are_recognised(levels, step):
+def test_multiples_of_a_step_are_recognized(levels, step):
     levels = levels[levels != 0]
     if levels.size:
         values = levels.astype("float32") * np.float32(step)

@@ -286,7 +286,7 @@ def test_tflite_files_truncate_with_the_same_bits(bits, fraction_bits, tmp_path)
 
 
 @pytest.mark.parametrize("quantization", ["float16", "dynamic", "int8"])
-def test_quantisation_on_top_is_refused(tmp_path, quantization):
+def test_quantization_on_top_is_refused(tmp_path, quantization):
     model = on_drum(network())
     x = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
     path = tmp_path / "model.tflite"

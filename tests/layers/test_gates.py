@@ -33,8 +33,8 @@ def dense(x, layer):
     return x @ layer.kernel.numpy() + layer.bias.numpy()
 
 
-def normalised(x, layer):
-    """Batch normalisation in training."""
+def normalized(x, layer):
+    """Batch normalization in training."""
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + layer.epsilon)
     return x * layer.gamma.numpy() + layer.beta.numpy()
 
@@ -52,7 +52,7 @@ def test_a_layer_gate_is_the_module_of_table_1():
     branch = np.random.default_rng(1).normal(size=(9, 3, 2, 2)).astype("float32")
     gate.build([x.shape, branch.shape])
     random_biases(gate)
-    hidden = normalised(dense(x.mean((1, 2)), gate._dense[0]), gate._norms[0])
+    hidden = normalized(dense(x.mean((1, 2)), gate._dense[0]), gate._norms[0])
     open_ = dense(np.maximum(hidden, 0), gate._logits) > 0
     assert 0 < open_.sum() < 9
     y = gate([x, branch], training=True)
@@ -69,7 +69,7 @@ def test_a_channel_gate_is_the_module_of_table_1(depth):
     hidden = x.reshape(9, -1)
     for index in range(depth):
         inner = gate._dense[index], gate._norms[index]
-        hidden = np.maximum(normalised(dense(hidden, inner[0]), inner[1]), 0)
+        hidden = np.maximum(normalized(dense(hidden, inner[0]), inner[1]), 0)
     open_ = dense(hidden, gate._logits) > 0
     assert 0 < open_.sum() < open_.size and open_.shape == (9, 5)
     y = gate(x, training=True)

@@ -98,7 +98,7 @@ def report():
                 [[0.5, 0.4], [0.3, None]],
             ),
         ),
-        provenance={"seed": "0", "Energy": "modelled"},
+        provenance={"seed": "0", "Energy": "modeled"},
         notes=("Something to keep in mind.",),
     )
 

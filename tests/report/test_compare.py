@@ -115,7 +115,7 @@ class TestFigures:
         estimate = tfc.cost.energy(tfc.cost.count(models["full"]), "horowitz_45nm")
         assert report.models[0].energy == estimate.by_kind
         assert report.models[0].joules == pytest.approx(estimate.total)
-        assert "horowitz_45nm" in report.provenance["Modelled energy"]
+        assert "horowitz_45nm" in report.provenance["Modeled energy"]
 
     def test_files_are_measured(self, report):
         for model in report.models:
@@ -582,7 +582,7 @@ class TestCost:
         picojoules = 2000 * exact + 8000 * zero
         assert report.models[0].joules == pytest.approx(picojoules * 1e-12)
         words = {"computed": "multiplied as any", "gated": "gate", "skipped": "skipped"}
-        assert words[products] in report.provenance["Modelled energy"]
+        assert words[products] in report.provenance["Modeled energy"]
 
     @pytest.mark.usefixtures("quick")
     def test_a_network_on_approximate_multipliers_has_its_own_energy(self, pruned):

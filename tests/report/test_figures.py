@@ -46,8 +46,8 @@ class TestText:
         assert "97.50 % (−0.50 points)" in rows["Accuracy"]
         assert "3,000" in rows["Parameters"]
         assert "750 (4.0× fewer)" in rows["Parameters"]
-        assert "12 µJ" in rows["Modelled energy"]
-        assert "3 µJ (4.0× less)" in rows["Modelled energy"]
+        assert "12 µJ" in rows["Modeled energy"]
+        assert "3 µJ (4.0× less)" in rows["Modeled energy"]
         assert "500 µs" in rows["Latency int8, this computer"]
         assert "125 µs (4.0× faster)" in rows["Latency int8, this computer"]
 

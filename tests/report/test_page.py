@@ -112,7 +112,7 @@ class TestDocument:
         page = dataclasses.replace(report, models=(hostile,)).to_html()
         assert "javascript" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
 
-    def test_lines_beside_those_of_models_have_colours_of_their_own(self, report):
+    def test_lines_beside_those_of_models_have_colors_of_their_own(self, report):
         # In the order in which they are given, models or not.
         series = {name: [(0.0, 1.0)] for name in ("random", "small", "other", "dense")}
         curves = tfc.report.Curves("Frontier", "MACs", "accuracy", series)
@@ -184,7 +184,7 @@ class TestDocument:
         titles = [figure["title"] for figure in chart.axes["figures"]]
         assert titles[chart.axes["y"]] == "Accuracy"
         assert titles[chart.axes["x"]] == "TFLite int8"
-        assert {"MACs", "Modelled energy", "Parameters"} <= set(titles)
+        assert {"MACs", "Modeled energy", "Parameters"} <= set(titles)
         count = len(titles)
         assert len(chart.axes["best"]) == count * (count - 1)
         # The small model beats the dense one in size and in work.
@@ -244,7 +244,7 @@ class TestNoise:
         ("value", "noise", "expected"),
         [(0.95, 0.02, "worse"), (0.97, 0.02, "same"), (0.99, 0.005, "better")],
     )
-    def test_differences_below_it_are_grey(self, value, noise, expected):
+    def test_differences_below_it_are_gray(self, value, noise, expected):
         first = self.model("first", 0.98, low=0.9, high=0.999)
         other = self.model("other", value, low=0.9, high=0.999, noise=noise)
         report = tfc.report.Report("Noise", (first, other))

@@ -393,7 +393,7 @@ def refused_wrappers():
     return _model(i, _head(L.Dense(7)(x)))
 
 
-def normalisation_options():
+def normalization_options():
     i = _image()
     x = L.BatchNormalization(scale=False)(_conv(6)(i))
     x = L.BatchNormalization(center=False)(_conv(5)(L.ReLU()(x)))
@@ -527,7 +527,7 @@ CASES = {
     softmax_inside: [],
     matmul_inside: [3],
     refused_wrappers: [7],
-    normalisation_options: [6, 5],
+    normalization_options: [6, 5],
     any_size: [6, 5],
     maximum_minimum: [6],
     masked_sequence: [8, 5],
@@ -551,7 +551,7 @@ REASONS = {
 
 
 def randomize(model, seed=0):
-    """Random weights, with statistics of normalisation away from 0 and 1."""
+    """Random weights, with statistics of normalization away from 0 and 1."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         if variable.path.endswith(("gamma", "moving_variance")):

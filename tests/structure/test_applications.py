@@ -8,7 +8,7 @@ import tfcompress as tfc
 from tests.structure import graphs
 
 # Prunable groups. ResNet50: 32 inside blocks, 4 stages, 1 stem. ConvNeXt: one
-# expansion a block; its residual stream is under layer normalisation.
+# expansion a block; its residual stream is under layer normalization.
 GROUPS = {
     "MobileNetV2": 25,
     "MobileNetV3Small": 27,

@@ -231,7 +231,7 @@ def _branch(kind):
 
 @pytest.mark.parametrize("kind", ["depthwise", "norm", "sigmoid", "gate", "array"])
 def test_shrink_keeps_branches_that_only_look_dead(kind):
-    # Every bias is zero here, and every normalisation at its initial state.
+    # Every bias is zero here, and every normalization at its initial state.
     model = _branch(kind)
     small = structure.shrink(model)
     assert graphs.largest_difference(model, small, graphs.random_inputs(model)) < 1e-5
@@ -325,7 +325,7 @@ def test_a_wrong_registration_is_caught_and_named():
         structure.remove_channels(model, {"dense": [1]})
 
 
-def test_inexact_prunes_through_layer_normalisation():
+def test_inexact_prunes_through_layer_normalization():
     model = graphs.layer_norm()
     groups = structure.channel_groups(model, inexact=("layer_norm",))
     assert sorted(g.size for g in groups if g.prunable) == [7, 8]
@@ -337,7 +337,7 @@ def test_inexact_prunes_through_layer_normalisation():
     small(graphs.random_inputs(model))
 
 
-def test_channels_first_models_are_analysed():
+def test_channels_first_models_are_analyzed():
     i = keras.Input((3, 8, 8))
     x = L.Conv2D(6, 3, data_format="channels_first")(i)
     x = L.BatchNormalization(axis=1)(x)

@@ -129,7 +129,7 @@ class SilentPadding(_producers.Conv):
 class HarmlessSoftmax(_producers.Dense):
     def weigh(self, trace, op, call, inputs):
         result = super().weigh(trace, op, call, inputs)
-        if result[0].labelled or op.name != "gate":
+        if result[0].labeled or op.name != "gate":
             return result
         out = trace.create(op, op.units)
         trace.table._frozen.clear()

@@ -49,7 +49,7 @@ PRUNE = AdmmPhase(
 HARDER = AdmmPhase(
     {"hidden": Cardinality(count=15), "deep": Cardinality(count=10)}, 1, 1, rho=0.01
 )
-QUANTISE = AdmmPhase(Levels(2), 2, 1, rho=0.01, exclude=["logits"])
+QUANTIZE = AdmmPhase(Levels(2), 2, 1, rho=0.01, exclude=["logits"])
 
 
 class Crash(keras.callbacks.Callback):
@@ -65,10 +65,10 @@ class Crash(keras.callbacks.Callback):
             raise InterruptedError
 
 
-def test_a_plan_prunes_step_by_step_and_quantises_what_is_left():
+def test_a_plan_prunes_step_by_step_and_quantizes_what_is_left():
     given = network()
     before = given.get_weights()
-    result = compress(given, [PRUNE, HARDER, QUANTISE])
+    result = compress(given, [PRUNE, HARDER, QUANTIZE])
     for one, two in zip(before, given.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert int(given.optimizer.iterations) == 0
@@ -103,10 +103,10 @@ def test_zeros_stay_zero_in_retraining_and_weights_learn():
     assert not np.array_equal(before, after)
 
 
-def test_after_quantisation_only_the_rest_learns():
+def test_after_quantization_only_the_rest_learns():
     model = compress(network(), [PRUNE]).model
-    quantise = AdmmPhase(QUANTISE.constraints, 1, exclude=["logits"])
-    model = compress(model, [quantise]).model
+    quantize = AdmmPhase(QUANTIZE.constraints, 1, exclude=["logits"])
+    model = compress(model, [quantize]).model
     kernels = {x.name: x.kernel.numpy() for x in model.layers}
     retrain = AdmmPhase(Levels(2), 0, 2, exclude=["logits"])
     model = compress(model, [retrain]).model
@@ -146,7 +146,7 @@ def test_a_unit_that_nothing_feeds_or_nothing_reads_is_dead():
 
 @functools.cache
 def uninterrupted(shrink):
-    return compress(network(), [PRUNE, QUANTISE], shrink=shrink)
+    return compress(network(), [PRUNE, QUANTIZE], shrink=shrink)
 
 
 # Of the seven epochs, the second ends the first stage, and the sixth the third.
@@ -157,8 +157,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, after, shri
     whole = uninterrupted(shrink)
     run = {"shrink": shrink, "backup_dir": tmp_path}
     with pytest.raises(InterruptedError):
-        compress(network(), [PRUNE, QUANTISE], callbacks=[Crash(after)], **run)
-    resumed = compress(network(), [PRUNE, QUANTISE], **run)
+        compress(network(), [PRUNE, QUANTIZE], callbacks=[Crash(after)], **run)
+    resumed = compress(network(), [PRUNE, QUANTIZE], **run)
     pairs = zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True)
     for expected, found in pairs:
         np.testing.assert_array_equal(expected, found)
@@ -198,7 +198,7 @@ def test_narrow_floats_are_compressed(dtype):
     model = network()
     # The epsilon of Adam is zero in float16.
     model.compile(keras.optimizers.SGD(0.01), "mse")
-    result = compress(model, [PRUNE, QUANTISE])
+    result = compress(model, [PRUNE, QUANTIZE])
     assert result.model.get_layer("hidden").kernel.dtype == dtype
     assert counts(result.model) == {"hidden": 30, "deep": 20, "logits": 36}
 
@@ -223,10 +223,10 @@ def test_the_table_shows_every_stage():
     assert f"{result.pruning_ratio:.1f}×" in lines[1]
 
 
-def test_levels_inside_a_combination_make_a_quantisation_phase():
+def test_levels_inside_a_combination_make_a_quantization_phase():
     joint = Combined([Cardinality(count=9), Levels(2)])
-    assert AdmmPhase({"hidden": joint}, 1).quantises
-    assert not AdmmPhase(Cardinality(count=9), 1).quantises
+    assert AdmmPhase({"hidden": joint}, 1).quantizes
+    assert not AdmmPhase(Cardinality(count=9), 1).quantizes
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_levels_inside_a_combination_make_a_quantisation_phase():
         (lambda: AdmmPhase(Levels(2), 1, learning_rate=0.0), ValueError, "rate"),
         (lambda: compress(network(), PRUNE), TypeError, "plan"),
         (lambda: compress(network(), []), ValueError, "plan"),
-        (lambda: compress(network(), [QUANTISE, PRUNE]), ValueError, "before phases"),
+        (lambda: compress(network(), [QUANTIZE, PRUNE]), ValueError, "before phases"),
         (lambda: compress(network(), [PRUNE], epochs=3), ValueError, "epochs"),
         (lambda: compress("model", [PRUNE]), TypeError, "model"),
         (

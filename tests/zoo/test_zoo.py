@@ -87,7 +87,7 @@ def chain_macs(channels, sizes, kernel=3):
 
 @cache
 def built(function, *arguments):
-    """The network at full size; some take a second to initialise."""
+    """The network at full size; some take a second to initialize."""
     return function(*arguments)
 
 
@@ -199,9 +199,9 @@ def test_vgg16_by_hand():
     sizes = [32, 32, 16, 16, *[8] * 3, *[4] * 3, *[2] * 3]
     model = zoo.vgg16()
     assert convolutions(macs(model)) == chain_macs(channels, sizes)
-    normalised = sum(channels[1:]) + 2 * 512
+    normalized = sum(channels[1:]) + 2 * 512
     assert model.count_params() == (
-        chain_macs(channels, [1] * 13) + 2 * 512**2 + 512 * 10 + 10 + 4 * normalised
+        chain_macs(channels, [1] * 13) + 2 * 512**2 + 512 * 10 + 10 + 4 * normalized
     )
 
 
@@ -269,14 +269,14 @@ def test_cifar_resnets_by_hand(function, blocks):
 
 
 def test_resnet110_is_the_baseline_of_the_gating_paper():
-    """255.3 M with two operations for each normalised element; 54 blocks."""
+    """255.3 M with two operations for each normalized element; 54 blocks."""
     model = built(zoo.resnet110)
-    normalised = sum(
+    normalized = sum(
         math.prod(layer.output.shape[1:])
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     )
-    total = sum(macs(model).values()) + 2 * normalised
+    total = sum(macs(model).values()) + 2 * normalized
     assert round(total / 1e6, 1) == 255.3
     assert sum(isinstance(x, keras.layers.Add) for x in model.layers) == 54
 
@@ -335,8 +335,8 @@ def test_alexnet_refuses_a_grouping_that_is_no_bool():
 def test_cross_stack_cifar10_regular_has_the_published_energies():
     counts = list(macs(built(zoo.cross_stack, "cifar10", "regular")).values())
     published = [0.023, 1, 0.5, 1, 0.5, 1, 0.125, 0.000]
-    normalised = np.array(counts) / max(counts)
-    np.testing.assert_allclose(normalised, published, atol=5e-4)
+    normalized = np.array(counts) / max(counts)
+    np.testing.assert_allclose(normalized, published, atol=5e-4)
     assert round(sum(counts) / 1e6, 1) == 626.4
 
 

@@ -1,4 +1,4 @@
-"""Training towards a constraint by the alternating direction method of multipliers."""
+"""Training toward a constraint by the alternating direction method of multipliers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["ADMM"]
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class ADMM(Method):
-    r"""Pulls kernels towards constraints while the model trains.
+    r"""Pulls kernels toward constraints while the model trains.
 
-    ADMM-NN (Ren et al., ASPLOS 2019) writes "minimise the loss with every kernel
+    ADMM-NN (Ren et al., ASPLOS 2019) writes "minimize the loss with every kernel
     W in a set S" as two problems that take turns. Between updates the model
     trains on its loss plus, for each kernel (equation 5),
 
@@ -42,7 +42,7 @@ class ADMM(Method):
     At the start Z is the projection of W, and U is zero. W comes close to S but
     does not lie in it: project it afterwards (`training.hard_prune`,
     `training.fix_levels`) and retrain under `callbacks.HoldWeights`. Biases and
-    normalisations are free throughout. Where rho changes, U is rescaled so that
+    normalizations are free throughout. Where rho changes, U is rescaled so that
     the multiplier rho·U stays what it was.
 
     The penalty is part of the compiled step, through the kernels' regularizers;

@@ -23,7 +23,7 @@ class CompressionMetrics(Method):
     - `parameters`, `macs`: parameters, and multiply–accumulates for one sample (1
       MAC = 2 FLOPs), without the channels that are zero, that is what `finalize`
       leaves of the model.
-    - `energy`: modelled energy of one inference in joules, likewise.
+    - `energy`: modeled energy of one inference in joules, likewise.
 
     `History` records them, and so do `CSVLogger`, `TensorBoard` and
     `ModelCheckpoint` when they come after this callback in the list. The model

@@ -55,7 +55,7 @@ class FilterPruning(Method):
     optimizer's count of updates, which includes earlier runs with that
     optimizer.
 
-    A pruned filter is zero together with its bias and its normalisation
+    A pruned filter is zero together with its bias and its normalization
     parameters, so that `finalize` can remove it without changing the model's
     output. It stays zero under any optimizer, momentum and weight decay
     included, because the mask is part of the compiled step (as a constraint on

@@ -102,7 +102,7 @@ class Budget:
         latency: time of one inference of the exported file in milliseconds:
             measured on this computer (the median), or told by the tool of the
             `target`. Defaults to `None`.
-        energy: modelled energy of one inference, in joules, with a unit if it is
+        energy: modeled energy of one inference, in joules, with a unit if it is
             absolute. Defaults to `None`.
         flash: bytes of read-only memory on the `target`. Defaults to `None`.
         ram: bytes of working memory on the `target`. Defaults to `None`.

@@ -193,7 +193,7 @@ def compress(
         trials: how many trials; more than one need Optuna. Defaults to `1`.
         storage: URL of an Optuna storage that several processes share. Defaults to
             `None`: a journal in `out`.
-        hardware: profile of the modelled energy. Defaults to `"horowitz_45nm"`.
+        hardware: profile of the modeled energy. Defaults to `"horowitz_45nm"`.
         out: folder for files and for what a run needs to go on. Defaults to
             `None`, nothing is kept.
         seed: of everything that is random here. Defaults to `0`.

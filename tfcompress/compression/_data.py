@@ -64,7 +64,7 @@ def warn_of_range(model: keras.Model, images: Any, advice: str) -> None:
 def range_fault(model: keras.Model, images: Any) -> str | None:
     """What is wrong with the range of the data, as the first layers see it.
 
-    A model that rescales or normalises its input inside tells by these layers
+    A model that rescales or normalizes its input inside tells by these layers
     which range it was trained on: what leaves them has a spread of the order of
     one. A model without such layers tells nothing.
 

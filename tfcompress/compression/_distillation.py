@@ -133,7 +133,7 @@ def _loss(kind: str, temperature: float) -> Any:
 
 
 def _scores(outputs: Any, kind: str) -> Any:
-    """Outputs as the distillation loss takes them: unnormalised scores."""
+    """Outputs as the distillation loss takes them: unnormalized scores."""
     outputs = ops.cast(outputs, "float32")
     if kind == "probabilities":
         # softmax(log p) = p, so that log p are scores, whatever they were before.

@@ -15,7 +15,7 @@ from tfcompress.export._trained import is_prepared
 
 __all__ = ["FORMATS", "Meter", "file_name"]
 
-# What a file can hold, and the number format that its energy is modelled with.
+# What a file can hold, and the number format that its energy is modeled with.
 FORMATS = {
     "float32": "float32",
     "float16": "float16",
@@ -39,7 +39,7 @@ class Meter:
     Args:
         budget: what is limited.
         calibration: typical inputs.
-        hardware: profile of the modelled energy.
+        hardware: profile of the modeled energy.
     """
 
     def __init__(self, budget: Budget, calibration: Any, hardware: str) -> None:
@@ -80,7 +80,7 @@ class Meter:
         )
 
     def model_figures(self, model: keras.Model, kind: str) -> dict[str, float]:
-        """What is counted in the model: MACs, parameters, modelled energy."""
+        """What is counted in the model: MACs, parameters, modeled energy."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is not counted is in the report
             counted = cost.count(model)

@@ -259,7 +259,7 @@ def _grows(name: str) -> bool:
 
 
 def _check(model: keras.Model, data: Any, argument: str) -> None:
-    """Raises unless `data` are finite, labelled and for this model."""
+    """Raises unless `data` are finite, labeled and for this model."""
     if isinstance(data, tuple):
         if not 2 <= len(data) <= 3 or data[1] is None:
             raise ValueError(invalid(argument, _EXPECTED, f"a tuple of {len(data)}"))

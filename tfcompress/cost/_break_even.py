@@ -15,7 +15,7 @@ __all__ = ["SparseHardware", "overall_speedup"]
 
 
 # Tables 8 and 9 of ADMM-NN, convolutions of AlexNet: operations of the dense layer
-# over operations left, and synthesised speed-up. The first row of the paper's own
+# over operations left, and synthesized speed-up. The first row of the paper's own
 # network is a layer that it keeps dense, and has no ratio.
 _PUBLISHED = (
     (180, 211, 0.15), (177, 211, 0.16), (175, 211, 0.17),  # conv1: Wen, Han, Mao

@@ -19,7 +19,7 @@ from tfcompress.cost._uses import Shape, Use, elements, uses
 from tfcompress.cost._work import Product, Work
 from tfcompress.structure._graph import require_graph
 
-__all__ = ["Entry", "Sizes", "count", "entries", "summarise"]
+__all__ = ["Entry", "Sizes", "count", "entries", "summarize"]
 
 
 def count(
@@ -53,7 +53,7 @@ def count(
         ValueError: if `model` is subclassed or not built, or a size is unknown.
     """
     require_graph(model)
-    cost = summarise(model.name, entries(model, input_shape))
+    cost = summarize(model.name, entries(model, input_shape))
     if cost.uncounted:
         reasons: dict[str, list[str]] = {}
         for row in cost.uncounted:
@@ -144,7 +144,7 @@ class Sizes:
         return number
 
 
-def summarise(
+def summarize(
     name: str, found: Iterable[Entry], sizes: Sizes | None = None
 ) -> ModelCost:
     """The cost of a model, with the zeros that its weights have now."""

@@ -1,4 +1,4 @@
-"""Modelled energy of one inference."""
+"""Modeled energy of one inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRODUCTS = get_args(Products)
 
 @dataclass(frozen=True)
 class LayerEnergy:
-    """Modelled energy of one row of a `ModelCost`, in joules.
+    """Modeled energy of one row of a `ModelCost`, in joules.
 
     Attributes:
         name: name of the layer.
@@ -43,11 +43,11 @@ class LayerEnergy:
 
 @dataclass(frozen=True)
 class EnergyEstimate:
-    """Modelled energy of one inference, in joules; `print` shows a table.
+    """Modeled energy of one inference, in joules; `print` shows a table.
 
     Attributes:
         name: name of the model.
-        label: "modelled": nothing was measured.
+        label: "modeled": nothing was measured.
         profile: name of the hardware profile.
         sources: where the profile's figures come from.
         rows: one `LayerEnergy` for each row of the `ModelCost`.
@@ -61,7 +61,7 @@ class EnergyEstimate:
     rows: tuple[LayerEnergy, ...]
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-    label: str = "modelled"
+    label: str = "modeled"
 
     @property
     def by_kind(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import KerasTensor
 
-from tfcompress.cost._count import Sizes, entries, summarise
+from tfcompress.cost._count import Sizes, entries, summarize
 from tfcompress.cost._results import ModelCost
 from tfcompress.cost._work import Product
 from tfcompress.structure import ChannelGroups, channel_groups, zero_indices
@@ -39,7 +39,7 @@ class LiveCost:
     def measure(self) -> tuple[ModelCost, float]:
         """`count`, and the fraction of zeros in the kernels of the whole model."""
         sizes = _LiveSizes(self._groups)
-        cost = summarise(self.model.name, self._entries, sizes)
+        cost = summarize(self.model.name, self._entries, sizes)
         kernels = {
             id(product.weight): math.prod(product.weight.shape)
             for entry in self._entries

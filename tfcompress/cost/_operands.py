@@ -75,14 +75,14 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
     """
     layer, said = _told(operation)
     compute = getattr(layer, "compute_dtype", None) or tensor.dtype
-    quantised = getattr(layer, "quantization_mode", None) == "int8"
-    whole = quantised or {"weight_bits", "activation_bits"} <= said.keys()
+    quantized = getattr(layer, "quantization_mode", None) == "int8"
+    whole = quantized or {"weight_bits", "activation_bits"} <= said.keys()
     stored = [v.dtype for v in getattr(layer, "weights", ())]
-    weight = 8 if quantised else max(map(_bits, stored), default=_bits(compute))
+    weight = 8 if quantized else max(map(_bits, stored), default=_bits(compute))
     return Operands(
         number="int" if whole or "float" not in compute else "float",
         weight_bits=said.get("weight_bits", weight),
-        activation_bits=said.get("activation_bits", 8 if quantised else _bits(compute)),
+        activation_bits=said.get("activation_bits", 8 if quantized else _bits(compute)),
         multiplier_bits=said.get("multiplier_bits"),
     )
 

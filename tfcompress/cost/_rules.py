@@ -429,8 +429,8 @@ def _dot(layer: Any, use: Use) -> Work:
     axes = layer.axes
     axis = axes[0] if isinstance(axes, list | tuple) else axes
     length = use.inputs[0].shape[axis]
-    normalise = sum(map(elements, use.inputs)) * 3 if layer.normalize else 0
-    return Work((Product(elements(use.outputs[0]) * length),), normalise)
+    normalize = sum(map(elements, use.inputs)) * 3 if layer.normalize else 0
+    return Work((Product(elements(use.outputs[0]) * length),), normalize)
 
 
 # Weightless layers ----------------------------------------------------------

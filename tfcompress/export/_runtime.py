@@ -60,7 +60,7 @@ def run(
 ) -> np.ndarray | list[np.ndarray]:
     """Runs an exported file on a batch, in the model's own units.
 
-    Inputs are quantised as the file wants them and outputs are dequantised, so
+    Inputs are quantized as the file wants them and outputs are dequantized, so
     that an int8 file is called and answers like the Keras model that it came
     from. Samples go through one by one, as they do on a device.
 

@@ -290,7 +290,7 @@ def _levels(values: np.ndarray) -> tuple[np.ndarray, np.float32] | None:
 
 
 def _near(value: np.float32) -> list[np.float32]:
-    """A quotient, and its neighbours: rounding may have moved it."""
+    """A quotient, and its neighbors: rounding may have moved it."""
     infinity = np.float32(np.inf)
     return [value, np.nextafter(value, -infinity), np.nextafter(value, infinity)]
 

@@ -372,7 +372,7 @@ def _refuse_loops(model: keras.Model) -> None:
             "Invalid value for argument `quantization`. Expected None, 'float16' or "
             f"'dynamic' for model {model.name!r}, because it contains a loop, which "
             "TFLite cannot calibrate. Received: quantization='int8'. Recurrent "
-            "layers built with unroll=True can be quantised."
+            "layers built with unroll=True can be quantized."
         )
 
 

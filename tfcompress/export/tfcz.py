@@ -81,7 +81,7 @@ class PackedTensor:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether this is a weight proper, not a bias or a normalisation."""
+        """Whether this is a weight proper, not a bias or a normalization."""
         return len(self.shape) > 1
 
     @property
@@ -96,7 +96,7 @@ class PackedFile:
 
     The paper's tables count weights only: "data" is the number of non-zero
     weights times the width of a code, "model" adds what locates them. Biases
-    and normalisations, which are vectors, and the architecture are listed
+    and normalizations, which are vectors, and the architecture are listed
     beside them.
 
     Attributes:
@@ -136,7 +136,7 @@ class PackedFile:
 
     @property
     def vector_bytes(self) -> int:
-        """Biases and normalisations as they lie in the file."""
+        """Biases and normalizations as they lie in the file."""
         return sum(t.record_bytes for t in self.tensors if not t.is_kernel)
 
     def data_compression(self, weights: int | None = None) -> float:
@@ -179,7 +179,7 @@ class PackedFile:
         lines += [
             f"weight data {self.data_bytes:.0f} bytes, weights and indices "
             f"{self.weight_bytes} bytes",
-            f"biases and normalisations {self.vector_bytes} bytes, architecture "
+            f"biases and normalizations {self.vector_bytes} bytes, architecture "
             f"{self.architecture_bytes} bytes, state of layers {self.state_bytes} "
             f"bytes, file {self.bytes} bytes",
         ]
@@ -218,7 +218,7 @@ def pack(
         model: a built Keras model that can be rebuilt from its configuration.
         path: file ending in `.tfcz`.
         vectors: `"float16"` rounds float32 variables of less than two axes
-            (biases, normalisations) to half precision, the one thing that is not
+            (biases, normalizations) to half precision, the one thing that is not
             exact. Defaults to `"float32"`: no rounding.
 
     Returns:

@@ -77,7 +77,7 @@ class DrumMultiply(KernelWrapper):
 
     # What the exporters ask: rounding the weights again would undo the truncation.
     refuses_quantization = (
-        "its weights are operands of an approximate multiplier, which quantisation "
+        "its weights are operands of an approximate multiplier, which quantization "
         "would round to others"
     )
 

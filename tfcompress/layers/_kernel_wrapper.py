@@ -184,7 +184,7 @@ def _check(layer: Any) -> None:
     if getattr(layer, "lora_enabled", False) or layer.quantization_mode is not None:
         raise ValueError(
             "Invalid value for argument `layer`. Expected a layer that computes with "
-            f"the kernel it stores. Received: {layer.name!r}, which is quantised or "
+            f"the kernel it stores. Received: {layer.name!r}, which is quantized or "
             "adapted with LoRA."
         )
 

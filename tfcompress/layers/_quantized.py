@@ -167,7 +167,7 @@ class FakeQuantize(keras.Layer):
     # Helpers ----------------------------------------------------------------
 
     def _observe(self, inputs: Any) -> None:
-        """Moves the range towards that of a batch."""
+        """Moves the range toward that of a batch."""
         low, high, finite = _extremes(inputs)
         weight = self.momentum * self.seen.value
         for variable, value in ((self.low, low), (self.high, high)):

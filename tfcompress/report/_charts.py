@@ -39,7 +39,7 @@ class Chart:
         description: what it shows, in a sentence.
         label: what a screen reader says in place of the picture.
         spec: the Vega-Lite specification.
-        legend: CSS variable of the colour of each name.
+        legend: CSS variable of the color of each name.
         table: the same numbers, header and rows; `None` where a table of the
             page has them.
         wide: whether it takes the whole width of the page.
@@ -76,7 +76,7 @@ def charts(report: ReportFigures) -> list[Chart]:
 
 
 def model_colors(report: ReportFigures) -> list[str]:
-    """A CSS variable for each model: grey for the baseline, blue for the one to ship.
+    """A CSS variable for each model: gray for the baseline, blue for the one to ship.
 
     Without a verdict blue is the last one's.
     """
@@ -188,7 +188,7 @@ def _axis(report: ReportFigures, row: Row) -> dict[str, Any]:
     positive = min(known) > 0
     logarithmic = not percent and positive and max(known) > _LOGARITHMIC * min(known)
     unit = {"bytes": "B", "zipped": "B", "packed": "B", "energy": "J",
-            "modelled": "J"}.get(row.key.rpartition("_")[2], "")  # fmt: skip
+            "modeled": "J"}.get(row.key.rpartition("_")[2], "")  # fmt: skip
     if row.key.endswith(("latency", ":latency")):
         unit = "ms"
     scale = _Scale([], "") if percent or unit == "ms" else _Scale(known, unit)
@@ -243,8 +243,8 @@ def _energy_of_models(report: ReportFigures) -> Chart | None:
     return Chart(
         section="Trade-off",
         title="Energy by kind",
-        description="Modelled energy of one inference.",
-        label="Stacked bar chart of the modelled energy of each model by kind of "
+        description="Modeled energy of one inference.",
+        label="Stacked bar chart of the modeled energy of each model by kind of "
         "operation.",
         spec=vega.spec(
             [
@@ -466,8 +466,8 @@ def _bars_of_layers(
 def _energy_of_layers(report: ReportFigures, lines: list[Line]) -> Chart | None:
     names = list(_names(report).values())
     kept, description = _largest_lines(lines, _joules, len(names))
-    modelled = [name for name, m in zip(names, report.models, strict=True) if m.energy]
-    if not kept or not modelled:
+    modeled = [name for name, m in zip(names, report.models, strict=True) if m.energy]
+    if not kept or not modeled:
         return None
     scale = _Scale(
         (_joules(cell) for line in lines for cell in line.cells if cell), "J"
@@ -475,13 +475,13 @@ def _energy_of_layers(report: ReportFigures, lines: list[Line]) -> Chart | None:
     colors = _kind_palette(report)
     chosen = report.verdict.model if report.verdict else ""
     shown = _names(report).get(chosen, "")
-    options = [name for name in modelled if name != shown]
-    options += [shown] if shown in modelled else []
+    options = [name for name in modeled if name != shown]
+    options += [shown] if shown in modeled else []
     return Chart(
         section="Layer by layer",
         title="Energy by kind",
-        description=f"Modelled energy of one inference. {description}".strip(),
-        label="Stacked bar chart of the modelled energy of each layer by kind of "
+        description=f"Modeled energy of one inference. {description}".strip(),
+        label="Stacked bar chart of the modeled energy of each layer by kind of "
         "operation, for the model chosen above. The table at the end of this "
         "section has the numbers.",
         spec=vega.spec(
@@ -496,7 +496,7 @@ def _energy_of_layers(report: ReportFigures, lines: list[Line]) -> Chart | None:
                 }
                 for line, short in kept
                 for name, cell in zip(names, line.cells, strict=True)
-                if cell is not None and name in modelled
+                if cell is not None and name in modeled
                 for kind, joules in (cell.energy or {}).items()
                 if _spaced(kind) in colors
             ],
@@ -730,11 +730,11 @@ def _kind_palette(report: ReportFigures) -> dict[str, str]:
 
 
 def _series_palette(report: ReportFigures, names: Mapping[str, str]) -> dict[str, str]:
-    """Colours of lines, those of the models for lines that bear their names."""
+    """Colors of lines, those of the models for lines that bear their names."""
     models = dict(
         zip((model.name for model in report.models), model_colors(report), strict=True)
     )
-    # First the colours that no line with a model's name has.
+    # First the colors that no line with a model's name has.
     taken = {models[name] for name in names if name in models}
     colors = [f"--model-{i}" for i in range(1, _MODEL_COLORS)]
     others = itertools.cycle(sorted(colors, key=lambda color: color in taken))

@@ -101,7 +101,7 @@ def compare(
     provenance: Mapping[str, Any] | None = None,
     verbose: int = 1,
 ) -> Report:
-    """Compares models of any task in quality, size, work, speed and modelled energy.
+    """Compares models of any task in quality, size, work, speed and modeled energy.
 
     Quality is what the models are compiled with: their own metrics and losses, for
     every output, with sample weights, as `model.evaluate` has them. A model that is
@@ -145,13 +145,13 @@ def compare(
             or `keras.Metric` objects; for several outputs a dict of such lists by
             output. One with the name of a model's own takes its place. Defaults
             to `None`.
-        hardware: profile for the modelled energy: its name, the path of its file,
+        hardware: profile for the modeled energy: its name, the path of its file,
             or a `tfcompress.cost.Profile`; see `tfcompress.cost.energy`. `None`
             leaves the energy out. Defaults to `"horowitz_45nm"`.
         products: what happens to a multiplication by a zero weight, `"computed"`,
             `"gated"` or `"skipped"`, as for `tfcompress.cost.energy`. Defaults to
             `"computed"`.
-        bits: widths of weights and activations for the modelled energy, as for
+        bits: widths of weights and activations for the modeled energy, as for
             `tfcompress.cost.energy`; or a dict of such by name of the model.
             Defaults to `None`: those that the models compute in.
         targets: hardware to ask what it makes of the files, as for
@@ -232,7 +232,7 @@ def compare(
     if len(set(on_chip.values())) > 1:
         fits = ", ".join(repr(name) for name, fit in on_chip.items() if fit)
         notes.append(
-            f"Modelled energy: the weights of {fits} fit into on-chip memory; those "
+            f"Modeled energy: the weights of {fits} fit into on-chip memory; those "
             "of the others are read from off-chip memory at every inference."
         )
     samples = max((m.model.samples for m in measurements.values()), default=0)
@@ -616,7 +616,7 @@ def _profile(hardware: Any) -> Any:
 def _count(
     work: _Work, profile: Any, products: Any, bits: Any, on_chip: dict[str, bool]
 ) -> None:
-    """The counted and modelled figures of a model."""
+    """The counted and modeled figures of a model."""
     from tfcompress import cost
 
     shapes: Any = None
@@ -644,7 +644,7 @@ def _count(
         try:
             estimate = cost.energy(counted, profile, products=products, bits=bits)
         except ValueError as error:
-            work.notes.append(f"No modelled energy of {work.name!r}: {_line(error)}")
+            work.notes.append(f"No modeled energy of {work.name!r}: {_line(error)}")
     if estimate is not None:
         work.notes += [f"Energy of {work.name!r}: {note}" for note in estimate.notes]
         on_chip[work.name] = bool(estimate.settings["weights_on_chip"])
@@ -678,7 +678,7 @@ def _figures(work: _Work, profile: Any, products: Any) -> ModelFigures:
         # The bits of a model that was trained for integers are its own.
         bits = None if is_prepared(work.model) else 8
         estimate = cost.energy(work.counted, profile, products=products, bits=bits)
-        files["int8"] = replace(files["int8"], modelled=dict(estimate.by_kind))
+        files["int8"] = replace(files["int8"], modeled=dict(estimate.by_kind))
     return ModelFigures(
         name=work.name,
         metrics=work.metrics,
@@ -734,7 +734,7 @@ def _source(model: keras.Model, data: Any) -> Source | None:
     if data is None:
         return None
     source = read(model, data, "data", split="test")
-    if not source.labelled:
+    if not source.labeled:
         raise ValueError(
             "Invalid value for argument `data`. Expected (inputs, labels), or an "
             "iterable of such batches. Received: inputs without labels"
@@ -930,7 +930,7 @@ def _provenance(
         f"ran on them, {_ENERGY_SECONDS:g} s of inferences for each file"
         if measured
         else "not measured on this machine",
-        "Modelled energy": "none"
+        "Modeled energy": "none"
         if profile is None
         else f"one inference on {profile}, {width}; {zero}; figures from "
         f"{'; '.join(profile.sources)}",

@@ -32,7 +32,7 @@ class LayerFigures:
         kind: its type, such as `"Conv2D"`.
         macs: multiply–accumulates.
         parameters: number of parameters.
-        energy: joules by kind of operation; `None` where not modelled.
+        energy: joules by kind of operation; `None` where not modeled.
     """
 
     name: str
@@ -101,8 +101,8 @@ class FileFigures:
             measured.
         metrics: the metrics of the model, computed on the outputs of the file.
         agreement: by output, how far the file decides as the model does.
-        modelled: modelled joules of one inference in the number format of the
-            file, by kind of operation; `None` where not modelled.
+        modeled: modeled joules of one inference in the number format of the
+            file, by kind of operation; `None` where not modeled.
     """
 
     bytes: int
@@ -112,7 +112,7 @@ class FileFigures:
     zipped: int | None = None
     metrics: dict[str, MetricFigure] = field(default_factory=dict)
     agreement: dict[str, Agreement] = field(default_factory=dict)
-    modelled: dict[str, float] | None = None
+    modeled: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class ModelFigures:
         parameters: number of parameters.
         nonzero: number of parameters that are not zero.
         macs: multiply–accumulates for one sample.
-        energy: modelled joules for one inference, by kind of operation.
+        energy: modeled joules for one inference, by kind of operation.
         packed: bytes of the packed `.tfcz` file.
         files: exported files by format, `"float32"` and `"int8"`.
         layers: figures layer by layer.
@@ -190,7 +190,7 @@ class ModelFigures:
 
     @property
     def joules(self) -> float | None:
-        """Modelled energy of one inference, all kinds together."""
+        """Modeled energy of one inference, all kinds together."""
         return None if self.energy is None else math.fsum(self.energy.values())
 
 

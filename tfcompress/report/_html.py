@@ -34,7 +34,7 @@ _CARDS = (
     ("macs",),
     ("int8_bytes", "float32_bytes"),
     ("int8_latency", "float32_latency"),
-    ("int8_modelled", "energy"),
+    ("int8_modeled", "energy"),
 )
 _NAME = 160  # characters of a name in the page
 
@@ -326,7 +326,7 @@ def _axes(chart: Chart, index: int) -> str:
 
 
 def _legend(chart: Chart, index: int) -> str:
-    """Buttons that name the colours; a pressed one makes its marks stand out."""
+    """Buttons that name the colors; a pressed one makes its marks stand out."""
     if not chart.legend:
         return ""
     buttons = "".join(
@@ -425,7 +425,7 @@ def _factor(row: Row, model: ModelFigures, baseline: ModelFigures, tag: str) -> 
     if not text:
         return ""
     kind = tone(row, model, baseline)
-    # Colour alone must not say it: within the noise, the text does, too.
+    # Color alone must not say it: within the noise, the text does, too.
     if kind == "same" and text != "the same" and (row.interval(model) or row.points):
         text += " (noise)"
     return f'<{tag} class="factor {kind}">{_text(text)}</{tag}>'

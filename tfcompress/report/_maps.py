@@ -121,7 +121,7 @@ def _density(tap: Tap, output: np.ndarray) -> np.ndarray:
 
 
 def _resampled(tile: np.ndarray) -> np.ndarray:
-    """Nearest neighbours on the grid of a tile."""
+    """Nearest neighbors on the grid of a tile."""
     rows, columns = (
         np.minimum((np.arange(_TILE) + 0.5) * size / _TILE, size - 1).astype(int)
         for size in tile.shape

@@ -32,7 +32,7 @@ class Row:
         key: short identifier.
         group: heading that it stands under.
         label: its own heading.
-        origin: `"measured"`, `"counted"`, `"modelled"` or `"estimated"`.
+        origin: `"measured"`, `"counted"`, `"modeled"` or `"estimated"`.
         get: the figure of a model, or `None`.
         show: the figure as text.
         direction: `"up"` where more is better, `"down"`, or `None`.
@@ -175,10 +175,10 @@ def _all(report: ReportFigures) -> Iterator[Row]:
         yield _row(f"{kind}_energy", "Energy", f"Energy {kind}, this computer",
                    "measured", _of_file(kind, lambda f: f.energy), _joules, less,
                    fixed=False)  # fmt: skip
-    yield _row("energy", "Energy", "Modelled energy", "modelled", lambda m: m.joules,
+    yield _row("energy", "Energy", "Modeled energy", "modeled", lambda m: m.joules,
                _joules, less)  # fmt: skip
-    yield _row("int8_modelled", "Energy", "Modelled energy, int8", "modelled",
-               _of_file("int8", lambda f: sum(f.modelled.values()) if f.modelled
+    yield _row("int8_modeled", "Energy", "Modeled energy, int8", "modeled",
+               _of_file("int8", lambda f: sum(f.modeled.values()) if f.modeled
                         else None), _joules, less, fixed=False)  # fmt: skip
     yield from _targets(report)
 

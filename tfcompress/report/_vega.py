@@ -1,6 +1,6 @@
 """Pieces of Vega-Lite specifications.
 
-Colours are names of CSS variables (`"--model-1"`), which the page's script
+Colors are names of CSS variables (`"--model-1"`), which the page's script
 replaces by their values, so that charts follow the light and dark themes. The
 legend is part of the page; it sets the parameter `picked` of a chart.
 """
@@ -74,7 +74,7 @@ def lines(
         values: the data.
         x_title: title of the horizontal axis.
         y_title: title of the vertical axis.
-        colors: colour of each line.
+        colors: color of each line.
         dashes: dash pattern by the field `phase`. Defaults to `None`.
         whole: whether x counts and has no fractions. Defaults to `False`.
     """
@@ -168,7 +168,7 @@ def bar(band: float) -> _Part:
 
 
 def color(field: str, colors: Mapping[str, str]) -> _Part:
-    """Colours by name, without a legend of the chart's own."""
+    """Colors by name, without a legend of the chart's own."""
     return {
         "field": field,
         "type": "nominal",

@@ -386,5 +386,5 @@ def _explain(model: keras.Model, argument: str = "model") -> str:
         f"Invalid value for argument `{argument}`. Expected a Functional or "
         f"Sequential model. Received: {model.name!r} of class "
         f"{type(model).__name__}, a subclassed model, which has no graph to "
-        "analyse. Build it with keras.Model(inputs, outputs)."
+        "analyze. Build it with keras.Model(inputs, outputs)."
     )

@@ -61,7 +61,7 @@ class Abstract:
         return Abstract(np.zeros(ones, np.int64), np.full(ones, np.nan), shape)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether any channel of the tensor carries a label."""
         return self.labels.size > 1 or bool(self.labels.any())
 

@@ -254,7 +254,7 @@ class Trace:
 
     def activate(self, function: Any, tensor: Abstract, name: str) -> Abstract:
         """`tensor` after an activation function, freezing it if that mixes."""
-        if not tensor.labelled:
+        if not tensor.labeled:
             return tensor
         if not is_elementwise(function):
             label = getattr(function, "__name__", type(function).__name__)
@@ -295,5 +295,5 @@ class Trace:
     def named_tensors(self) -> Iterator[tuple[str, Abstract]]:
         """The labeled tensors, with the name of the operation they come from."""
         for key, tensor in self.tensors.items():
-            if tensor.labelled:
+            if tensor.labeled:
                 yield self.sources[key], tensor

@@ -1,4 +1,4 @@
-"""Pruning and quantisation by ADMM, phase after phase."""
+"""Pruning and quantization by ADMM, phase after phase."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AdmmPhase:
 
     Args:
         constraints: what the weights are to satisfy, for all kernels or by layer.
-            With `Levels` this is a quantisation phase: after the projection, the
+            With `Levels` this is a quantization phase: after the projection, the
             kernels named here keep their values, and the rest retrains.
             Otherwise the zeros stay zero, and everything else retrains.
         admm_epochs: epochs of training with the ADMM penalty, at a constant
@@ -78,7 +78,7 @@ class AdmmPhase:
         self._callback()
 
     @property
-    def quantises(self) -> bool:
+    def quantizes(self) -> bool:
         """Whether the constraints put weights on levels."""
         given = self.constraints
         parts = given.values() if isinstance(given, Mapping) else [given]
@@ -262,17 +262,17 @@ def admm_compress(
     keep_backup: bool = False,
     **fit_arguments: Any,
 ) -> AdmmResult:
-    """Runs a plan of ADMM phases: prune, retrain, and so on, then quantise.
+    """Runs a plan of ADMM phases: prune, retrain, and so on, then quantize.
 
     Each phase trains with the ADMM penalty, projects the weights onto the
     constraints and retrains what is free. Weights that are zero when a phase
     begins stay zero. Several pruning phases with falling counts reach higher
-    ratios than one, and quantisation comes last (ADMM-NN, section 3.3 and
+    ratios than one, and quantization comes last (ADMM-NN, section 3.3 and
     Figure 2). All of it is also available piece by piece: `callbacks.ADMM`,
     `hard_prune`, `fix_levels`, `callbacks.HoldWeights`.
 
     With `shrink`, channels that no weight feeds or reads any more are zeroed
-    after each projection, with their biases and normalisations, and removed, so
+    after each projection, with their biases and normalizations, and removed, so
     that training goes on with a smaller and faster model. Fractions in later
     phases then refer to the layers as they are by then; counts do not change.
 
@@ -314,7 +314,7 @@ def admm_compress(
         TypeError: if an argument has the wrong type.
         ValueError: if the model is subclassed or not compiled, its learning rate
             is a schedule, the plan is empty, names a layer that does not exist, or
-            prunes after it has quantised, `fit_arguments` set epochs, there are no
+            prunes after it has quantized, `fit_arguments` set epochs, there are no
             data, training has diverged, or `backup_dir` holds the backup of another
             plan or another run uses it.
     """
@@ -351,7 +351,7 @@ def admm_compress(
                 run.end()
                 if name == "admm":
                     hard_prune(work.model, phase.constraints, exclude=phase.exclude)
-                    if shrink and not phase.quantises:
+                    if shrink and not phase.quantizes:
                         work.model = _without_dead_channels(work.model)
                 work.finish(number, name, run.history.history, data)
                 if name == "retrain":
@@ -444,7 +444,7 @@ class _Work:
             phase=number + 1,
             epochs=admm + retrain,
             retraining=retrain,
-            shrink=shrink and not phase.quantises,
+            shrink=shrink and not phase.quantizes,
         )
 
 
@@ -481,7 +481,7 @@ def _stage_training(
     methods: list[ADMM | HoldWeights] = [HoldWeights("zeros")]
     if name == "admm":
         methods.append(phase._callback())
-    elif phase.quantises:
+    elif phase.quantizes:
         given = phase.constraints
         layers = tuple(given) if isinstance(given, Mapping) else None
         methods.append(HoldWeights("values", layers, phase.exclude))
@@ -561,8 +561,8 @@ def _checked_plan(plan: Any) -> list[AdmmPhase]:
             "Invalid value for argument `plan`. Expected at least one phase. Received: "
             f"plan={plan!r}"
         )
-    quantises = [phase.quantises for phase in plan]
-    if quantises != sorted(quantises):
+    quantizes = [phase.quantizes for phase in plan]
+    if quantizes != sorted(quantizes):
         raise ValueError(
             "Invalid value for argument `plan`. Expected pruning phases before phases "
             "with `Levels`: pruned weights would leave their levels. Received: "

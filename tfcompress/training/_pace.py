@@ -23,7 +23,7 @@ __all__ = ["Pace", "pays"]
 # How much of the work that is saved is saved in time, before it was measured:
 # narrow layers in small batches gain less than their share.
 _YIELD = 0.5
-# Building a model anew takes about as long as this many analyses of it.
+# Building a model anew takes about as long as this many analyzes of it.
 _ANALYSES = 15
 
 

@@ -4,7 +4,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
 
-  // Colours are given as names of CSS variables, so that the theme has one home.
+  // Colors are given as names of CSS variables, so that the theme has one home.
   const themed = (value, style) => {
     if (typeof value === "string" && value.startsWith("--")) {
       const color = style.getPropertyValue(value).trim();

@@ -283,7 +283,7 @@ class Merge(Rule):
         if result is None:
             return [Abstract.frozen(shape)]
         known = [
-            np.where(_labelled(array), constant, np.nan)
+            np.where(_labeled(array), constant, np.nan)
             for (array, _), constant in zip(labels, constants, strict=True)
         ]
         return [Abstract(result, self._combine(known), shape)]
@@ -297,7 +297,7 @@ class Merge(Rule):
         return total
 
 
-def _labelled(array: np.ndarray) -> np.ndarray:
+def _labeled(array: np.ndarray) -> np.ndarray:
     return array != 0 if array.size > 1 else np.array(bool(array.any()))
 
 

@@ -198,7 +198,7 @@ class EinsumDense(Weighted):
         if len(varying) == 1 and varying[0] in mixed:
             labels, constant = trace.vector(tensor, data.index(varying[0]), f"{name!r}")
             trace.consume(op, op.kernel, kernel.index(varying[0]), labels, constant)
-        elif tensor.labelled:
+        elif tensor.labeled:
             trace.freeze([tensor], f"{name!r} keeps or splits the axis", call.outputs)
         made = [c for c in kernel if c in output and c not in data]
         if not made:

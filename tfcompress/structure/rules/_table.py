@@ -203,12 +203,12 @@ def rule_for(operation: Any, inputs: Sequence[Abstract]) -> Rule:
     if rule is None and not isinstance(operation, keras.Layer):
         rule = _OPS.get(type(operation).__name__)
     weights = isinstance(operation, keras.Layer) and bool(operation.weights)
-    if not (isinstance(rule, Weighted) or weights or any(t.labelled for t in inputs)):
-        return _UNLABELLED
+    if not (isinstance(rule, Weighted) or weights or any(t.labeled for t in inputs)):
+        return _UNLABELED
     return rule or _PROBE
 
 
-class _Unlabelled(Rule):
+class _Unlabeled(Rule):
     """Nothing to follow: no input carries a label."""
 
     def trace(
@@ -217,7 +217,7 @@ class _Unlabelled(Rule):
         return [Abstract.frozen(shape_of(tensor)) for tensor in call.outputs]
 
 
-_UNLABELLED = _Unlabelled()
+_UNLABELED = _Unlabeled()
 
 
 def register_channelwise(
