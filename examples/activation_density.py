@@ -1,3 +1,4 @@
+# %% [markdown]
 """Give each layer as many channels as its activations are dense.
 
 After: T. Foldy-Porto et al., "Activation Density driven Efficient Pruning in
@@ -5,6 +6,7 @@ Training" (2020). A layer of which 40 % of the activations are not zero gets 40 
 its channels; the narrower network is trained in turn.
 """
 
+# %%
 import os
 
 import keras
@@ -18,6 +20,7 @@ data = tfc.data.load("digits")
 model = tfc.zoo.lenet5(input_shape=data.input_shape, classes=data.classes)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
+# %%
 result = tfc.training.resize_by_density(
     model,
     data.pipeline("train", batch_size=32, augment="shift"),
@@ -30,6 +33,7 @@ result = tfc.training.resize_by_density(
     verbose=2,
 )
 
+# %%
 print(result)  # widths, accuracy and cost of each network
 result.model.evaluate(data.test.images, data.test.labels, verbose=2)
 result.model.save("sized.keras")

@@ -1,3 +1,4 @@
+# %% [markdown]
 """Few weights, on few levels, in a small file.
 
 After: A. Ren et al., "ADMM-NN: an algorithm-hardware co-design framework of DNNs using
@@ -5,6 +6,7 @@ alternating direction methods of multipliers" (2019). Training is pulled toward 
 of weights, is projected onto it, and goes on with what is free.
 """
 
+# %%
 import os
 
 import keras
@@ -23,6 +25,7 @@ train = data.pipeline("train", batch_size=32)
 model.fit(train, epochs=2 * EPOCHS, verbose=2)
 print(tfc.export.pack(model, "dense.tfcz"))
 
+# %%
 plan = [
     AdmmPhase(Cardinality(fraction=0.2), admm_epochs=EPOCHS, retrain_epochs=EPOCHS),
     AdmmPhase(Cardinality(fraction=0.1), admm_epochs=EPOCHS, retrain_epochs=EPOCHS),
@@ -31,6 +34,7 @@ plan = [
 result = tfc.training.admm_compress(model, plan, train, verbose=0)
 print(result)  # what each phase has left
 
+# %%
 print(tfc.export.pack(result.model, "small.tfcz"))
 small = tfc.export.unpack("small.tfcz")  # the same numbers, bit by bit
 small.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])

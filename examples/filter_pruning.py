@@ -1,3 +1,4 @@
+# %% [markdown]
 """Prune filters while a network trains, then remove them.
 
 After: S. Roy et al., "Pruning filters while training for efficiently optimizing deep
@@ -5,6 +6,7 @@ learning networks" (2020). A few filters are switched off in every epoch, the we
 first; the epochs that follow make up for them.
 """
 
+# %%
 import os
 
 import keras
@@ -18,6 +20,7 @@ data = tfc.data.load("digits")
 model = tfc.zoo.lenet5(input_shape=data.input_shape, classes=data.classes)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 
+# %%
 # From none to 60 % of the filters of each layer, in the first two thirds of the epochs.
 schedule = tfc.schedules.Linear(0.0, 0.6, begin=0, end=2 * EPOCHS / 3)
 model.fit(
@@ -28,6 +31,7 @@ model.fit(
     verbose=2,
 )
 
+# %%
 small = tfc.finalize(model)  # an ordinary Keras model, the same function
 print(f"{model.count_params():,} parameters, {small.count_params():,} after pruning")
 model.evaluate(data.test.images, data.test.labels, verbose=2)

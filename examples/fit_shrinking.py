@@ -1,3 +1,4 @@
+# %% [markdown]
 """Prune filters while a network trains, and train faster as it gets smaller.
 
 `training.fit_shrinking` takes the place of `fit`: every few epochs the model is
@@ -5,6 +6,7 @@ replaced by a smaller one without the filters that have been pruned. The optimiz
 state, the callbacks and the history go on.
 """
 
+# %%
 import os
 
 import keras
@@ -19,6 +21,7 @@ model = tfc.zoo.lenet5(input_shape=data.input_shape, classes=data.classes)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 before = tfc.cost.count(model)
 
+# %%
 schedule = tfc.schedules.Linear(0.0, 0.6, begin=0, end=2 * EPOCHS / 3)
 small = tfc.training.fit_shrinking(
     model,
@@ -30,6 +33,7 @@ small = tfc.training.fit_shrinking(
     verbose=2,
 )
 
+# %%
 after = tfc.cost.count(small)
 print(f"{before.macs:,} multiply–accumulates, {after.macs:,} after pruning")
 small.evaluate(data.test.images, data.test.labels, verbose=2)

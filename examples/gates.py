@@ -1,3 +1,4 @@
+# %% [markdown]
 """Learn which residual blocks a network needs, while it trains.
 
 After: X. Zhi et al., "A New Baseline for GreenAI: Finding the Optimal Sub-Network via
@@ -5,6 +6,7 @@ Layer and Channel Pruning" (2023). A small gate beside each residual branch open
 closes it. Penalties make every gate decide alike for all images, and close.
 """
 
+# %%
 import os
 
 import keras
@@ -16,6 +18,8 @@ EPOCHS = int(os.environ.get("EPOCHS", 8))
 keras.utils.set_random_seed(0)
 data = tfc.data.load("digits")
 dense = tfc.zoo.resnet20(width=0.25, input_shape=data.input_shape, classes=data.classes)
+
+# %%
 model = tfc.gates.add_layer_gates(dense, seed=0)
 model.compile(
     keras.optimizers.SGD(0.1, momentum=0.9),
@@ -30,6 +34,7 @@ model.fit(
     verbose=2,
 )
 
+# %%
 print(tfc.gates.measure(model, data.test.images))  # how often each gate is open
 # Without gates and closed blocks; gates that are still undecided go by majority.
 small = tfc.finalize(model, data.train.images, threshold=0.5)

@@ -1,9 +1,11 @@
+# %% [markdown]
 """Zero the small weights of a trained network, and train what is left.
 
 One-shot magnitude pruning: `hard_prune` projects the kernels onto those with a given
 fraction of non-zero weights, `HoldWeights` keeps the zeros while the rest recovers.
 """
 
+# %%
 import os
 
 import keras
@@ -20,6 +22,7 @@ model = tfc.zoo.lenet5(input_shape=data.input_shape, classes=data.classes)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(train, epochs=EPOCHS, verbose=2)
 
+# %%
 left = tfc.training.hard_prune(
     model,
     tfc.constraints.Cardinality(fraction=0.1),
@@ -28,6 +31,7 @@ left = tfc.training.hard_prune(
 print("weights that are left:", left)
 model.evaluate(data.test.images, data.test.labels, verbose=2)
 
+# %%
 model.fit(train, epochs=EPOCHS, callbacks=[tfc.callbacks.HoldWeights()], verbose=2)
 for name, count in left.items():
     assert np.count_nonzero(model.get_layer(name).kernel.numpy()) <= count

@@ -1,7 +1,7 @@
-"""Hooks of the site's build (mkdocs.yml): formulas and links out of docs/.
+"""Hooks of the site's build (mkdocs.yml): formulas, links out of docs/, notebooks.
 
 Formulas become MathML, which browsers show by themselves, so that a page needs no
-script from another server.
+script from another server. The examples can be had as notebooks.
 """
 
 import html
@@ -9,7 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import make_notebooks  # beside this file, where mkdocs looks, too
+import nbformat
 from latex2mathml.converter import convert
+from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORMULA = re.compile(
@@ -41,3 +44,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"`{target.relative_to(ROOT)}`"
 
     return _OUT.sub(link, markdown)
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Adds a notebook for each example, `notebooks/NAME.ipynb`."""
+    for script in make_notebooks.examples():
+        content = nbformat.writes(make_notebooks.notebook(script))
+        path = f"notebooks/{make_notebooks.name(script)}"
+        files.append(File.generated(config, path, content=content))
+    return files

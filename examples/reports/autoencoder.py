@@ -1,5 +1,7 @@
+# %% [markdown]
 """A report on an autoencoder, whose labels are its inputs: dense and pruned."""
 
+# %%
 import os
 
 import keras
@@ -8,6 +10,7 @@ import tfcompress as tfc
 
 EPOCHS = int(os.environ.get("EPOCHS", 30))
 
+# %%
 data = tfc.data.load("digits")
 
 
@@ -31,10 +34,12 @@ def train(*callbacks):
     return model
 
 
+# %%
 dense = train()
 ramp = tfc.schedules.Linear(0.0, 0.4, begin=0, end=EPOCHS / 2)
 pruned = tfc.finalize(train(tfc.callbacks.FilterPruning(ramp, exclude=["code"])))
 
+# %%
 report = tfc.report.compare(
     {"dense": dense, "40 % of filters pruned": pruned},
     data=(data.test.images, data.test.images),

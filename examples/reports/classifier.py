@@ -1,9 +1,11 @@
+# %% [markdown]
 """A report on an image classifier: dense, and with 60 % of its filters pruned.
 
 It shows accuracy with its confidence, classes and what they are taken for, wrong
 samples, and what an accelerator and a microcontroller make of the files.
 """
 
+# %%
 import os
 
 import keras
@@ -12,6 +14,7 @@ import tfcompress as tfc
 
 EPOCHS = int(os.environ.get("EPOCHS", 20))
 
+# %%
 data = tfc.data.load("digits")
 
 
@@ -31,10 +34,12 @@ def train(*callbacks):
     return model, history
 
 
+# %%
 dense, first = train()
 ramp = tfc.schedules.Linear(0.0, 0.6, begin=0, end=EPOCHS / 2)
 pruned, second = train(tfc.callbacks.FilterPruning(ramp))
 
+# %%
 report = tfc.report.compare(
     {"dense": dense, "60 % of filters pruned": tfc.finalize(pruned)},
     data=data,

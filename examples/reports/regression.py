@@ -1,3 +1,4 @@
+# %% [markdown]
 """A report on a regression with four targets: two networks of other widths.
 
 The targets are facts about an image that a formula gives: where the ink of a digit has
@@ -5,6 +6,7 @@ its middle, how much there is, and how far it is spread. Quality is the metric a
 loss that the networks are compiled with, with the error of the mean.
 """
 
+# %%
 import os
 
 import keras
@@ -14,9 +16,11 @@ import tfcompress as tfc
 
 EPOCHS = int(os.environ.get("EPOCHS", 40))
 
+# %%
 data = tfc.data.load("digits")
 
 
+# %%
 def facts(images):
     """Middle (row, column), amount and spread of the ink, from 0 to about 1."""
     ink = images[..., 0]
@@ -30,6 +34,7 @@ def facts(images):
     return np.stack([row, column, amount / ink[0].size, spread], axis=1)
 
 
+# %%
 def train(width):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(width, activation="relu", name=n) for n in ("a", "b")]
@@ -43,6 +48,7 @@ def train(width):
     return model
 
 
+# %%
 report = tfc.report.compare(
     {"64 units": train(64), "12 units": train(12)},
     data=(data.test.images, facts(data.test.images)),

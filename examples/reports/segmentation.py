@@ -1,5 +1,7 @@
+# %% [markdown]
 """A report on a segmentation: a class for every pixel, counted pixel by pixel."""
 
+# %%
 import os
 
 import keras
@@ -9,9 +11,11 @@ import tfcompress as tfc
 
 EPOCHS = int(os.environ.get("EPOCHS", 15))
 
+# %%
 data = tfc.data.load("digits")
 
 
+# %%
 def scenes(split, seed):
     """A digit somewhere in a noisy picture; its pixels are thin or thick ink."""
     rng = np.random.default_rng(seed)
@@ -25,6 +29,7 @@ def scenes(split, seed):
     return images, masks
 
 
+# %%
 def train(*callbacks):
     keras.utils.set_random_seed(0)
     conv = keras.layers.Conv2D
@@ -42,6 +47,7 @@ def train(*callbacks):
     return model
 
 
+# %%
 ramp = tfc.schedules.Linear(0.0, 0.5, begin=0, end=EPOCHS / 2)
 report = tfc.report.compare(
     {

@@ -1,5 +1,7 @@
+# %% [markdown]
 """A report on a model with two outputs: which digit it is, and how much ink it has."""
 
+# %%
 import os
 
 import keras
@@ -8,13 +10,16 @@ import tfcompress as tfc
 
 EPOCHS = int(os.environ.get("EPOCHS", 20))
 
+# %%
 data = tfc.data.load("digits")
 
 
+# %%
 def labels(split):
     return {"digit": split.labels, "ink": split.images.mean((1, 2, 3))}
 
 
+# %%
 def train(*callbacks):
     keras.utils.set_random_seed(0)
     image = keras.Input(data.input_shape)
@@ -34,6 +39,7 @@ def train(*callbacks):
     return model
 
 
+# %%
 ramp = tfc.schedules.Linear(0.0, 0.5, begin=0, end=EPOCHS / 2)
 report = tfc.report.compare(
     {
