@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfcompress.constraints import Cardinality, Combined, Levels
-from tfcompress.export import _bits, _tensors, tfcz
+from tfcompress.export import _bits, _entropy, _tensors, tfcz
 from tfcompress.export.tfcz import InvalidFileError, pack, unpack
 
 
@@ -38,6 +38,9 @@ def network(seed=0):
 def compressed():
     model = network()
     project = Combined([Cardinality(fraction=0.05), Levels(3)]).project
+    # Of few values, without equal distances and without zeros.
+    kernel = model.layers[5].kernel
+    kernel.assign(np.where(np.arange(60).reshape(20, 3) % 4, 0.3, -1.7))
     for index in (0, 4):
         kernel = model.layers[index].kernel
         kernel.assign(project(kernel.numpy()))
@@ -58,6 +61,7 @@ def roundtrip(tensor):
 
 
 RANDOM = np.random.default_rng(0).random(500)
+FEW = np.float32([-3.1, 0.2, 0.7, 1.1, -0.4] * 100)
 DTYPES = ["float32", "float16", "float64", "int8", "int64", "uint32", "bool"]
 
 
@@ -89,6 +93,39 @@ def test_multiples_of_a_step_are_recognized(levels, step):
         assert np.abs(found).max() <= np.abs(levels).max()
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 10**6), min_size=2, max_size=40),
+    st.integers(1, 3 * _entropy._STEPS),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_range_code_is_inverted_and_takes_the_entropy(weights, count, seed):
+    rng = np.random.default_rng(seed)
+    symbols = np.arange(len(weights))
+    drawn = rng.choice(symbols, count, p=np.array(weights) / np.sum(weights))
+    symbols = np.concatenate([symbols, drawn])  # each occurs
+    counts = np.bincount(symbols)
+    frequency = _entropy.frequencies(counts)
+    assert frequency.sum() == 2**16 and frequency.min() >= 1
+    data = _entropy.to_ranges(symbols, frequency)
+    assert np.array_equal(_entropy.from_ranges(data, symbols.size, frequency), symbols)
+    # 4 bytes for each state and up to 4 that are begun, and the rounding of shares.
+    states = -(-symbols.size // _entropy._STEPS)
+    ideal = -(counts * np.log2(frequency / 2**16)).sum() / 8
+    assert ideal - 1e-6 <= len(data) <= ideal * (1 + 1e-4) + 8 * states
+    entropy = -(counts * np.log2(counts / counts.sum())).sum() / 8
+    assert ideal <= 1.01 * entropy + 4
+
+
+def test_no_frequency_is_zero_however_rare_a_symbol_is():
+    counts = np.ones(_entropy.MAX_SYMBOLS, np.int64)
+    counts[7] = 10**12
+    frequency = _entropy.frequencies(counts)
+    assert frequency.sum() == 2**16 and frequency.min() == 1
+    rising = _entropy.frequencies(np.arange(1, _entropy.MAX_SYMBOLS))
+    assert rising.sum() == 2**16 and rising.min() >= 1
+
+
 @given(hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 2**40)))
 def test_rice_and_fixed_width_codes_are_inverted(values):
     width = _bits.width_of(values.max())
@@ -118,16 +155,19 @@ def test_bfloat16_survives():
     "tensor, places, values",
     [
         (np.zeros((4, 4), "float32"), "nowhere", "raw"),
-        (np.ones((4, 4), "float32"), "everywhere", "levels"),
+        (np.ones((4, 4), "float32"), "everywhere", "table"),
+        (np.arange(1, 100, dtype="float32"), "everywhere", "levels"),
         (
             np.sqrt(np.arange(2, 13)).astype("float16").astype("float32"),
             "everywhere",
             "float16",
         ),
         (np.float32(np.sqrt([2, 3, 5, 7, 11])), "everywhere", "raw"),
-        (np.float32(RANDOM < 0.5), "bitmap", "levels"),
+        (np.float32(RANDOM < 0.5), "bitmap", "table"),
+        # Zero is one of the values of this table.
+        (np.tile(np.where(RANDOM < 0.8, 0, FEW), 20), "everywhere", "table"),
         (np.eye(1, 9999, 999, dtype="int8"), "gaps", "raw"),
-        (np.tile(np.int8([0] * 15 + [1]), 40), "gaps", "raw"),
+        (np.tile(np.int8([0] * 15 + [1]), 40), "gaps", "table"),
     ],
 )
 def test_the_shortest_code_is_chosen(tensor, places, values):
@@ -145,6 +185,19 @@ def test_sparse_levels_come_close_to_their_entropy():
     entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
     ideal = size * entropy / 8 + places.size * 2 / 8
     assert ideal <= len(coded.data) <= 1.04 * ideal
+
+
+def test_zeros_and_few_values_come_close_to_their_entropy():
+    # LeNet-5's largest kernel with 90 % zeros and 16 values, as clusters leave it.
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=15).astype("float32")
+    share = np.full(16, 0.1 / 15)
+    share[0] = 0.9
+    tensor = np.concatenate([[np.float32(0)], values])[rng.choice(16, 400_000, p=share)]
+    coded = roundtrip(tensor.reshape(800, 500))
+    assert coded.values == "table" and coded.bits == 4
+    entropy = -tensor.size * (share * np.log2(share)).sum() / 8
+    assert len(coded.data) <= 1.01 * entropy
 
 
 def test_a_packed_model_is_the_model(tmp_path):
@@ -270,7 +323,7 @@ def content(tmp_path_factory):
 
 def sealed(body):
     """A file with a right checksum."""
-    return struct.pack("<4sBI", b"TFCZ", 1, zlib.crc32(body)) + body
+    return struct.pack("<4sBI", b"TFCZ", 2, zlib.crc32(body)) + body
 
 
 def mutated(content, rng):
@@ -332,6 +385,11 @@ def record(dtype=0, shape=(4,), support=0, values=0, rest=b""):
     return head + bytes([support << 4 | values]) + rest
 
 
+# Two values of four bytes, and each of them half of the time.
+TABLE = b"\x02" + bytes(8)
+HALVES = _tensors.varint(2**15) * 2
+
+
 @pytest.mark.parametrize(
     "data, message",
     [
@@ -352,6 +410,15 @@ def record(dtype=0, shape=(4,), support=0, values=0, rest=b""):
         (record(support=4, rest=b"\x01\x00\x02\x80\x00"), "unary"),
         (record(values=3, rest=b"\0\0\0\0\x00\x21" + b"\0" * 32 + b"\x0f"), "level"),
         (record(values=2, rest=b"\0\0\0\0\x09" + b"\0" * 5), "9 bits"),
+        (record(values=4, rest=b"\x00"), "table has 0"),
+        (record(values=4, rest=b"\x81\x20" + b"\0" * 20_000), "table has 4097"),
+        (record(values=4, rest=b"\x02" + b"\0" * 7), "announced"),
+        (record(values=4, rest=TABLE + b"\x01\x01\x0c" + b"\0" * 12), "add up"),
+        (record(values=4, rest=TABLE + HALVES + b"\x04" + b"\0" * 4), "another size"),
+        (record(values=4, rest=TABLE + HALVES + b"\x0a" + b"\0" * 10), "another size"),
+        (record(values=4, rest=TABLE + HALVES + b"\x08" + b"\0" * 8), "cut short"),
+        (record(values=4, rest=TABLE + HALVES + b"\x08" + b"\x7f" * 8), "end as it"),
+        (record(values=4, support=1, rest=TABLE + HALVES), "for no values"),
         (record(dtype=12, rest=b"\x02" * 4), "truth"),
         (b"\0" + b"\xff" * 12, "rank"),
         (b"\0\x01" + b"\xff" * 12, "63 bits"),
@@ -373,7 +440,7 @@ def file_of(architecture, records=b"", count=0, squeeze=zlib.compress, state=b"\
     [
         (b"", "begin"),
         (b"PK\x03\x04" + b"\0" * 40, "begin"),
-        (b"TFCZ\x02" + b"\0" * 20, "version 2"),
+        (b"TFCZ\x01" + b"\0" * 20, "version 1"),
         (file_of(b"{}", state=b"\0more"), "follow the last part"),
         (file_of(b"{}", count=2**40), "announced"),
         (file_of(b"[1]"), "no JSON object"),

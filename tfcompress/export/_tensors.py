@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from tfcompress.export import _bits
+from tfcompress.export import _bits, _entropy
 
 __all__ = ["Coded", "Reader", "decode", "encode", "varint"]
 
@@ -37,9 +37,9 @@ _MAX_RANK = 16
 # Where a tensor is not zero.
 _EVERYWHERE, _NOWHERE, _BITMAP, _GAPS, _RICE_GAPS = range(5)
 # What it is there.
-_RAW, _HALF, _LEVELS, _RICE_LEVELS = range(4)
+_RAW, _HALF, _LEVELS, _RICE_LEVELS, _TABLE = range(5)
 _SUPPORTS = ("everywhere", "nowhere", "bitmap", "gaps", "rice gaps")
-_VALUES = ("raw", "float16", "levels", "rice levels")
+_VALUES = ("raw", "float16", "levels", "rice levels", "table")
 
 # Most levels on either side of zero: 8-bit codes.
 _MAX_LEVEL = 128
@@ -132,6 +132,12 @@ def encode(tensor: np.ndarray) -> Coded:
     places = np.flatnonzero(_as_bits(flat))
     support, index_parts = _encode_support(places, flat.size)
     values, bits, value_parts = _encode_values(flat[places])
+    if 0 < places.size < flat.size:
+        # In a table of few values zero can be one of them, and needs no place.
+        together = _encode_table(flat)
+        if together and _size(together[2]) < _size(index_parts) + _size(value_parts):
+            support, index_parts = _EVERYWHERE, []
+            values, bits, value_parts = together
     header = bytes([codes[tensor.dtype], tensor.ndim])
     header += b"".join(map(varint, tensor.shape))
     index, data = b"".join(index_parts), b"".join(value_parts)
@@ -242,7 +248,10 @@ def _encode_values(values: np.ndarray) -> tuple[int, int, list[bytes]]:
         levels = _levels(values)
         if levels is not None:
             codes += _encode_levels(*levels)
-    return min(codes, key=lambda code: sum(map(len, code[2])))
+    table = _encode_table(values)
+    if table is not None:
+        codes.append(table)
+    return min(codes, key=lambda code: _size(code[2]))
 
 
 def _decode_values(
@@ -250,6 +259,8 @@ def _decode_values(
 ) -> np.ndarray:
     if code == _RAW:
         return _read_raw(reader, count, dtype).copy()
+    if code == _TABLE:
+        return _decode_table(reader, count, dtype)
     if dtype != np.float32:
         raise ValueError(f"code {code} for the values of a {dtype} tensor")
     if code == _HALF:
@@ -308,6 +319,46 @@ def _encode_levels(
         (_LEVELS, bits, [head, bytes([bits]), _bits.to_fixed(signed, bits)]),
         (_RICE_LEVELS, bits, [head, *_rice_parts(signed, k)]),
     ]
+
+
+def _encode_table(values: np.ndarray) -> tuple[int, int, list[bytes]] | None:
+    """The values that occur, and how often, and which of them is where."""
+    most = _entropy.MAX_SYMBOLS
+    bits = _as_bits(values)
+    # Weights of a dense network need not be sorted to see that they are many.
+    if np.unique(bits[: 2 * most]).size > most:
+        return None
+    _, first, symbols, counts = np.unique(
+        bits, return_index=True, return_inverse=True, return_counts=True
+    )
+    if counts.size > most:
+        return None
+    table = values[first]
+    width = _bits.width_of(max(int(np.count_nonzero(_as_bits(table))) - 1, 0))
+    parts = [varint(counts.size), _little(table)]
+    if counts.size > 1:
+        frequency = _entropy.frequencies(counts)
+        data = _entropy.to_ranges(symbols.reshape(-1), frequency)
+        parts += [*map(varint, frequency.tolist()), varint(len(data)), data]
+    return _TABLE, width, parts
+
+
+def _decode_table(reader: Reader, count: int, dtype: np.dtype) -> np.ndarray:
+    number = reader.varint()
+    if not 0 < number <= _entropy.MAX_SYMBOLS:
+        raise ValueError(f"a table has {number} values")
+    table = _read_raw(reader, number, dtype)
+    if number == 1:
+        return np.repeat(table, count)
+    if not count:
+        raise ValueError("a table is announced for no values")
+    frequency = np.array([reader.varint() for _ in range(number)])
+    data = reader.take(reader.varint())
+    return table[_entropy.from_ranges(data, count, frequency)]
+
+
+def _size(parts: list[bytes]) -> int:
+    return sum(map(len, parts))
 
 
 def _rice_parts(values: np.ndarray, k: int) -> list[bytes]:

@@ -32,7 +32,7 @@ from tfcompress.structure._verify import random_inputs
 __all__ = ["InvalidFileError", "PackedFile", "PackedTensor", "pack", "unpack"]
 
 _MAGIC = b"TFCZ"
-_VERSION = 1
+_VERSION = 2
 _HEAD = struct.Struct("<4sBI")
 _MAX_ARCHITECTURE = 1 << 24
 _MAX_TENSORS = 1 << 20
@@ -62,8 +62,9 @@ class PackedTensor:
         places: how the places of non-zero entries are coded: `"everywhere"`,
             `"nowhere"`, `"bitmap"`, `"gaps"` (of fixed width) or `"rice gaps"`.
         values: how their values are coded: `"raw"`, `"float16"`, `"levels"` (of
-            fixed width) or `"rice levels"`.
-        bits: width of a level code, or of a number, in bits.
+            fixed width), `"rice levels"` or `"table"`, of few values with zero
+            perhaps among them.
+        bits: width of a level code, of a place in a table, or of a number, in bits.
         index_bytes: bytes of the places.
         value_bytes: bytes of the values.
         record_bytes: bytes of both and of the header of the record.
@@ -195,11 +196,12 @@ def pack(
     """Writes a model to a packed file.
 
     Pruned weights cost nothing but the places of those that remain, and weights
-    on equidistant levels cost a few bits. For each variable the shortest code
-    that reproduces it exactly is chosen: `unpack` returns the same numbers, bit
-    by bit (a negative zero, which masks leave behind, becomes a zero). What layers
-    know beside their variables goes along: vocabularies, states of random generators,
-    and what classes of your own write in `save_own_variables` and `save_assets`.
+    on equidistant levels, or of a few values, cost a few bits. For each variable
+    the shortest code that reproduces it exactly is chosen: `unpack` returns the same
+    numbers, bit by bit (a negative zero, which masks leave behind, becomes a zero).
+    What layers know beside their variables goes along: vocabularies, states of random
+    generators, and what classes of your own write in `save_own_variables` and
+    `save_assets`.
     Compile and optimizer state is not stored, nor what stateful layers remember.
 
     The file is read back before it gets its name: weights are compared, and the
