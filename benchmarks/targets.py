@@ -4,14 +4,15 @@
 
 trains LeNet-5 on scikit-learn's digits and prints, for int8 files of the dense
 network, of one with 90 % of its weights zero, of one without 60 % of its filters and
-hidden units, and of one with 16 values a layer: the bytes of the file, flash, SRAM
+hidden units, and of two with 16 values a layer: the bytes of the file, flash, SRAM
 and inferences a second on an Ethos-U by Vela, and the arena of a microcontroller by
 TensorFlow Lite Micro. It needs `pip install "tfcompress[targets]"`.
 
 What networks take does not depend on how well they recover, so that they are not
-trained again after they were compressed. Only the one of few values is prepared for
-quantization and trained for an epoch, which rounds the values with one scale for each
-layer; with a scale for each channel they would become other integers in each.
+trained again after they were compressed. Only one of those with few values is prepared
+for quantization and trained for an epoch, which rounds the values with one scale for
+each layer. The other is converted as it is, with a scale for each channel, so that its
+values become other integers in each.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main(_) -> None:
         "dense": dense,
         "90 % zeros": changed(dense, without_small),
         "60 % of filters": tfc.structure.remove_channels(dense, weak_channels(dense)),
-        "16 values": few_values(dense, data),
+        "16 values by quantiles": changed(dense, quantiles),
+        "16 values, prepared": few_values(dense, data),
     }
     print(
         f"| LeNet-5, int8 | .tflite (KiB) | {FLAGS.accelerator}: flash (KiB) | "
@@ -56,7 +58,7 @@ def rows(networks, calibration, accelerator):
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, network) in enumerate(networks.items()):
             path = Path(folder) / f"{number}.tflite"
-            if name == "16 values":  # its ranges were learned
+            if name == "16 values, prepared":  # its ranges were learned
                 file = tfc.export.to_tflite(network, path)
             else:
                 file = tfc.export.to_tflite(
@@ -99,6 +101,13 @@ def without_small(kernel, zeros=0.9):
     """A kernel without its smallest weights."""
     limit = np.quantile(np.abs(kernel), zeros)
     return np.where(np.abs(kernel) <= limit, 0, kernel)
+
+
+def quantiles(kernel, count=16):
+    """A kernel of the values in the middle of as many equally large groups."""
+    values = np.quantile(kernel, (np.arange(count) + 0.5) / count)
+    nearest = np.abs(kernel.reshape(-1, 1) - values).argmin(1)
+    return values[nearest].reshape(kernel.shape)
 
 
 def few_values(model, data):

@@ -102,6 +102,47 @@ def test_report_compares_by_file_name(saved, command, tmp_path):
     assert json.loads(out.read_text())
 
 
+def test_report_says_what_hardware_makes_of_the_models(saved, command, tmp_path):
+    small, page = tmp_path / "small.keras", tmp_path / "pages" / "report.html"
+    model = tfc.finalize(keras.saving.load_model(saved))
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.save(small)
+    board = tmp_path / "board.toml"
+    board.write_text('name = "board"\ntarget = "this computer"\nflash = 10\n')
+    status, text, errors = command(
+        "report",
+        *(saved, small, "--data=digits", "--out", page, "--target", board),
+        *("--products=skipped", "--bits=8,16", "--tolerance=2.5", "--highlight=small"),
+        *("--metrics=sparse_top_k_categorical_accuracy", "--title=Tiny", "--verbose=0"),
+    )
+    assert (status, errors) == (0, "")
+    assert text.startswith("Tiny\nShip small")
+    assert "does not fit" in text
+    assert "Sparse top k categorical accuracy" in text
+    shown = page.read_text("utf-8")
+    assert 'href="../small.keras"' in shown  # as seen from the page
+    assert "zero weights are skipped" in shown
+    assert "bits=(8, 16)" in shown
+    assert '"tolerance":0.025' in shown
+
+
+def test_energy_of_a_model_counts_what_hardware_skips(saved, command):
+    joules = [
+        tfc.cost.energy(
+            tfc.cost.count(keras.saving.load_model(saved)),
+            "horowitz_45nm",
+            products=products,
+            bits=8,
+        )
+        for products in ("computed", "skipped")
+    ]
+    work = [estimate.by_kind["arithmetic"] for estimate in joules]
+    assert work[1] < work[0]  # what is stored needs an index, and more memory
+    for products, expected in zip(("computed", "skipped"), joules, strict=True):
+        arguments = ("--hardware=horowitz_45nm", "--bits=8", f"--products={products}")
+        assert str(expected) in command("cost", saved, *arguments)[1]
+
+
 def test_models_of_the_same_file_name_go_by_their_path():
     assert cli._short("a/m.keras", ["a/m.keras", "b/n.keras"]) == "m"
     assert cli._short("a/m.keras", ["a/m.keras", "b/m.keras"]) == "a/m.keras"
@@ -119,6 +160,8 @@ def test_models_of_the_same_file_name_go_by_their_path():
         (["unpack", "nowhere.tfcz", "{folder}/m.keras"], "nowhere.tfcz"),
         (["report", "{saved}", "--data=digits", "--out=report.pdf"], "argument `out`"),
         (["report", "{saved}", "--data=digtis"], "digits"),
+        (["report", "{saved}", "--data=digits", "--target=toaster"], "toaster"),
+        (["report", "{saved}", "--data=digits", "--highlight=other"], "highlight"),
     ],
 )
 def test_mistakes_end_in_one_message(saved, command, tmp_path, arguments, message):

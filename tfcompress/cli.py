@@ -130,7 +130,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
     cost = _add(commands, "cost", _cost, "count MACs and parameters by layer")
     cost.add_argument("model", help=model)
-    cost.add_argument("--hardware", help="profile to model the energy with")
+    _add_energy(cost, default=None)
 
     shrink = _add(commands, "shrink", _shrink, "remove wrappers and zero channels")
     shrink.add_argument("model", help=model)
@@ -193,6 +193,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     report.add_argument("models", nargs="+", help=f"{model} each, the baseline first")
     report.add_argument("--out", help="the .html, .json or .md file to write")
     _add_data(report, "data set to test and calibrate with", required=True)
+    _add_report(report)
 
     recipe = _add(commands, "recipe", _recipe, "run the script of a paper")
     recipe.set_defaults(starts=False)
@@ -202,6 +203,63 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
 
     return parser.parse_args(argv[1:])
+
+
+def _add_energy(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    said = f" (default {default}; 'none' leaves the energy out)" if default else ""
+    parser.add_argument(
+        "--hardware",
+        default=default,
+        help=f"profile to model the energy with: a name or a .toml file{said}",
+    )
+    parser.add_argument(
+        "--products",
+        choices=["computed", "gated", "skipped"],
+        default="computed",
+        help="what the hardware does with products of zero weights (default computed)",
+    )
+    parser.add_argument(
+        "--bits",
+        type=_bits,
+        metavar="W[,A]",
+        help="bits of weights and activations for the modelled energy",
+    )
+
+
+def _bits(text: str) -> int | tuple[int, int]:
+    """One width for all, or those of weights and activations."""
+    numbers = [int(part) for part in text.split(",")]
+    if len(numbers) > 2:
+        raise ValueError(text)
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    _add_energy(parser, default="horowitz_45nm")
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        help="hardware to ask what it makes of the files, as for `tfcompress target`; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        help="how much worse the model to ship may be, in percent (points of an "
+        "accuracy; default 1)",
+    )
+    parser.add_argument("--highlight", help="name of the model to ship instead")
+    parser.add_argument(
+        "--metrics",
+        help="further metrics by name, such as mae,mse; the models' own are there "
+        "anyway",
+    )
+    parser.add_argument("--title", default="Compression report", help="heading")
+    parser.add_argument(
+        "--verbose", type=int, choices=[0, 1], default=1, help="0 tells no progress"
+    )
 
 
 def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
@@ -313,7 +371,13 @@ def _cost(arguments: argparse.Namespace) -> None:
     cost = tfc.cost.count(_load(arguments.model))
     print(cost)
     if arguments.hardware is not None:
-        print(f"\n{tfc.cost.energy(cost, arguments.hardware)}")
+        energy = tfc.cost.energy(
+            cost,
+            arguments.hardware,
+            products=arguments.products,
+            bits=arguments.bits,
+        )
+        print(f"\n{energy}")
 
 
 def _shrink(arguments: argparse.Namespace) -> None:
@@ -490,14 +554,25 @@ def _report(arguments: argparse.Namespace) -> None:
         check_writable(
             arguments.out, argument="out", suffixes=(".html", ".json", ".md")
         )
-    models = {_short(path, arguments.models): _load(path) for path in arguments.models}
-    data = _data(arguments, next(iter(models.values())))
+    for target in arguments.target:
+        tfc.export.targets.resolve(target)  # before the models are loaded
+    data = _data(arguments, _load(arguments.models[0]))
     assert data is not None  # the parser requires it
+    metrics = None if arguments.metrics is None else arguments.metrics.split(",")
     report = tfc.report.compare(
-        models,
+        {_short(path, arguments.models): path for path in arguments.models},
         data=(data.test.images, data.test.labels),
         calibration=_calibration(data),
+        metrics=metrics,
+        hardware=None if arguments.hardware == "none" else arguments.hardware,
+        products=arguments.products,
+        bits=arguments.bits,
+        targets=arguments.target,
+        tolerance=arguments.tolerance / 100,
+        highlight=arguments.highlight,
+        title=arguments.title,
         provenance={"data set": repr(data)},
+        verbose=arguments.verbose,
     )
     print(report)
     if arguments.out is not None:

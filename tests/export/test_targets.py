@@ -1,9 +1,11 @@
 """What targets say of files, against counts by hand and a compiler."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.export import TargetProfile
-from tfcompress.export.targets import _target
+from tfcompress.export.targets import _c, _target
 from tfcompress.export.targets._program import dominant, operators
 
 needs_vela = pytest.mark.skipif(
@@ -40,6 +42,22 @@ def network(zeros=False):
         kernel[np.abs(kernel) < np.quantile(np.abs(kernel), 0.9)] = 0
         model.get_layer("wide").set_weights([kernel, bias])
     return model
+
+
+def write_stub(folder):
+    """A header like that of MicroMutableOpResolver, with all of its methods."""
+    header = folder / "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+    header.parent.mkdir(parents=True)
+    methods = "\n".join(
+        f"  int Add{_c._method(kind)}() {{ return ++used_; }}"
+        for kind in sorted(_c._KERNELS)
+    )
+    header.write_text(
+        "namespace tflite {\ntemplate <unsigned int Count>\n"
+        f"class MicroMutableOpResolver {{\n public:\n{methods}\n"
+        " private:\n  unsigned int used_ = 0;\n};\n}\n"
+    )
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +247,60 @@ class TestC:
         detail = tfc.export._runtime.open_file(dense).inputs[0][1]
         assert float(scale) == pytest.approx(detail["quantization"][0])
         assert int(zero_point) == detail["quantization"][1]
+
+    def test_all_of_it_compiles(self, dense, tmp_path):
+        """Against the interface that TensorFlow Lite Micro has, without its code.
+
+        The stub has one method for each operator, as the real class, so that a
+        method that does not exist is an error. TFLITE_MICRO_SOURCE names a checkout
+        whose headers take the stub's place, and FLATBUFFERS_SOURCE and the like
+        what they include.
+        """
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            pytest.skip("needs a C++ compiler")
+        source = tfc.export.to_c(dense, tmp_path / "net.cc")
+        folders = []
+        for name in ("TFLITE_MICRO", "FLATBUFFERS", "GEMMLOWP", "RUY"):
+            if place := os.environ.get(f"{name}_SOURCE"):
+                folders += [Path(place), Path(place, "include")]
+        folders = folders or [write_stub(tmp_path / "stub")]
+        main = tmp_path / "main.cc"
+        main.write_text(
+            '#include "net.h"\n#include "net_resolver.h"\nint main() {\n'
+            "  static auto resolver = net_resolver();\n"
+            "  return net_model[0] + net_model_size + net_input0_elements +\n"
+            "         net_output0_zero_point + sizeof(resolver);\n}\n"
+        )
+        include = [part for folder in folders for part in ("-isystem", str(folder))]
+        options = ["-std=c++17", "-Wall", "-Werror", "-fsyntax-only", *include]
+        options.append("-DTF_LITE_STATIC_MEMORY")  # as on a microcontroller
+        for file in (main, source):
+            subprocess.run([compiler, *options, str(file)], check=True)
+
+    def test_every_operator_has_its_method(self):
+        # Camel case but for those that the interface spells another way.
+        methods = {_c._method(kind) for kind in _c._KERNELS}
+        assert len(methods) == len(_c._KERNELS)
+        assert {
+            "Conv2D",
+            "BatchMatMul",
+            "CumSum",
+            "PadV2",
+            "Relu6",
+            "SelectV2",
+        } < methods
+        assert {"L2Pool2D", "UnidirectionalSequenceLSTM", "SpaceToBatchNd"} < methods
+
+    def test_an_operator_without_a_kernel_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(_c.importlib.util, "find_spec", lambda module: None)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Activation("gelu")])
+        path = tmp_path / "gelu.tflite"
+        tfc.export.to_tflite(model, path)
+        assert [op.kind for op in operators(path.read_bytes())] == ["GELU"]
+        with pytest.raises(ValueError, match=r"GELU.*no kernel"):
+            tfc.export.to_c(path, tmp_path / "net.cc")
+        assert not (tmp_path / "net.cc").exists()
 
     def test_the_resolver_has_just_what_is_needed(self, dense, tmp_path):
         tfc.export.to_c(dense, tmp_path / "net.cc")

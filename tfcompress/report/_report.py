@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfcompress._files import check_writable, write_atomic
@@ -53,6 +53,16 @@ class Report(ReportFigures):
         """The report as one HTML page that needs no network."""
         return _html.to_html(self)
 
+    def _page_in(self, folder: Path) -> str:
+        """The page with links to models as they are seen from a folder."""
+        models = tuple(
+            replace(model, path=Path(os.path.relpath(model.path, folder)).as_posix())
+            if model.path and Path(model.path).exists()
+            else model
+            for model in self.models
+        )
+        return replace(self, models=models).to_html()
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report to a file, in one step.
 
@@ -65,12 +75,12 @@ class Report(ReportFigures):
         Raises:
             ValueError: if the ending is another or nothing can be written there.
         """
+        target = check_writable(path, suffixes=(".html", ".json", ".md"))
         formats = {
-            ".html": self.to_html,
+            ".html": lambda: self._page_in(target.parent),
             ".json": self.to_json,
             ".md": self.to_markdown,
         }
-        target = check_writable(path, suffixes=tuple(formats))
         write_atomic(target, formats[target.suffix.lower()]())
         return target
 

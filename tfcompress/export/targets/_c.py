@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from tfcompress.export.targets._program import operators
 
 __all__ = ["to_c"]
 
+# The operators that MicroMutableOpResolver has a method for (tflite-micro, 2026).
+_NAMES = """
+ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL
+BATCH_TO_SPACE_ND BROADCAST_ARGS BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION
+CONV_2D COS CUMSUM DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV
+DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FILL FLOOR FLOOR_DIV
+FLOOR_MOD FULLY_CONNECTED GATHER GATHER_ND GREATER GREATER_EQUAL HARD_SWISH IF
+L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG LOGICAL_AND LOGICAL_NOT
+LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG
+NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_ALL REDUCE_MAX
+REDUCE_MIN RELU RELU6 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2
+ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT
+SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH
+TRANSPOSE TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE
+ZEROS_LIKE
+"""
+_KERNELS = frozenset(_NAMES.split())
 # Methods of MicroMutableOpResolver that are not the operator's name in camel case.
 _METHODS = {
     "BATCH_MATMUL": "BatchMatMul",
@@ -66,6 +84,7 @@ def to_c(path: str | os.PathLike[str] | bytes, out: str | os.PathLike[str]) -> P
     program = open_file(path)
     content = path if isinstance(path, bytes) else Path(path).read_bytes()
     kinds = sorted({op.kind for op in operators(content)})
+    _refuse([kind for kind in kinds if kind not in _KERNELS])
     arena = _arena(content)
     resolver = target.with_name(f"{name}_resolver.h")
     write_atomic(resolver, _resolver(name, kinds))
@@ -78,13 +97,17 @@ def _arena(content: bytes) -> int | None:
     if importlib.util.find_spec("tflite_micro") is None:
         return None
     figures = run_on_micro(content)
-    if figures.fallback:
+    _refuse(figures.fallback)
+    return figures.ram
+
+
+def _refuse(missing: Sequence[str]) -> None:
+    if missing:
         raise ValueError(
             "Invalid value for argument `path`. Expected a file that runs on "
-            f"microcontrollers. Received: one with {', '.join(figures.fallback)}, for "
-            "which TensorFlow Lite Micro has no kernel."
+            f"microcontrollers. Received: one with {', '.join(missing)}, for which "
+            "TensorFlow Lite Micro has no kernel."
         )
-    return figures.ram
 
 
 def _method(kind: str) -> str:
