@@ -591,3 +591,23 @@ def test_print_shows_a_table():
     assert "group" in text.splitlines()[0]
     assert "no: model output" in text
     assert "conv1, branch2" in text
+
+
+def test_a_model_may_begin_at_the_input_of_one_that_it_calls():
+    """As the tasks of KerasHub do: `x = backbone(backbone.input)`."""
+    image = keras.Input((8, 8, 4))
+    x = L.Conv2D(6, 3, padding="same", activation="relu", name="c1")(image)
+    backbone = keras.Model(image, L.Conv2D(4, 3, padding="same", name="c2")(x))
+    # Called on another tensor, too, so that one symbolic tensor has two meanings.
+    scaled = L.Rescaling(2.0)(backbone.input)
+    joined = L.Concatenate()(
+        [backbone(backbone.input), backbone(scaled), backbone.input]
+    )
+    outputs = L.Dense(3)(L.Flatten()(joined))
+    model = keras.Model(backbone.input, outputs)
+    masked = structure.zero_channels(model, {"c1": [0, 3], "c2": [1]})
+    small = structure.remove_channels(model, {"c1": [0, 3], "c2": [1]})
+    x = np.random.default_rng(0).normal(size=(5, 8, 8, 4)).astype("float32")
+    assert small.count_params() < model.count_params()
+    assert not np.allclose(masked(x), model(x), atol=1e-3)
+    np.testing.assert_allclose(small(x), masked(x), 1e-4, 1e-5)

@@ -193,6 +193,10 @@ class Rebuild:
         new: dict[int, Any] = {}
         for tensor in graph.inputs:
             self._record(tensor, self._input(tensor), new)
+        # A model may begin at the input of one that it calls, `x = base(base.input)`,
+        # as the tasks of KerasHub do. The copy of the inner one then notes another
+        # tensor under the same id, so these are kept apart.
+        begins = {id(tensor): self.tensors[id(tensor)] for tensor in graph.inputs}
         needed = self._zero.needed(model) if self._zero else None
         if self._edits:
             needed = self._live(model)
@@ -218,6 +222,7 @@ class Rebuild:
                 call.outputs, keras.tree.flatten(results), strict=True
             ):
                 self._record(old, result, new)
+        self.tensors |= begins
         inputs, outputs = _graph.structures(model)
         # An input stays itself, also where all that read it get something else.
         inputs = keras.tree.map_structure(lambda t: self.tensors[id(t)][1], inputs)
