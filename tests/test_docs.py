@@ -1,6 +1,7 @@
 """Documentation and code say the same: examples, arguments, errors, links."""
 
 import ast
+import builtins
 import functools
 import importlib
 import inspect
@@ -169,3 +170,93 @@ def test_figures_are_small_and_readable_in_both_schemes(figure):
     # What the script draws is what is there, and no more.
     script = (ROOT / "scripts" / "draw_methods.py").read_text(encoding="utf-8")
     assert f'    "{figure.stem}": {figure.stem},\n' in script
+
+
+# Exceptions --------------------------------------------------------------------------
+
+
+@functools.cache
+def functions_of(module):
+    """The functions of a module's file, by name."""
+    tree = ast.parse(inspect.getsource(module))
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def raised(node, module, seen):
+    """Names of the exceptions that a function raises, itself or in its helpers.
+
+    Helpers are the functions of the same file that it calls by name.
+    """
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Raise) and part.exc is not None:
+            error = part.exc.func if isinstance(part.exc, ast.Call) else part.exc
+            found.add(ast.unparse(error).rpartition(".")[2])
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Name):
+            helper = functions_of(module).get(part.func.id)
+            if helper is not None and helper.name not in seen:
+                seen.add(helper.name)
+                found |= raised(helper, module, seen)
+    return {name for name in found if name[0].isupper()}  # not `raise error`
+
+
+def parts_that_raise(value):
+    """Pairs of a docstring and the functions that it speaks for."""
+    tree = ast.parse(inspect.getsource(value)).body[0]
+    if not inspect.isclass(value):
+        return [(inspect.getdoc(value), [tree])]
+    methods = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    begin = [node for node in methods if node.name in ("__init__", "__post_init__")]
+    # What Keras calls is documented there.
+    theirs = re.compile(r"_|on_|build$|call$|compute_output_s|[gs]et_(config|state)$")
+    public = [node for node in methods if not theirs.match(node.name)]
+    whole = inspect.getdoc(value)
+    return [(whole, begin)] + [
+        (whole + (ast.get_docstring(node) or ""), [node]) for node in public
+    ]
+
+
+def undocumented(value):
+    """Exceptions that a public name raises and its docstring does not tell.
+
+    The name of a base class will do: `ValueError` for `InvalidFileError`.
+    """
+    missing = set()
+    module = inspect.getmodule(value)
+    known = {**vars(builtins), **vars(module)}
+    for text, nodes in parts_that_raise(value):
+        for node in nodes:
+            for name in raised(node, module, set()):
+                classes = known[name].__mro__
+                bases = {base.__name__ for base in classes[: classes.index(Exception)]}
+                if not any(base in text for base in bases):
+                    missing.add(name)
+    return missing
+
+
+@pytest.mark.parametrize("name", public_callables())
+def test_every_exception_is_documented(name):
+    value = public_callables()[name]
+    if inspect.isclass(value) and issubclass(value, (Exception, tuple)):
+        return
+    assert not undocumented(value)
+
+
+def _helper(x):
+    if x is None:
+        raise TypeError("no")
+
+
+def _tells_half(x):
+    """Works.
+
+    Raises:
+        ValueError: if x is negative.
+    """
+    _helper(x)
+    if x < 0:
+        raise ValueError("no")
+
+
+def test_undocumented_exceptions_are_found():
+    assert undocumented(_tells_half) == {"TypeError"}

@@ -54,6 +54,9 @@ class Heatmap:
         rows: name of each row.
         values: one sequence for each row; `None` leaves a cell empty.
         description: a sentence for the reader. Defaults to `""`.
+
+    Raises:
+        ValueError: if `values` do not have the shape of `rows` and `columns`.
     """
 
     title: str

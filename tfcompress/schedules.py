@@ -93,7 +93,8 @@ class Constant(Schedule):
         begin: first step b with that value. Defaults to `0`.
 
     Raises:
-        ValueError: if `value` is not a finite number or `begin` is negative.
+        TypeError: if an argument is not a number.
+        ValueError: if `value` is not finite or `begin` is negative.
     """
 
     value: float
@@ -134,7 +135,8 @@ class OneShot(Schedule):
         at: the step a of the change.
 
     Raises:
-        ValueError: if `value` is not a finite number or `at` is negative.
+        TypeError: if an argument is not a number.
+        ValueError: if `value` is not finite or `at` is negative.
     """
 
     value: float
@@ -222,6 +224,7 @@ class Linear(_Ramp):
         every: number of steps n between two changes. Defaults to `1`.
 
     Raises:
+        TypeError: if an argument is not a number.
         ValueError: if a value is not finite, a step is negative, `begin` is not
             before `end`, or `every` is not positive.
     """
@@ -257,6 +260,7 @@ class Linear(_Ramp):
             `Linear(0, target, begin, begin + target / rate, every)`.
 
         Raises:
+            TypeError: if an argument is not a number.
             ValueError: if `rate` or `target` is not positive.
         """
         for name, value in (("rate", rate), ("target", target)):
@@ -298,6 +302,7 @@ class Polynomial(_Ramp):
         every: number of steps n between two changes. Defaults to `1`.
 
     Raises:
+        TypeError: if an argument is not a number.
         ValueError: if a value is not finite, a step is negative, `begin` is not
             before `end`, or `power` or `every` is not positive.
     """
@@ -340,6 +345,7 @@ class Piecewise(Schedule):
             an iterable of such pairs).
 
     Raises:
+        TypeError: if `values` is not a dict from steps to numbers.
         ValueError: if `values` is empty, a step is negative or occurs twice, or
             a value is not finite.
     """

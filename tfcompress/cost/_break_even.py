@@ -83,6 +83,9 @@ class SparseHardware:
     Attributes:
         curve: pairs of a pruning ratio, at least 1, and the speed-up there, both
             rising. Defaults to the published ones.
+
+    Raises:
+        ValueError: if there are fewer than two pairs, or they do not rise.
     """
 
     curve: tuple[tuple[float, float], ...] = PUBLISHED_CURVE

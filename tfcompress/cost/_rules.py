@@ -57,6 +57,7 @@ def register(
 
     Raises:
         TypeError: if `layer` is not a layer class or `macs` is not callable.
+        ValueError: from `count`, if `macs` does not return a whole number.
     """
     if not (isinstance(layer, type) and issubclass(layer, keras.Layer)):
         raise TypeError(

@@ -232,6 +232,7 @@ def pack(
             complete configuration or a variable of an unknown type, has a layer
             with state that cannot be carried, or a value is too large for half
             precision.
+        RuntimeError: if a variable does not read back as it was written.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

@@ -63,6 +63,9 @@ class KernelWrapper(keras.layers.Wrapper):
 
         Returns:
             A tensor of the shape and dtype of `value`.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError
 

@@ -357,6 +357,7 @@ def resize(
         A new model.
 
     Raises:
+        TypeError: if a width is not an integer.
         ValueError: for unknown names, widths out of range, layers that cannot
             be resized (with the reason), and coupled layers with two widths.
     """
@@ -530,6 +531,7 @@ def bypass(
         A new model.
 
     Raises:
+        TypeError: if `layers` is a string.
         ValueError: for unknown layers, and where zero does not simplify: it
             names the operation.
         VerificationError: if the two models disagree.

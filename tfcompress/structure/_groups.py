@@ -173,7 +173,11 @@ class ChannelGroups(Sequence[ChannelGroup]):
         )
 
     def labels(self, layer: str) -> np.ndarray:
-        """Labels of the output channels of a layer."""
+        """Labels of the output channels of a layer.
+
+        Raises:
+            ValueError: if the name is unknown, or the output has no channels.
+        """
         outputs = self.analysis.outputs
         key = resolve_name("layer", layer, {**self.analysis.layers, **outputs})
         if key not in outputs:
@@ -190,6 +194,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
             argument: what the caller's argument is called, for the message.
             key: name of a group or a layer; the last part of a nested name is
                 enough where only one has it.
+
+        Raises:
+            ValueError: if the key is unknown or ambiguous.
         """
         if key in self._by_name:
             return self._by_name[key]
@@ -213,6 +220,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
                 name -> indices of its channels.
 
         Raises:
+            TypeError: if `selection` is not a dict of integers.
             ValueError: for unknown names, indices out of range, and channels
                 that cannot be removed (with the reason).
         """

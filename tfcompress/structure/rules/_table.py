@@ -236,6 +236,10 @@ def register_channelwise(
         variables: names of the attributes whose last axis runs over channels.
         config: name of the constructor argument that gives the number of
             channels, if there is one. Defaults to `None`.
+
+    Raises:
+        TypeError: if `layer` is not a layer class.
+        ValueError: if `config` is given, and no variable.
     """
     if not (isinstance(layer, type) and issubclass(layer, keras.Layer)):
         raise TypeError(
