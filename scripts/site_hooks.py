@@ -1,7 +1,8 @@
-"""Hooks of the site's build (mkdocs.yml): formulas, links out of docs/, notebooks.
+"""Hooks of the site's build (mkdocs.yml): formulas, links, notebooks, names.
 
 Formulas become MathML, which browsers show by themselves, so that a page needs no
-script from another server. The examples can be had as notebooks.
+script from another server. Links out of docs/ become names of files. The examples can
+be had as notebooks, and a table lists all public names.
 """
 
 import html
@@ -9,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import make_notebooks  # beside this file, where mkdocs looks, too
+import document_names  # beside this file, where mkdocs looks, too
+import make_notebooks
 import nbformat
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
@@ -47,7 +49,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Adds a notebook for each example, `notebooks/NAME.ipynb`."""
+    """Adds a notebook for each example, and the table of all names."""
+    page = File.generated(config, "reference/names.md", content=document_names.table())
+    files.append(page)
     for script in make_notebooks.examples():
         content = nbformat.writes(make_notebooks.notebook(script))
         path = f"notebooks/{make_notebooks.name(script)}"
