@@ -1,18 +1,19 @@
 """What pruning a layer would cost in accuracy, and what it would save.
 
 The characterization that comes before the pruning of a network: which layers
-bear it (`sensitivity`), and in which of them it pays (`layer_energy`).
+bear it (`sensitivity`), in which of them it pays (`layer_energy`), and what comes
+of one training run for each of several settings (`sweep`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,9 @@ import keras
 import numpy as np
 
 from tfcompress import cost, policy
-from tfcompress._checks import invalid, one_of, whole
+from tfcompress._checks import one_of
 from tfcompress._figures import Curves, Heatmap
+from tfcompress._files import check_writable, write_atomic
 from tfcompress._samples import (
     Source,
     check_labeled,
@@ -31,12 +33,13 @@ from tfcompress._samples import (
     packed,
     read,
 )
+from tfcompress._share import Engine, check_engine, cores, share_out
 from tfcompress.callbacks.dynamic_surgery import thresholds
 from tfcompress.cost._table import table
 from tfcompress.policy import kernels, select_kernels
 from tfcompress.structure._graph import require_graph
 
-__all__ = ["Sensitivity", "layer_energy", "sensitivity"]
+__all__ = ["Sensitivity", "Sweep", "layer_energy", "sensitivity", "sweep"]
 
 _RATES = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 _BATCH = 256
@@ -136,7 +139,7 @@ def sensitivity(
     factors: Sequence[float] | None = None,
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
-    engine: Literal["processes", "ray"] = "processes",
+    engine: Engine = "processes",
     workers: int | None = None,
     verbose: bool = True,
 ) -> Sensitivity:
@@ -191,7 +194,7 @@ def sensitivity(
     require_graph(model)
     kind, amounts = _amounts(rates, factors)
     chosen = list(select_kernels(model, layers, exclude))
-    measure_all = _engine(engine, workers)
+    check_engine(engine, workers)
     source = read(model, data, split="validation")
     check_labeled(source)
     study = _study(source, kind, _threads(engine, workers))
@@ -201,14 +204,193 @@ def sensitivity(
     progress = keras.utils.Progbar(
         len(tasks), verbose=int(verbose), unit_name="measurement"
     )
-    for task, result in measure_all(study, tasks):
-        found[task] = result
+    for index, result in share_out(
+        _measure_task, study, tasks, engine=engine, workers=workers
+    ):
+        found[tasks[index]] = result
         progress.update(len(found))
 
     def column(index: int) -> dict[str, tuple[float, ...]]:
         return {n: tuple(found[n, a][index] for a in amounts) for n in chosen}
 
     return Sensitivity(model.name, baseline, kind, amounts, column(0), column(1))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What came of one training run for each of several settings.
+
+    Attributes:
+        settings: the settings, in the order of the runs: argument -> value.
+        figures: what each run has returned: name -> number; `None` if it failed.
+        errors: the last line of what a failed run has said; `None` of the others.
+    """
+
+    settings: tuple[Mapping[str, Any], ...]
+    figures: tuple[Mapping[str, float] | None, ...]
+    errors: tuple[str | None, ...]
+
+    def best(self, figure: str, *, mode: Literal["max", "min"] = "max") -> int:
+        """The number of the run with the best value of a figure.
+
+        Args:
+            figure: name of the figure.
+            mode: whether the largest or the smallest is best. Defaults to `"max"`.
+
+        Returns:
+            An index of `settings` and `figures`.
+
+        Raises:
+            ValueError: if no run has returned the figure.
+        """
+        one_of("mode", mode, ("max", "min"))
+        found = [
+            (float(each[figure]), index)
+            for index, each in enumerate(self.figures)
+            if each is not None and np.isfinite(each.get(figure, np.nan))
+        ]
+        if not found:
+            names = sorted({name for each in self.figures for name in each or ()})
+            raise ValueError(
+                "Invalid value for argument `figure`. Expected one that a run has "
+                f"returned, of {names}. Received: figure={figure!r}"
+            )
+        sign = 1 if mode == "max" else -1
+        return max(found, key=lambda pair: (sign * pair[0], -pair[1]))[1]
+
+    def curves(self, x: str, y: str) -> Curves:
+        """One figure over another, or over a setting, for a report.
+
+        Args:
+            x: name of a figure or of a setting that is a number.
+            y: name of a figure.
+        """
+        points = [
+            (float({**setting, **each}[x]), float(each[y]))
+            for setting, each in zip(self.settings, self.figures, strict=True)
+            if each is not None
+        ]
+        return Curves(
+            title=f"{y} over {x}",
+            x_label=x,
+            y_label=y,
+            series={"runs": sorted(points)},
+            description="One training run for each point.",
+        )
+
+    def __str__(self) -> str:
+        names = list(dict.fromkeys(n for each in self.figures for n in each or ()))
+        keys = list(self.settings[0]) if self.settings else []
+        rows = [
+            (
+                *(f"{setting[key]}" for key in keys),
+                *(f"{each[n]:.6g}" if each and n in each else "–" for n in names),
+                *([error or ""] if any(self.errors) else []),
+            )
+            for setting, each, error in zip(
+                self.settings, self.figures, self.errors, strict=True
+            )
+        ]
+        header = (*keys, *names, *(["failed"] if any(self.errors) else []))
+        return table(header, rows)
+
+
+def sweep(
+    train: Callable[..., Mapping[str, float]],
+    settings: Mapping[str, Sequence[Any]],
+    *,
+    engine: Engine = "processes",
+    workers: int | None = None,
+    gpus: float = 0.0,
+    log_path: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+) -> Sweep:
+    """Calls a training function once for each combination of settings.
+
+    For sweeps over λ of gates, pruning rates, constraints or seeds. The runs are
+    independent of each other and are shared out among processes, on this machine
+    or on a Ray cluster. A run that raises an error is noted; the others go on.
+
+    Example:
+
+    ```python
+    def train(rate, seed):
+        keras.utils.set_random_seed(seed)
+        model = make_model()
+        pruning = tfc.callbacks.FilterPruning(tfc.schedules.Linear(0, rate, 0, 10))
+        model.fit(x, y, epochs=20, callbacks=[pruning], verbose=0)
+        small = tfc.finalize(model)
+        accuracy = small.evaluate(x_val, y_val, verbose=0, return_dict=True)["accuracy"]
+        return {"accuracy": accuracy, "macs": tfc.cost.count(small).macs}
+
+    found = tfc.analysis.sweep(
+        train, {"rate": [0.3, 0.5, 0.7], "seed": [0, 1, 2]}, engine="ray", gpus=1
+    )
+    print(found)
+    tfc.report.compare(models, curves=[found.curves("macs", "accuracy")])
+    ```
+
+    Args:
+        train: function of one value of each setting, by keyword, that returns
+            numbers by name. It is sent to the processes with what it refers to, and
+            makes or loads its model and data itself.
+        settings: argument of `train` -> the values to try. Every combination is
+            run, in the order of `itertools.product`.
+        engine: `"processes"` of this machine, or `"ray"`: the Ray cluster that
+            this program is connected to, or that `ray.init()` finds or starts. It
+            needs `pip install tfcompress[ray]`, on every machine of the cluster.
+            Defaults to `"processes"`.
+        workers: number of processes; 1 runs in this one. `None` for one per core.
+            Not for `"ray"`, which knows its machines. Defaults to `None`.
+        gpus: GPUs of the cluster that a run takes, for `"ray"`; 0.5 lets two runs
+            share one. Defaults to `0.0`.
+        log_path: a file ending in `.json` in which each run is noted as it ends.
+            Runs that are noted there, under the same settings, are not repeated;
+            those that failed are. Defaults to `None`.
+        verbose: whether to show a progress bar. Defaults to `True`.
+
+    Returns:
+        A `Sweep`.
+
+    Raises:
+        ImportError: if `engine` is `"ray"` and Ray is not installed.
+        TypeError: if an argument is of another kind.
+        ValueError: if an argument is out of range, before anything is run.
+    """
+    if not callable(train):
+        raise TypeError(
+            "Invalid value for argument `train`. Expected a function. Received: "
+            f"train={train!r}"
+        )
+    combinations = _combinations(settings)
+    check_engine(engine, workers, gpus)
+    log = _Log(log_path)
+    outcomes: dict[int, _Outcome] = {
+        index: (known, None)
+        for index, setting in enumerate(combinations)
+        if (known := log.known(setting)) is not None
+    }
+    left = [index for index in range(len(combinations)) if index not in outcomes]
+    progress = keras.utils.Progbar(
+        len(combinations), verbose=int(verbose), unit_name="run"
+    )
+    for position, outcome in share_out(
+        _run,
+        train,
+        [combinations[index] for index in left],
+        engine=engine,
+        workers=workers,
+        gpus=gpus,
+    ):
+        outcomes[left[position]] = outcome
+        log.note(combinations[left[position]], outcome[0])
+        progress.update(len(outcomes))
+    ordered = [outcomes[index] for index in range(len(combinations))]
+    return Sweep(
+        tuple(combinations),
+        tuple(figures for figures, _ in ordered),
+        tuple(error for _, error in ordered),
+    )
 
 
 def layer_energy(
@@ -267,7 +449,6 @@ class _Study:
 
 Task = tuple[str, float]
 Result = tuple[float, float]  # accuracy and pruned fraction
-Measure = Callable[[_Study, Sequence[Task]], Iterator[tuple[Task, Result]]]
 
 
 def _study(source: Source, kind: Literal["rate", "factor"], threads: int) -> _Study:
@@ -344,6 +525,15 @@ def _prune(kernel: np.ndarray, kind: str, amount: float) -> np.ndarray:
     return pruned
 
 
+def _measure_task(study: _Study, task: Task) -> Result:
+    _set_threads(study.threads)
+    return _measure(study, *task)
+
+
+def _threads(engine: str, workers: int | None) -> int:
+    return 1 if engine == "ray" else max(1, cores() // (workers or cores()))
+
+
 def _set_threads(threads: int) -> None:
     """Leaves the other processes their cores, in a process that is still new."""
     if keras.backend.backend() != "tensorflow":
@@ -355,69 +545,75 @@ def _set_threads(threads: int) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
-# Engines ---------------------------------------------------------------------
+# Running trials ---------------------------------------------------------------
+
+# What a run has returned, and what it has said where it failed.
+_Outcome = tuple[Mapping[str, float] | None, str | None]
 
 
-def _here(study: _Study, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
-    for task in tasks:
-        yield task, _measure(study, *task)
+def _run(train: Callable[..., Any], setting: Mapping[str, Any]) -> _Outcome:
+    try:
+        returned = train(**setting)
+        return {str(name): float(value) for name, value in returned.items()}, None
+    except Exception as error:  # of somebody's own function; the others go on
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _in_processes(
-    study: _Study, tasks: Sequence[Task], *, workers: int
-) -> Iterator[tuple[Task, Result]]:
-    import joblib
-
-    parallel = joblib.Parallel(
-        n_jobs=min(workers, len(tasks)), return_as="generator_unordered", batch_size=1
+def _combinations(settings: Any) -> list[dict[str, Any]]:
+    good = isinstance(settings, Mapping) and all(
+        isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+        for values in settings.values()
     )
-    yield from parallel(joblib.delayed(_remote)(study, task) for task in tasks)
+    if not good:
+        raise TypeError(
+            "Invalid value for argument `settings`. Expected a dict of lists. "
+            f"Received: settings={settings!r}"
+        )
+    if not settings or not all(len(values) for values in settings.values()):
+        raise ValueError(
+            "Invalid value for argument `settings`. Expected at least one value of at "
+            f"least one setting. Received: settings={settings!r}"
+        )
+    lists = [
+        values.tolist() if isinstance(values, np.ndarray) else list(values)
+        for values in settings.values()
+    ]
+    return [
+        dict(zip(settings, values, strict=True)) for values in itertools.product(*lists)
+    ]
 
 
-def _on_ray(study: _Study, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
-    import ray
+class _Log:
+    """The runs that have ended, in a file that is complete or absent."""
 
-    if not ray.is_initialized():
-        ray.init()
-    measure = ray.remote(_remote)
-    shared = ray.put(study)  # once a machine, not once a task
-    waiting = [measure.remote(shared, task) for task in tasks]
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        yield from ray.get(done)
+    def __init__(self, path: Any) -> None:
+        self._path: Path | None = None
+        self._runs: list[dict[str, Any]] = []
+        if path is None:
+            return
+        self._path = check_writable(path, argument="log_path", suffixes=(".json",))
+        if self._path.exists():
+            self._runs = json.loads(self._path.read_text(encoding="utf-8"))
 
+    def known(self, setting: Mapping[str, Any]) -> dict[str, float] | None:
+        """What a run with this setting has returned."""
+        wanted = _plain(setting)
+        for each in self._runs:
+            if each["setting"] == wanted:
+                return each["figures"]
+        return None
 
-def _remote(study: _Study, task: Task) -> tuple[Task, Result]:
-    _set_threads(study.threads)
-    return task, _measure(study, *task)
-
-
-def _engine(engine: str, workers: int | None) -> Measure:
-    """The function that measures all tasks, after a check that it can."""
-    one_of("engine", engine, ("processes", "ray"))
-    if workers is not None:
-        workers = whole("workers", workers)
-        if engine == "ray":
-            raise ValueError(invalid("workers", "None for engine='ray'", workers))
-    if engine == "ray":
-        try:
-            import ray  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                "Expected Ray for engine='ray'. Install it with "
-                "`pip install tfcompress[ray]`, or use engine='processes'."
-            ) from error
-        return _on_ray
-    number = workers or _cores()
-    return _here if number == 1 else functools.partial(_in_processes, workers=number)
+    def note(
+        self, setting: Mapping[str, Any], figures: Mapping[str, float] | None
+    ) -> None:
+        """Adds a run that has not failed."""
+        if self._path is not None and figures is not None:
+            self._runs.append({"setting": _plain(setting), "figures": dict(figures)})
+            write_atomic(self._path, json.dumps(self._runs, indent=1))
 
 
-def _threads(engine: str, workers: int | None) -> int:
-    return 1 if engine == "ray" else max(1, _cores() // (workers or _cores()))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _plain(setting: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(setting, default=repr))
 
 
 # Arguments -------------------------------------------------------------------

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress import policy, schedules
+from tfcompress import _processes, policy, schedules
 from tfcompress._checks import name_list, one_of, whole
 from tfcompress._files import check_writable
 from tfcompress.callbacks._method import Method, diverged
@@ -194,7 +194,7 @@ class ADMM(Method):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the kernels their own regularizers back."""
         super().on_train_end(logs)
-        if self.state_path is not None:
+        if self.state_path is not None and _processes.is_first():
             for path in _versions(self.state_path):
                 path.unlink(missing_ok=True)
 
@@ -364,9 +364,10 @@ class ADMM(Method):
         """Writes the state, and keeps the one before it.
 
         A crash may come between this file and the backup of the weights, in
-        either order; one of the two states then fits the weights.
+        either order; one of the two states then fits the weights. Of several
+        processes that train together the first writes.
         """
-        if self.state_path is None:
+        if self.state_path is None or not _processes.is_first():
             return
         state = self.get_state()
         meta = {k: state[k] for k in ("kernels", "updates", "last_update")}

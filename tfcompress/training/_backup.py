@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
+import tempfile
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress import _made
+from tfcompress import _made, _processes
 from tfcompress._files import check_writable, lock, replacing
 from tfcompress.structure._graph import scope_of
 
@@ -55,6 +57,8 @@ class Backup:
     which a Keras model file does not hold, and those of Python's and NumPy's
     global generators.
 
+    Of several processes that train together the first writes, and all read.
+
     Args:
         folder: the folder of the file. Whoever makes a backup locks it first, see
             `tfcompress._files.lock`.
@@ -68,7 +72,14 @@ class Backup:
 
     def state(self) -> dict[str, Any] | None:
         """What was saved beside the model; `None` if nothing was saved."""
-        if not self.path.exists():
+        found = self.path.exists()
+        if not _processes.alike(int(found)):
+            raise ValueError(
+                "Invalid value for argument `backup_dir`. Expected a folder that all "
+                "processes see, as on a network file system. Received: "
+                f"{str(self.path.parent)!r}, in which only some find a backup."
+            )
+        if not found:
             return None
         with zipfile.ZipFile(self.path) as file:
             members = set(file.namelist())
@@ -132,24 +143,39 @@ class Backup:
         )
         packed = BytesIO()
         np.savez(packed, allow_pickle=False, **arrays)
-        with replacing(self.path) as temporary:
+        with self._file() as temporary:
             model.save(temporary)
             with zipfile.ZipFile(temporary, "a") as file:
                 file.writestr(_STATE, json.dumps(stored))
                 file.writestr(_ARRAYS, packed.getvalue())
 
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[Path]:
+        """The name under which this process saves.
+
+        Saving a model is a thing of all processes: numbers travel between their
+        devices. What the others write is thrown away.
+        """
+        if _processes.is_first():
+            with replacing(self.path) as temporary:
+                yield temporary
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / self.path.name
+
     def delete(self) -> None:
         """Deletes what was saved."""
-        self.path.unlink(missing_ok=True)
+        if _processes.is_first():
+            self.path.unlink(missing_ok=True)
 
 
 def owned(
     backup_dir: str | os.PathLike[str] | None,
 ) -> AbstractContextManager[Any]:
     """Locks a folder for backups while a run is at work, if there is one."""
-    return (
-        nullcontext() if backup_dir is None else lock(backup_dir, argument="backup_dir")
-    )
+    if backup_dir is None or not _processes.is_first():
+        return nullcontext()
+    return lock(backup_dir, argument="backup_dir")
 
 
 # The state -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress import _made, cost, policy, structure
+from tfcompress import _made, _processes, cost, policy, structure
 from tfcompress._checks import name_list, whole
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._taps import activation_taps
@@ -497,6 +497,8 @@ class _Backup:
         return Backup(self.folder, f"net{index}")
 
     def _delete_runs(self, index: int, net: DensityNet) -> None:
+        if not _processes.is_first():
+            return
         shutil.rmtree(self.run(index, further=False), ignore_errors=True)
         if net.epochs == self.settings["epochs"]:
             shutil.rmtree(self.run(index, further=True), ignore_errors=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from tfcompress import cost
+from tfcompress import _processes, cost
 from tfcompress.cost._live import LiveCost
 
 __all__ = ["Pace", "pays"]
@@ -97,7 +97,7 @@ class Pace(keras.callbacks.Callback):
         epoch = step * len(self._steps)
         self._wasted += gain * epoch
         rebuilding = self._rebuilding
-        due = saved > 0 and pays(
+        pays_now = saved > 0 and pays(
             gain=gain,
             seconds_left=epoch * epochs_left,
             wasted=self._wasted,
@@ -105,6 +105,8 @@ class Pace(keras.callbacks.Callback):
             + (_ANALYSES * analysis if rebuilding is None else rebuilding),
             settled=settled,
         )
+        # Processes measure different times, and must do the same.
+        due = bool(_processes.agreed(int(pays_now)))
         if due:
             self._before = (step, saved)
         return due

@@ -22,6 +22,8 @@ from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
+from tfcompress import _processes
+
 __all__ = ["Stream", "no_data"]
 
 
@@ -77,7 +79,7 @@ class Stream(DataAdapter):
             steps_per_epoch=self._steps,
             shuffle=shuffle,
             class_weight=rest.pop("class_weight", None),
-            seed=int(np.random.randint(2**31)) if state is None else state["seed"],
+            seed=_new_seed() if state is None else state["seed"],
         )
         self.fit_arguments = rest
         self._epochs = 0  # that were begun
@@ -461,6 +463,11 @@ def _source(x: Any, *, shuffle: Any, seed: int, **arguments: Any) -> _Source:
     if adapter.num_batches == 0:
         raise no_data()
     return kind(adapter, seed)
+
+
+def _new_seed() -> int:
+    """From NumPy's global generator; one for all processes that train together."""
+    return _processes.agreed(int(np.random.randint(2**31)))
 
 
 def no_data() -> ValueError:
