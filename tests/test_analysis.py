@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.analysis import layer_energy, sensitivity
+from tfcompress.analysis import layer_energy, sensitivity, sweep
 
 
 @keras.saving.register_keras_serializable(package="test_analysis")
@@ -86,16 +86,30 @@ def test_a_dataset_and_one_hot_labels_do_as_well(model, data):
     assert sensitivity(model, batches, [0.5], workers=1, verbose=False) == arrays
 
 
-def test_ray_finds_the_same(model, data):
-    pytest.importorskip("ray", reason="the extra tfcompress[ray] is not installed")
-    import ray
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """A cluster of two nodes that is there before the program connects to it."""
+    ray = pytest.importorskip("ray", reason="tfcompress[ray] is not installed")
+    from ray.cluster_utils import Cluster
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        found = sensitivity(model, data, [0.5], engine="ray", verbose=False)
-    finally:
-        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_ray_cluster_finds_the_same(model, data, ray_cluster):
+    assert len(ray_cluster.nodes()) == 2
+    found = sensitivity(model, data, [0.5], engine="ray", verbose=False)
     assert found == sensitivity(model, data, [0.5], workers=1, verbose=False)
+
+
+def test_a_ray_cluster_sweeps(ray_cluster):
+    settings = {"rate": [0.2, 0.6], "seed": [0, 1, 2]}
+    found = sweep(trainer(), settings, engine="ray", verbose=False)
+    assert found == sweep(trainer(), settings, workers=1, verbose=False)
 
 
 def test_ray_that_is_missing_is_named(model, data, monkeypatch):
@@ -126,6 +140,91 @@ def test_a_report_shows_it():
     assert (heatmap.rows, heatmap.columns) == (["a", "b", "c"], ["0.1", "0.5", "0.8"])
     assert list(heatmap.values[0]) == [0.9, 0.89, 0.6]
     assert "rate 0.8" in str(found()) and "60.00" in str(found())
+
+
+# Sweeps ---------------------------------------------------------------------------
+
+
+def trainer(calls=None, *, fails=()):
+    """Stands for a training function; local, so that it travels as it is."""
+
+    def train(rate, seed):
+        if calls is not None:
+            calls.append((rate, seed))
+        if rate in fails:
+            raise RuntimeError(f"no luck\nat {rate}")
+        return {"accuracy": 1 - rate**2 + 0.01 * seed, "macs": 100 * (1 - rate)}
+
+    return train
+
+
+def test_a_sweep_runs_every_combination(capsys):
+    calls = []
+    settings = {"rate": [0.5, 0.2], "seed": np.arange(2)}
+    found = sweep(trainer(calls), settings, workers=1)
+    assert calls == [(0.5, 0), (0.5, 1), (0.2, 0), (0.2, 1)]
+    assert [tuple(setting.values()) for setting in found.settings] == calls
+    assert found.errors == (None,) * 4
+    assert found.best("accuracy") == 3 and found.best("macs", mode="min") == 0
+    points = found.curves("macs", "accuracy").series["runs"]
+    assert points[0] == (50.0, 0.75) and points[-1][0] == 80.0
+    assert found.curves("rate", "accuracy").series["runs"][0][0] == 0.2
+    assert "0.75" in str(found) and "4/4" in capsys.readouterr().out
+
+
+def test_processes_sweep_alike():
+    settings = {"rate": [0.2, 0.6], "seed": [1]}
+    here = sweep(trainer(), settings, workers=1, verbose=False)
+    assert sweep(trainer(), settings, workers=2, verbose=False) == here
+
+
+def test_a_run_that_fails_does_not_stop_a_sweep(tmp_path):
+    log = tmp_path / "runs.json"
+    settings = {"rate": [0.2, 0.6], "seed": [0]}
+    failing = trainer(fails=[0.6])
+    found = sweep(failing, settings, workers=1, log_path=log, verbose=False)
+    assert found.figures[0] is not None and found.figures[1] is None
+    assert found.errors == (None, "RuntimeError: no luck")
+    assert "RuntimeError: no luck" in str(found)
+    assert found.best("accuracy") == 0
+    # It is run again, the other one not; a new setting is.
+    calls = []
+    settings["seed"].append(1)
+    again = sweep(trainer(calls), settings, workers=1, log_path=log, verbose=False)
+    assert calls == [(0.2, 1), (0.6, 0), (0.6, 1)]
+    assert again == sweep(trainer(), settings, workers=1, verbose=False)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"settings": {}}, ValueError, "`settings`"),
+        ({"settings": {"rate": []}}, ValueError, "`settings`"),
+        ({"settings": {"rate": 0.5}}, TypeError, "`settings`"),
+        ({"settings": [0.5]}, TypeError, "`settings`"),
+        ({"train": 0.5}, TypeError, "`train`"),
+        ({"engine": "dask"}, ValueError, "`engine`"),
+        ({"workers": 0}, ValueError, "`workers`"),
+        ({"gpus": 1}, ValueError, "`gpus`"),
+        ({"gpus": -1}, ValueError, "`gpus`"),
+        ({"log_path": "runs.txt"}, ValueError, "`log_path`"),
+    ],
+)
+def test_bad_arguments_of_a_sweep_are_refused(arguments, error, message):
+    calls = []
+    defaults = {"train": trainer(calls), "settings": {"rate": [0.1], "seed": [0]}}
+    with pytest.raises(error, match=message):
+        sweep(**defaults | arguments)
+    assert not calls
+
+
+def test_a_figure_that_no_run_returns_is_named():
+    found = sweep(trainer(), {"rate": [0.1], "seed": [0]}, workers=1, verbose=False)
+    with pytest.raises(ValueError, match=r"accuracy.*macs.*'loss'"):
+        found.best("loss")
+
+
+# Energy ---------------------------------------------------------------------------
 
 
 def test_layer_energy_has_the_shares_of_the_paper():

@@ -73,7 +73,7 @@ def arguments(*callbacks):
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends a run by an exception, in the middle of its third epoch."""
+    """Ends a run by an exception, in the middle of its second epoch."""
 
     now = 0
 
@@ -81,17 +81,21 @@ class Stop(keras.callbacks.Callback):
         self.now = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.now == 2 and batch == 3:
+        if self.now == 1 and batch == 3:
             raise KeyboardInterrupt
 
 
-def interrupted(run):
-    """Runs until it is stopped, and again; returns files in between, and the model."""
+def files(pattern):
+    return sorted(path.name for path in FLAGS.folder.glob(pattern))
+
+
+def interrupted(run, pattern):
+    """Runs until it is stopped, and again; returns the model and files in between."""
     try:
         run(Stop())
     except KeyboardInterrupt:
-        files = sorted(path.name for path in FLAGS.folder.rglob("*") if path.is_file())
-        return files, run()
+        found = files(pattern)
+        return run(), {"files": found}
     raise AssertionError("nothing was stopped")
 
 
@@ -115,41 +119,12 @@ def mean_activation():
 
 
 def measured_on_data():
-    """Samples that every process is given."""
-    model = compiled(network())
-    samples = data()[0][:16]
+    """Every process is given the same samples."""
+    model, samples = compiled(network()), data()[0][:16]
     pruning = tfc.callbacks.FilterPruning(HALF, tfc.criteria.MeanActivation(samples))
     density = tfc.callbacks.ActivationDensity(samples, stop=False)
     model.fit(**arguments(pruning, density))
     return model, {"curve": density.curve}
-
-
-def fit_resumed():
-    def run(*more):
-        model = compiled(network())
-        backup = FLAGS.folder / f"keras-{FLAGS.process}"
-        method = CASES["ADMM"].method()
-        method.state_path = FLAGS.folder / "admm.npz"
-        keep = keras.callbacks.BackupAndRestore(str(backup))
-        model.fit(**arguments(keep, method, *more))
-        return model
-
-    files, model = interrupted(run)
-    return model, {"files": [name for name in files if "admm" in name]}
-
-
-def shrinking_resumed():
-    def run(*more):
-        pruning = tfc.callbacks.FilterPruning(HALF, layers=["a", "h"])
-        return tfc.training.fit_shrinking(
-            compiled(network()),
-            backup_dir=FLAGS.folder / "shrinking",
-            **arguments(pruning, CASES["ADMM"].method(), *more),
-        )
-
-    files, model = interrupted(run)
-    left = (FLAGS.folder / "shrinking").exists()
-    return model, {"files": [n for n in files if n == "backup.keras"], "left": left}
 
 
 def gates_resolved():
@@ -157,14 +132,55 @@ def gates_resolved():
     return tfc.finalize(model, data=data()[0], threshold=0.5), {}
 
 
+def fit_resumed():
+    def run(*more):
+        method = CASES["ADMM"].method()
+        method.state_path = FLAGS.folder / "admm.npz"
+        # Keras knows nothing of processes: each keeps a backup of its own.
+        keep = keras.callbacks.BackupAndRestore(FLAGS.folder / f"keras-{FLAGS.process}")
+        model = compiled(network())
+        model.fit(**arguments(keep, method, *more))
+        return model
+
+    return interrupted(run, "admm*")
+
+
+def shrunk(folder, *more):
+    pruning = tfc.callbacks.FilterPruning(HALF, layers=["a", "h"])
+    return tfc.training.fit_shrinking(
+        compiled(network()),
+        backup_dir=folder,
+        **arguments(pruning, CASES["ADMM"].method(), *more),
+    )
+
+
+def shrinking_resumed():
+    folder = FLAGS.folder / "shrinking"
+    return interrupted(lambda *more: shrunk(folder, *more), "shrinking/*.keras")
+
+
+def folders_of_their_own():
+    """What each process writes, and that nothing goes on from it."""
+    name = f"own-{FLAGS.process}"
+    model, refused = None, None
+    try:
+        model, found = interrupted(
+            lambda *more: shrunk(FLAGS.folder / name, *more), f"{name}/*"
+        )
+    except ValueError as error:
+        found, refused = {"files": files(f"{name}/*")}, str(error)
+    return model or network(), found | {"refused": refused}
+
+
 RUNS = {name: lambda case=case: contract(case) for name, case in CASES.items()} | {
     each.__name__: each
     for each in (
         mean_activation,
         measured_on_data,
+        gates_resolved,
         fit_resumed,
         shrinking_resumed,
-        gates_resolved,
+        folders_of_their_own,
     )
 }
 results = {}

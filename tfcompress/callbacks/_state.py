@@ -23,7 +23,7 @@ import keras
 
 from tfcompress.structure._graph import scope_of
 
-__all__ = ["StepState", "retrace"]
+__all__ = ["StepState", "no_weights", "retrace"]
 
 
 def retrace(model: keras.Model, *, inference: bool = False) -> None:
@@ -112,6 +112,18 @@ class _NoWeight:
 
     def __init__(self, state: keras.Variable) -> None:
         self.state = state
+
+
+def no_weights(model: keras.Model) -> list[keras.Variable]:
+    """The variables that methods have made part of a model's steps, at this moment.
+
+    They stand where the states of its random generators stand.
+    """
+    return [
+        holder.state
+        for holder in model._seed_generators
+        if isinstance(holder, _NoWeight)
+    ]
 
 
 def _must_track() -> bool:

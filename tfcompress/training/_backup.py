@@ -22,6 +22,7 @@ import numpy as np
 
 from tfcompress import _made, _processes
 from tfcompress._files import check_writable, lock, replacing
+from tfcompress.callbacks._state import no_weights
 from tfcompress.structure._graph import scope_of
 
 __all__ = ["Backup", "Saved", "owned"]
@@ -216,9 +217,10 @@ def _generators(model: keras.Model) -> list[keras.Variable]:
     """The states of the seed generators of a model.
 
     Among the variables of a model these are the ones that are neither weights
-    nor metrics.
+    nor metrics, nor what a method has added while it trains.
     """
-    known = {id(v) for v in (*model.weights, *model.metrics_variables)}
+    others = (*model.weights, *model.metrics_variables, *no_weights(model))
+    known = {id(v) for v in others}
     return [v for v in model.variables if id(v) not in known]
 
 
