@@ -4,7 +4,7 @@
     python benchmarks/activation_density.py --model=resnet20 --width=1 --clock=cpu
 
 An epoch with `ActivationDensity`, at its defaults, against an epoch without, on a
-network of the zoo and random images. Two trainings, each in a thread of its own, take
+network of the zoo and random images. Two training runs, each in its own thread, take
 turns epoch by epoch, so that a machine whose speed drifts is fair to both. The first
 epochs, which trace and compile, do not count.
 """

@@ -7,11 +7,11 @@
 overhead    an epoch with FilterPruning against an epoch without
 tfmot       an epoch with TFMOT's prune_low_magnitude against one without, in
             legacy Keras (needs the extra tfcompress[tfmot])
-shrinking   a whole training that prunes to --rate with fit_shrinking against a
+shrinking   a whole training run that prunes to --rate with fit_shrinking against a
             dense training of the same number of epochs
 
 All on a VGG-16 for 32×32 images and random images, which train as fast as real
-ones. Trainings take turns, so that a machine whose speed drifts is fair to both;
+ones. Training runs take turns, so that a machine whose speed drifts is fair to both;
 the first epoch of each, which traces and compiles, counts for `shrinking` only.
 """
 
@@ -38,8 +38,8 @@ flags.DEFINE_enum(
 flags.DEFINE_float("width", 0.25, "Factor on the number of filters.")
 flags.DEFINE_integer("images", 6400, "Images in an epoch.", lower_bound=64)
 flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_integer("epochs", 4, "Epochs of a training.", lower_bound=2)
-flags.DEFINE_integer("pairs", 5, "Pairs of trainings.", lower_bound=1)
+flags.DEFINE_integer("epochs", 4, "Epochs of a training run.", lower_bound=2)
+flags.DEFINE_integer("pairs", 5, "Pairs of training runs.", lower_bound=1)
 flags.DEFINE_float("rate", 0.8, "Fraction of filters pruned at the end.")
 flags.DEFINE_string("shrink_every", "2", "Epochs between two removals, or auto.")
 
@@ -114,7 +114,7 @@ def tfmot(data):
 
 
 def shrinking(data):
-    """Seconds of a whole training, dense and while the model shrinks."""
+    """Seconds of a whole training run, dense and while the model shrinks."""
     import keras
 
     import tfcompress as tfc

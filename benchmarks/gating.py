@@ -9,7 +9,7 @@ latency     time of the TFLite file of a network after `finalize`, for several
             numbers of closed layer gates, beside its MACs; the columns say which
             fraction of the network with all gates open they are
 
-On a ResNet for 32×32 images. Trainings take turns, so that a machine whose speed
+On a ResNet for 32×32 images. Training runs take turns, so that a machine whose speed
 drifts is fair to both; the first epoch of each, which traces and compiles, does
 not count. So do the timings of files, which run on one thread.
 """
@@ -42,8 +42,8 @@ flags.DEFINE_enum("model", "resnet20", ["resnet20", "resnet56", "resnet110"], ""
 flags.DEFINE_float("width", 0.5, "Factor on the number of filters.")
 flags.DEFINE_integer("images", 3840, "Images in an epoch.", lower_bound=64)
 flags.DEFINE_integer("batch_size", 128, "Images in a batch.", lower_bound=1)
-flags.DEFINE_integer("epochs", 4, "Epochs of a training.", lower_bound=2)
-flags.DEFINE_integer("pairs", 5, "Pairs of trainings.", lower_bound=1)
+flags.DEFINE_integer("epochs", 4, "Epochs of a training run.", lower_bound=2)
+flags.DEFINE_integer("pairs", 5, "Pairs of training runs.", lower_bound=1)
 flags.DEFINE_integer("rounds", 5, "Timings of each file.", lower_bound=1)
 
 

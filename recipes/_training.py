@@ -1,4 +1,4 @@
-"""Training that goes on where an interrupted run has ended."""
+"""Training runs that continue where an interrupted run has stopped."""
 
 import json
 import time
@@ -31,7 +31,7 @@ def fit(
     shrink_every: int | None = None,
     **arguments: Any,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
-    """Trains for `job.epochs`, also from where an interrupted run has ended.
+    """Trains for `job.epochs`, or continues an interrupted run.
 
     Args:
         experiment: where the backup is.
@@ -142,13 +142,13 @@ class _EpochBackup(keras.callbacks.Callback):
             (self.folder / former).unlink(missing_ok=True)
 
     def _draws(self) -> list[Any]:
-        """What dropout draws from, which a file of weights does not hold."""
+        """States of random generators, as of dropout, which a file of weights lacks."""
         variables = self.model.variables
         return [v for v in variables if v.path.endswith("seed_generator_state")]
 
 
 class Progress(keras.callbacks.Callback):
-    """Prints a line after an epoch, every few seconds, with what is left."""
+    """Prints a line after an epoch, at most every few seconds, with the time left."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the clock."""

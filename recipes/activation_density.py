@@ -106,7 +106,7 @@ PRESETS = {
         decay_at=(9, 13),
         augment="shift",
     ),
-    # How the paper trains it says by citing others: SGD at 0.1 with steps.
+    # The paper gives its training by citing others: SGD at 0.1 with steps.
     "paper": Settings(
         dataset="cifar10",
         model="vgg19",
@@ -451,7 +451,7 @@ def table_2(records, settings) -> str:
         elif dense is not None:
             net, first = record["nets"][0], dense["nets"][0]
             small = first["weights"] / net["weights"], first["ops"] / net["ops"]
-            # Of the network whose weights it has, too.
+            # Also those of the network whose weights it has.
             before = [
                 r["nets"][0]["epochs"]
                 for r in records

@@ -226,7 +226,7 @@ def run(settings, data, seed, out, *, search=False, verbose=0, report=False):
         return summarize(experiment, settings, data, report)
 
 
-# What is done --------------------------------------------------------------------
+# Jobs --------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -451,7 +451,7 @@ def searched(settings, data, experiment, job, taught) -> dict[str, Any]:
 
 
 def lessons(settings: Settings, data: tfc.data.Dataset, teacher: keras.Model) -> Any:
-    """What the dense network says about every training image in every position."""
+    """The dense network's outputs for every training image in every position."""
     size = min(STUDENT_SHIFT, settings.shift)
     offsets = range(-size, size + 1)
     labels = np.eye(data.classes, dtype="float32")[data.train.labels]
@@ -465,7 +465,7 @@ def lessons(settings: Settings, data: tfc.data.Dataset, teacher: keras.Model) ->
 
 
 def pruned_layers(model: keras.Model) -> list[str]:
-    """Layers with kernels but the first and the last, which are small and crucial."""
+    """Layers with kernels, without the first and last, which are small and crucial."""
     names = [layer.name for layer in model.layers if hasattr(layer, "kernel")]
     return names[1:-1]
 

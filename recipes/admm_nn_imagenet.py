@@ -106,7 +106,7 @@ ALEXNET = {
     "fc7": 0.059,
     "classifier": 0.093,
 }
-# Table 8, million operations that are left of those that there were.
+# Table 8, million operations that are left, and all of them.
 ALEXNET_CONVOLUTIONS = {
     "conv1": 133 / 211,
     "conv2": 31 / 448,
@@ -279,7 +279,7 @@ def compressed(settings, network, data, experiment, job):
 def phases(
     names: Sequence[str], plan: Plan, epochs: int
 ) -> list[tfc.training.AdmmPhase]:
-    """Half the way (on a logarithmic scale), all the way, then the levels."""
+    """First half of the pruning (on a logarithmic scale), then all, then the levels."""
     pruning = [
         tfc.training.AdmmPhase(
             {

@@ -114,7 +114,7 @@ def run(settings, *, seeds, out, data_dir, report):
         return summarize(experiment, data, report)
 
 
-# What is done ----------------------------------------------------------------------
+# Jobs ----------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +246,7 @@ def measured(data, model) -> dict:
     }
 
 
-# What is told ----------------------------------------------------------------------
+# Results ----------------------------------------------------------------------
 
 
 def summarize(experiment, data, report):

@@ -25,10 +25,9 @@ class CompressionMetrics(Method):
       leaves of the model.
     - `energy`: modeled energy of one inference in joules, likewise.
 
-    `History` records them, and so do `CSVLogger`, `TensorBoard` and
-    `ModelCheckpoint` when they come after this callback in the list. The model
-    is analyzed once when training begins; an epoch only adds the search for
-    zeros.
+    `History`, `CSVLogger`, `TensorBoard` and `ModelCheckpoint` record them if they
+    come after this callback in the list. The model is analyzed once when training
+    begins; an epoch only adds the search for zeros.
 
     Example:
 

@@ -58,7 +58,7 @@ class MagnitudePruning(Method):
     memory of an NPU); a plain `.tflite` and its latency stay what they are. For a
     model that is smaller everywhere remove channels: `FilterPruning`.
 
-    Biases and normalizations are not pruned, nor are layers that do not train. With
+    Biases, normalizations and layers that do not train are not pruned. With
     several kernels in a layer, each is pruned at the same rate. At least one weight
     of each kernel stays.
 

@@ -49,7 +49,7 @@ class Figure:
         return f"{value:,.0f} {self.unit}".rstrip()
 
 
-# One kB is 1000 bytes, as files are sold; one KiB is 1024, as memory is.
+# One kB is 1000 bytes, as for files; one KiB is 1024 bytes, as for memory.
 _BYTES = {
     "": 1,
     "b": 1,

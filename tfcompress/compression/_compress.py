@@ -64,7 +64,7 @@ _BYTES = {
 # Rounding is learned in fewer epochs, and at a lower rate, than what pruning broke.
 _BITS_EPOCHS, _BITS_RATE = 0.25, 0.1
 
-# Fine-tuning is expected to end within this; the search tries what lies around.
+# Where fine-tuning is expected to work; the search tries values around it.
 _TILTS, _RATES, _SHARES = (-0.5, 0.5), (0.3, 3.0), (0.0, 0.9)
 
 
@@ -447,7 +447,7 @@ class _Run:
     ) -> list[tuple[TrialResult, keras.Model, Path]]:
         """Files of the model: rounded after training, and while it trains on.
 
-        The latter only where it is asked for, or the former is not good enough.
+        The latter is made only on request, or where the former is not good enough.
         """
         place = self._trial_folder(trial.number)
         tried = []

@@ -19,7 +19,7 @@ from tfcompress.structure._graph import (
 
 __all__ = ["data_for", "range_fault", "warn_of_range"]
 
-# Arrays have the size that they have.
+# Arrays are not resized.
 _AS_IT_IS = ("npz:", "csv:")
 _LOOKED_AT = 64
 # What reaches the first layer with weights: values that vary by so little, while
@@ -64,8 +64,8 @@ def warn_of_range(model: keras.Model, images: Any, advice: str) -> None:
 def range_fault(model: keras.Model, images: Any) -> str | None:
     """What is wrong with the range of the data, as the first layers see it.
 
-    A model that rescales or normalizes its input inside tells by these layers
-    which range it was trained on: what leaves them has a spread of the order of
+    A model that rescales or normalizes its input inside shows in these layers which
+    range it was trained on: what leaves them has a spread of the order of
     one. A model without such layers tells nothing.
 
     Args:

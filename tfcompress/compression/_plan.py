@@ -126,7 +126,7 @@ class Filters:
         return result
 
     def without(self, counts: Mapping[str, int]) -> keras.Model:
-        """The original without so many channels, whichever; the original if none."""
+        """The original without that many channels, any of them; itself if none."""
         going = {name: np.arange(count) for name, count in counts.items() if count}
         if not going:
             return self._model

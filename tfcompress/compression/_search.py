@@ -18,7 +18,7 @@ class Trial(Protocol):
     settings: dict[str, Any]
 
     def report(self, epoch: int, worth: float) -> bool:
-        """Tells the engine of an epoch; returns whether to give up."""
+        """Reports an epoch to the engine; returns whether to stop the trial."""
 
     def end(self, worth: float | None, excess: float) -> None:
         """Tells the engine how good it was; `None` for a trial without a result."""
@@ -45,11 +45,11 @@ class One:
             yield self
 
     def report(self, epoch: int, worth: float) -> bool:
-        """Nothing gives up."""
+        """Stops no trial."""
         return False
 
     def end(self, worth: float | None, excess: float) -> None:
-        """Nobody asks."""
+        """Keeps nothing: there is no further trial."""
 
 
 def optuna_engine(
@@ -176,7 +176,7 @@ class _OptunaTrial:
         self.settings = settings
 
     def report(self, epoch: int, worth: float) -> bool:
-        """Tells the study of an epoch; returns whether it is hopeless."""
+        """Reports an epoch to the study; returns whether to stop the trial."""
         self._trial.report(worth, epoch)
         return self._trial.should_prune()
 

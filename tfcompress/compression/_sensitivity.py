@@ -74,7 +74,7 @@ def measure(
             rise = loss() - base
             for (variable, _), old in zip(masks, before, strict=True):
                 variable.assign(old)
-            # What goes never comes back: less is never worse than more.
+            # Channels only go: the loss must not fall where more of them are gone.
             rises.append(max(rises[-1], rise if np.isfinite(rise) else np.inf))
         finite = np.minimum(rises, 1e6)
         harm[group.name] = _between([0, *counts], finite, group.size)

@@ -39,11 +39,11 @@ _PROBED = np.linspace(0, 10_000, 101)
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more."""
+    """The loss is not a finite number."""
 
 
 class Hopeless(RuntimeError):
-    """The search sees no point in going on with this trial."""
+    """The search stops this trial early."""
 
 
 def copy_of(model: keras.Model) -> keras.Model:
@@ -115,7 +115,7 @@ class Lesson:
                 temperature=self.temperature,
                 weight=self.distillation,
             )
-            # What a backup reads back is to be a student of the same teacher.
+            # A model that a backup restores has to be a student of the same teacher.
             register = keras.saving.register_keras_serializable
             register("tfcompress", "Distilled")(student.__class__)
         cosine = self._cosine(student)

@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a training took; 1 MAC = 2 FLOPs.
+    """What a training run took; 1 MAC = 2 FLOPs.
 
     Validation, the loss and the optimizer's own arithmetic are not in it.
 
@@ -79,7 +79,7 @@ def training_cost(
     *,
     batch_size: int = 1,
 ) -> TrainingCost:
-    """What a training took, from the size of the model in each epoch.
+    """What a training run took, from the size of the model in each epoch.
 
     A training step takes the products of the forward pass, as many for the
     gradients of the layers' inputs and as many for those of the weights. Memory

@@ -82,7 +82,7 @@ def debug(
     """Compares an exported file with the Keras model, layer by layer.
 
     Both are run on the same samples, and each layer's output in the file is
-    compared with that in Keras. The errors of a layer go on in those that follow:
+    compared with that in Keras. Errors of a layer continue in the layers that follow:
     `added` tells where they arise.
 
     Example:

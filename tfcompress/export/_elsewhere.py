@@ -77,7 +77,7 @@ def convert_elsewhere(model: keras.Model, **task: Any) -> Any:
 def work(folder: str, to_tflite: Callable[..., Any]) -> None:
     """What the process does: converts the model of a folder, and stores the result."""
     place = Path(folder)
-    # Made by the process that waits for this one: there is nothing to distrust.
+    # Made by the process that waits for this one, so it is trusted.
     model = keras.saving.load_model(place / _MODEL, compile=False, safe_mode=False)
     task = pickle.loads((place / _TASK).read_bytes())
     result: tuple[str | None, Any]

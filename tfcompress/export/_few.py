@@ -19,7 +19,7 @@ from tfcompress.policy import named_layers
 
 __all__ = ["on_few_bits", "with_few_bits"]
 
-# Position of the output channels in a kernel. Depthwise products read no 4 bits.
+# Position of the output channels in a kernel. Depthwise products cannot read 4 bits.
 _KERNELS = {"CONV_2D": 0, "FULLY_CONNECTED": 0}
 
 

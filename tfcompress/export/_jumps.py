@@ -21,7 +21,7 @@ from tfcompress.structure import _graph
 __all__ = ["check_jumps", "jumps"]
 
 _SAMPLES = 8
-# Sums of float32 products in another order, as a share of the largest sum.
+# How far a float32 sum in another order may be off, as a share of the largest.
 _ROUNDING = 2e-5
 
 
@@ -90,7 +90,7 @@ def check_jumps(
         error = np.abs(actual[sums] - expected[sums]).max()
         largest = np.abs(expected[sums]).max()
         layer = calls[number][1].operation
-        # Between its two products, a separable convolution has steps of its own.
+        # A separable convolution has steps of its own between its two products.
         limit = layer.jump if len(layer.kernels) > 1 else _ROUNDING
         if not error <= limit * max(largest, 1e-30):
             return (

@@ -16,7 +16,7 @@ __all__ = ["captured_output"]
 
 @contextlib.contextmanager
 def captured_output() -> Iterator[Callable[[], str]]:
-    """Collects all that is written to stdout and stderr meanwhile.
+    """Collects what is written to stdout and stderr while its block runs.
 
     The TFLite converter and interpreter log from C++ straight to the file
     descriptors, beneath `sys.stderr`, so the descriptors themselves are turned

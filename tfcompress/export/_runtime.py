@@ -180,7 +180,7 @@ def open_file(
 def reference_interpreter(content: bytes) -> Any:
     """An interpreter of a file with LiteRT's reference kernels.
 
-    Nothing is handed to a delegate, which would take operators together.
+    No delegate is used, because it would merge operators.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

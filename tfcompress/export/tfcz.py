@@ -202,7 +202,7 @@ def pack(
     What layers know beside their variables goes along: vocabularies, states of random
     generators, and what classes of your own write in `save_own_variables` and
     `save_assets`.
-    Compile and optimizer state is not stored, nor what stateful layers remember.
+    Compile and optimizer state and what stateful layers remember are not stored.
 
     The file is read back before it gets its name: weights are compared, and the
     output of every layer on random input. A layer that does not come back as it
@@ -418,7 +418,7 @@ def _check_outputs(
     for inputs in _inputs(model):
         try:
             expected = _values(model, inputs, rounded)
-        except Exception:  # whatever a layer says to numbers that it cannot take
+        except Exception:  # a layer may refuse numbers of this kind
             continue
         break
     else:

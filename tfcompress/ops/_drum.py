@@ -42,7 +42,7 @@ def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> Any:
       \left(\lfloor |x| / u \rfloor \mathbin{|} 1\right) \cdot u, \qquad
       T_1(x) = \operatorname{sign}(x) \cdot 2^{\lfloor \log_2 |x| \rfloor}.$$
 
-    Integers below 2^k in magnitude pass unchanged; so does the lowest integer of a
+    Integers below 2^k in magnitude pass unchanged, and the lowest integer of a
     dtype, whose truncation would not fit. Floats have no such size, so that
     T_5(1.0) = 1.0625, unless they stand for fixed-point numbers n · 2^-f: then
     those below 2^(k-f) pass, and the result is that of the integers n. Zeros,

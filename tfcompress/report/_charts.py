@@ -730,11 +730,11 @@ def _kind_palette(report: ReportFigures) -> dict[str, str]:
 
 
 def _series_palette(report: ReportFigures, names: Mapping[str, str]) -> dict[str, str]:
-    """Colors of lines, those of the models for lines that bear their names."""
+    """Colors of lines: those of the models for lines with their names."""
     models = dict(
         zip((model.name for model in report.models), model_colors(report), strict=True)
     )
-    # First the colors that no line with a model's name has.
+    # Colors that no line with a model's name has come first.
     taken = {models[name] for name in names if name in models}
     colors = [f"--model-{i}" for i in range(1, _MODEL_COLORS)]
     others = itertools.cycle(sorted(colors, key=lambda color: color in taken))

@@ -461,7 +461,7 @@ def _given(inputs: list[np.ndarray]) -> Any:
 
 
 def _stride(source: Source) -> int:
-    """Of how many batches the integer file sees one, to cover all of the data."""
+    """One of this many batches goes through the integer file, to cover all data."""
     if source.length is None:
         return 1
     return max(1, source.length * len(source.first) // _FILE_SAMPLES)

@@ -134,7 +134,7 @@ class Measurement:
         for judge in list(self._judges):
             try:
                 judge.update(outputs, labels, weights)
-            except Exception as error:  # whatever a loss or metric of a user raises
+            except Exception as error:  # whatever error a user's loss or metric raises
                 self._judges.remove(judge)
                 text = str(error).strip() or type(error).__name__
                 self.problem = text.splitlines()[0][:200]
@@ -298,7 +298,7 @@ def with_noise(
 
 
 class AgreementMeter:
-    """How far the outputs of a file decide as those of the model do."""
+    """How closely the outputs of a file agree with those of the model."""
 
     def __init__(self, tasks: list[Task]):
         self._tasks = tasks
@@ -424,7 +424,7 @@ def _lost(loss: Any, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray | No
         function = getattr(function, "call", function)
         values = function(_tensor(labels), _tensor(outputs))
         rows = np.asarray(keras.ops.convert_to_numpy(values), "float64")
-    except Exception:  # whatever a loss of a user raises; its mean is known anyway
+    except Exception:  # whatever error a user's loss raises; its mean is known anyway
         return None
     if rows.ndim == 0 or len(rows) != len(outputs):
         return None

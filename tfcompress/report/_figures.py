@@ -70,7 +70,7 @@ class MetricFigure:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a file decides as the Keras model does, for one output.
+    """How closely a file decides as the Keras model does, for one output.
 
     Attributes:
         kind: what was compared: `"top-1"` (the class), `"binary"` (yes or no),

@@ -27,8 +27,8 @@ from tfcompress.report._words import quantity, shorten, step
 
 __all__ = ["to_html"]
 
-# What the summary shows beside the quality: of each line the first that there is,
-# which the file to ship comes first in.
+# What the summary shows beside the quality: of each line the first figure that is
+# known. The file to ship comes first in a line.
 _CARDS = (
     ("parameters",),
     ("macs",),

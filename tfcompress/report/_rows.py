@@ -255,7 +255,7 @@ def _metric(report: ReportFigures, name: str, kind: str) -> Row:
 
 
 def _agreements(report: ReportFigures) -> Iterator[Row]:
-    """How far integer files decide as the models do, output by output."""
+    """How closely integer files decide as the models do, output by output."""
     files = [m.files["int8"] for m in report.models if "int8" in m.files]
     outputs = dict.fromkeys(name for file in files for name in file.agreement)
     if not outputs:  # as in reports of schema 1

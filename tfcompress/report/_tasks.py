@@ -136,7 +136,7 @@ def flat_labels(model: keras.Model, labels: Any) -> list[np.ndarray | None]:
 
 
 def agreement_kind(task: Task) -> str:
-    """What two sets of decisions agree in; see `Agreement.kind`."""
+    """How closely two sets of decisions agree; see `Agreement.kind`."""
     if task.kind in ("values", "unknown"):
         return "relative error"
     if task.dense:

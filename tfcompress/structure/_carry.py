@@ -105,7 +105,7 @@ class _Carry:
         rate = vars(optimizer).get("_learning_rate")
         if isinstance(rate, keras.Variable):
             return kind.from_config(optimizer.get_config())
-        # A schedule or a function: share it, for it may have no config.
+        # A schedule or a function is shared, because it may have no config.
         plain = _graph.shallow_copy(optimizer)
         vars(plain)["_learning_rate"] = None
         return kind.from_config({**plain.get_config(), "learning_rate": rate})
@@ -119,7 +119,7 @@ class _Carry:
         known = getattr(optimizer, "_var_to_optimizer_idx", {})
         inner = list(optimizer.optimizers)
 
-        # A function may return a new optimizer at each call: ask what it has said.
+        # A function may return a new optimizer at each call: use the first one.
         def choose(variable: Any) -> Any:
             source = self._origin.get(id(variable))
             index = None if source is None else known.get(optimizer._var_key(source))

@@ -141,7 +141,7 @@ def shrink(
     """A copy of `model` without any channel that is provably zero.
 
     Needs no masks: a channel goes when its filters, biases and normalization
-    parameters are exactly zero, whatever made them so. Residual branches that
+    parameters are exactly zero, whatever set them to zero. Residual branches that
     add nothing but zeros go as a whole; elsewhere one channel always stays.
 
     Example:
@@ -557,7 +557,7 @@ def fold_batch_norm(
     gets a bias if it has none: with f = gamma / sqrt(variance + epsilon), the
     kernel becomes f · kernel and the bias f · (bias - mean) + beta. At inference
     the result computes what `model` computes, up to rounding. In training it does
-    not, because nothing is normalized any more.
+    not, because nothing is normalized anymore.
 
     A normalization stays where it is if the layer before it has an activation
     function, an activity regularizer or another reader, is quantized, of another
@@ -622,7 +622,7 @@ def _drop(
     verify: bool,
     carry_optimizer: bool,
 ) -> Rebuild:
-    """Drops branches; `silenced` are at zero in what the result is checked with."""
+    """Drops branches; the result is checked against a model with `silenced` at zero."""
     model = _graph.edited(model)
     analysis = trace(model)
     absent = [id(_find(analysis, name)) for name in layers]

@@ -210,7 +210,7 @@ def is_elementwise(function: Any) -> bool:
             np.asarray(keras.ops.convert_to_numpy(function(keras.ops.array(value))))
             for value in (x, x.ravel(), x[..., [0, 2, 3, 6]])
         )
-    except Exception:  # whatever it raises on a shape that it was not made for
+    except Exception:  # whatever error it raises for a shape that it does not support
         return False
     return (
         whole.shape == x.shape
@@ -226,7 +226,7 @@ def preserves_zero(function: Any) -> bool:
 
 
 def at_zero(function: Any) -> float:
-    """What a function makes of 0."""
+    """The value of a function at 0."""
     return float(_at(function, [0.0, -1.0])[0])
 
 

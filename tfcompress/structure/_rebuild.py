@@ -4,7 +4,7 @@ Operations are called again along the same walk, with edited configs; the
 variables of old and new layers are paired object by object and sliced by their
 labels. The original is only read.
 
-Two shorter ways do not hold. Cloning a model and editing its JSON both break on Lambda
+Two shorter ways fail. Cloning a model and editing its JSON both break on Lambda
 layers, on classes that are not registered, and on layers with a `build_config` of their
 own. So every operation is called again, with arguments in which the old tensors are
 replaced by the new ones, and Keras records the new graph by itself.
@@ -601,7 +601,7 @@ def _created(old: keras.Layer, config: dict) -> keras.Layer:
 
 
 def require_copies(model: keras.Model) -> None:
-    """Raises if a layer of a class of somebody's own cannot be copied.
+    """Raises if a layer of a user's own class cannot be copied.
 
     An edit finds that out by itself. A method that trains asks before, so that
     hours of training do not end in an error.

@@ -80,7 +80,7 @@ def _carry_vocabulary(old: Any, new: Any) -> None:
 
 
 def builds_itself(layer: keras.Layer) -> bool:
-    """Whether a class of others says how its layers are built from a config."""
+    """Whether a class, not of Keras, says how its layers are built from a config."""
     return overrides(layer, "build_from_config")
 
 
@@ -90,7 +90,7 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def overrides(layer: keras.Layer, *names: str) -> bool:
-    """Whether a layer's class, one of others, has a method in the place of Keras'."""
+    """Whether a layer's class, if not of Keras, overrides a method of Keras."""
     return not all(is_of_keras(type(layer), name) for name in names)
 
 

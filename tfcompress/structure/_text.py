@@ -1,4 +1,4 @@
-"""Text of others in what is printed."""
+"""Text from outside, made safe to print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["printable"]
 def printable(text: str) -> str:
     """`text` with control characters, such as those of escape sequences, escaped.
 
-    Names of layers come with models, which may be of anyone. Printed as they are,
+    Names of layers come with models, which may come from anyone. Printed as they are,
     control characters could move the cursor of a terminal or change its settings.
     """
     return "".join(

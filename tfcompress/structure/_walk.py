@@ -94,9 +94,8 @@ class _Walk:
     ) -> list[Abstract]:
         """What the rule of an operation says, and whether it refused a layer.
 
-        A layer that creates channels, but not such that can be removed, is noted
-        with the reason: nothing else tells of it, for its variables carry no
-        labels.
+        A layer whose channels cannot be removed is noted with the reason. Nothing else
+        would mention it, because its variables carry no labels.
         """
         result = self.result
         result.refusal = ""

@@ -13,7 +13,7 @@ from tfcompress.export.targets._figures import TargetFigures
 
 __all__ = ["ACCELERATORS", "compile_for"]
 
-# Configurations and the system that Vela takes for each where nothing is said.
+# Configurations, and the system that each stands for by default.
 ACCELERATORS = (
     *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
     *(f"ethos-u65-{macs}" for macs in (256, 512)),

@@ -271,7 +271,7 @@ class Merge(Rule):
         }
         result: np.ndarray | None = None
         for array, real in labels:
-            # An operand that is broadcast over the channels has no say.
+            # An operand that is broadcast over the channels does not matter.
             if axes and all(real[axis] == 1 for axis in axes):
                 continue
             if result is None:

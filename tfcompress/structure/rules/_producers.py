@@ -34,7 +34,7 @@ __all__ = [
     "SeparableConv",
 ]
 
-# Of a layer, the shapes of its inputs and those of its outputs, at batch 1.
+# A layer, the shapes of its inputs and the shapes of its outputs, at batch 1.
 Macs = Callable[[Any, list[tuple[int, ...]], list[tuple[int, ...]]], int]
 
 

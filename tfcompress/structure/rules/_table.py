@@ -336,7 +336,7 @@ def register_producer(
 
 
 def counts_as(layer: type) -> type:
-    """The class whose work a layer class has: that which it is registered like."""
+    """The class that a layer class is counted as: the one it is registered like."""
     return _LIKE.get(layer, layer)
 
 
