@@ -2,6 +2,7 @@
 
     python benchmarks/quantization.py --part=train --network=lenet5 [--data_dir=…]
     python benchmarks/quantization.py --part=judge --network=lenet5 [--data_dir=…]
+    python benchmarks/quantization.py --part=tfmot [--data_dir=…]
     python benchmarks/quantization.py --part=sizes [--data_dir=…]
     python benchmarks/quantization.py --part=agreement [--networks=lenet5,MobileNetV2]
 
@@ -17,10 +18,13 @@ number of bits of the one with the best validation accuracy. It prints the test
 accuracy of the Keras models and of the files. `mobilenet` adds one step for each
 depthwise kernel instead of one for each channel.
 
-`sizes` prints what LeNet-5 takes that `train` has pruned to 90 % zeros, clustered to
-16 values and trained with 8 bits. `agreement` compares networks of random weights and
-statistics with their files on `--samples` samples; features of such networks hardly
-differ from image to image, and `--separate` magnifies what differs, rounding included.
+`tfmot` trains LeNet-5 with 8 bits with TensorFlow's toolkit, from the same weights in
+float and as long, in a process of its own. `sizes` prints what LeNet-5 takes that
+`train` has pruned to 90 % zeros, clustered to 16 values and trained with 8 bits.
+
+`agreement` compares networks of random weights and statistics, whose last layer tells
+ten kinds of pictures apart, with their files on `--samples` samples: decisions,
+outputs, and every layer on the inputs that it has in the file.
 
 Finished rows are kept in `--out`, so that the same command goes on after an
 interruption.
@@ -31,6 +35,8 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -49,7 +55,11 @@ import tfcompress as tfc
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "part", None, ["train", "judge", "sizes", "agreement"], "What to do.", required=True
+    "part",
+    None,
+    ["train", "judge", "sizes", "agreement", "tfmot"],
+    "What to do.",
+    required=True,
 )
 flags.DEFINE_enum(
     "network", "lenet5", ["lenet5", "resnet20", "mobilenet"], "What to train or judge."
@@ -70,7 +80,6 @@ flags.DEFINE_integer("test_limit", None, "Test samples; all if not given.")
 flags.DEFINE_integer("batch_size", 128, "Samples in a step.")
 flags.DEFINE_integer("samples", 1000, "Samples of the agreement.")
 flags.DEFINE_list("networks", None, "Networks of the agreement; all if not given.")
-flags.DEFINE_bool("separate", False, "Draw last kernels that magnify differences.")
 flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 
 
@@ -79,9 +88,14 @@ def main(argv) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(FLAGS.seed)
-    {"train": train, "judge": judge, "sizes": sizes, "agreement": agreement}[
-        FLAGS.part
-    ]()
+    parts = {
+        "train": train,
+        "judge": judge,
+        "sizes": sizes,
+        "agreement": agreement,
+        "tfmot": tfmot,
+    }
+    parts[FLAGS.part]()
 
 
 # Networks -------------------------------------------------------------------
@@ -361,6 +375,46 @@ def runs(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def tfmot() -> None:
+    """LeNet-5 from the same weights, trained as long with the toolkit."""
+    data, network = read(NETWORKS["lenet5"]), NETWORKS["lenet5"]
+    images, labels = tested(data)
+    folder = Path(FLAGS.out)
+    runs("lenet5")  # refuses if nothing is trained
+    weights = open_model("lenet5-float").get_weights()
+    np.savez(
+        folder / "input.npz",
+        train_x=data.train.images,
+        train_y=data.train.labels,
+        test_x=images,
+        test_y=labels,
+        **{f"weight{number}": array for number, array in enumerate(weights)},
+    )
+    settings = {
+        "seed": FLAGS.seed,
+        "batch": FLAGS.batch_size,
+        "epochs": FLAGS.qat_epochs or network.qat_epochs,
+        "rate": QAT_RATES[8],
+    }
+
+    def run():
+        script = Path(__file__).with_name("_tfmot_quantize.py")
+        result = subprocess.run(
+            [sys.executable, str(script), str(folder), json.dumps(settings)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return json.loads(result.stdout.splitlines()[-1])
+
+    found = once("tfmot", run)
+    print(
+        f"TFMOT, 8 bits: Keras {100 * found['keras']:.2f} %, file "
+        f"{100 * found['file']:.2f} %, equal decisions {100 * found['equal']:.2f} %, "
+        f"{found['bytes']:,} bytes, epoch / plain {found['epoch']:.2f}"
+    )
+
+
 def one_step(model, data, calibration):
     """After training, with the kernels of depthwise convolutions as one tensor."""
     qat = tfc.quantization.prepare(model)
@@ -468,96 +522,126 @@ def zstd(content: bytes) -> int:
 
 # Agreement ------------------------------------------------------------------
 
-APPLICATIONS = [
-    "VGG16",
-    "ResNet50",
-    "ResNet50V2",
-    "MobileNet",
-    "MobileNetV2",
-    "MobileNetV3Small",
-    "EfficientNetB0",
-    "DenseNet121",
-    "NASNetMobile",
-]
-ZOO = ["lenet5", "vgg16", "vgg19", "resnet18", "resnet20", "resnet32", "alexnet"]
+# Name -> size of the images.
+APPLICATIONS = {
+    "MobileNet": 64,
+    "MobileNetV2": 64,
+    "MobileNetV3Small": 64,
+    "EfficientNetB0": 64,
+    "DenseNet121": 64,
+    "NASNetMobile": 64,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "VGG16": 32,
+}
+ZOO = [name for name in tfc.zoo.__all__ if name not in ("autoencoder", "cross_stack")]
 
 
 def agreement() -> None:
-    print("| network | equal decisions | largest difference (steps) | in float |")
-    print("|---|---:|---:|---|")
-    for name in FLAGS.networks or [*ZOO, *APPLICATIONS]:
-        found = once(
-            f"agreement {name} {FLAGS.samples} {FLAGS.separate}",
-            lambda name=name: agree(name),
-        )
+    print(
+        "| network | accuracy | equal decisions | largest difference (steps) | "
+        "of one layer (steps) | in float |"
+    )
+    print("|---|---:|---:|---:|---:|---|")
+    for name in FLAGS.networks or [*APPLICATIONS, *ZOO]:
+        found = once(f"agreement {name} {FLAGS.samples}", partial(agree, name))
         print(
-            f"| {name} | {100 * found['equal']:.2f} % | {found['steps']:.0f} | "
-            f"{', '.join(found['float']) or '–'} |",
+            f"| {name} | {100 * found['accuracy']:.1f} % | "
+            f"{100 * found['equal']:.2f} % | {found['steps']:.0f} | "
+            f"{found['layer']:.2f} | {', '.join(found['float']) or '–'} |",
             flush=True,
         )
 
 
-def agree(name):
+def agree(name: str) -> dict[str, Any]:
     """A prepared network of random weights and statistics, and its file."""
     if name in APPLICATIONS:
-        model = getattr(keras.applications, name)(
-            weights=None, input_shape=(64, 64, 3), classes=10
-        )
+        size = APPLICATIONS[name]
+        make = getattr(keras.applications, name)
+        model = make(weights=None, input_shape=(size, size, 3), classes=10)
     else:
         model = getattr(tfc.zoo, name)(classes=10)
     rng = np.random.default_rng(FLAGS.seed)
-    randomize(model, rng)
     shape = model.input_shape[1:]
-    # Pictures of low frequency, at the scale that the network reads.
-    coarse = rng.random((FLAGS.samples, 4, 4, shape[-1]))
-    images = np.asarray(keras.ops.image.resize(coarse, shape[:2]), "float32")
-    if any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
-        images *= 255
-    if FLAGS.separate:
-        separate(model, images[:200], rng)
+    kinds = rng.random((10, 4, 4, shape[-1]))
+    scale = any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
+    x, labels = pictures(kinds, 400, shape, rng, 255 if scale else 1)
+    images, expected = pictures(kinds, FLAGS.samples, shape, rng, 255 if scale else 1)
+    randomize(model, x[:128], rng)
+    tell_apart(model, x, labels)
     reasons = tfc.quantization.plan(model).in_float
-    qat = tfc.quantization.calibrate(
-        tfc.quantization.prepare(model), images[: min(200, len(images))]
-    )
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), x[:200])
     path = Path(FLAGS.out) / "model.tflite"
-    tfc.export.to_tflite(qat, path, calibration=images[:50], tolerance=10.0)
+    tfc.export.to_tflite(qat, path, calibration=x[:20], tolerance=10.0)
     parity = tfc.export.parity(qat, path, images)
     (output,) = parity.outputs
+    layers = tfc.export.debug(qat, path, images[:16]).rows
     return {
+        "accuracy": float((decisions(qat, images) == expected).mean()),
         "equal": parity.top1_agreement,
         "steps": output.max_difference / output.step,
+        "layer": max(
+            row.own_difference / row.step
+            for row in layers
+            if row.step and row.own_difference is not None
+        ),
         "float": sorted(reasons),
     }
 
 
-def randomize(model, rng) -> None:
-    """Statistics of normalizations as training leaves them."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.moving_mean.assign(0.1 * rng.normal(size=layer.moving_mean.shape))
-            layer.moving_variance.assign(
-                rng.uniform(0.5, 1.5, layer.moving_variance.shape)
-            )
-            if layer.scale:
-                layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
-            if layer.center:
-                layer.beta.assign(0.1 * rng.normal(size=layer.beta.shape))
+def pictures(kinds, count, shape, rng, scale):
+    """Ten kinds of pictures of low frequency, each of them different by noise."""
+    labels = np.arange(count) % len(kinds)
+    coarse = 0.7 * kinds[labels] + 0.3 * rng.random((count, *kinds.shape[1:]))
+    images = keras.ops.image.resize(coarse, shape[:2])
+    return scale * np.asarray(images, "float32"), labels
 
 
-def separate(model, images, rng) -> None:
-    """Draws the last kernel so that the images are told apart.
+def randomize(model, images, rng) -> None:
+    """Random normalizations, near to what the images have there.
 
-    Features of random networks hardly differ from image to image. Without their
-    mean, and at their own scale, they do; so does what rounding adds to them.
+    Statistics are those of the images, and then moved, because statistics that have
+    nothing to do with the inputs shrink or blow up what differs between them from
+    layer to layer. Shifts around 1 let a ReLU pass most values: at 0, networks of
+    random weights are chaotic, and a single step at the input becomes a hundred.
+    """
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in norms:
+        if layer.scale:
+            layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
+        if layer.center:
+            layer.beta.assign(1 + 0.5 * rng.normal(size=layer.beta.shape))
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer in norms:
+        variance = np.asarray(layer.moving_variance)
+        move = 0.1 * np.sqrt(variance) * rng.normal(size=variance.shape)
+        layer.moving_mean.assign_add(move)
+        layer.moving_variance.assign(variance * rng.uniform(0.75, 1.25, variance.shape))
+
+
+def tell_apart(model, images, labels) -> None:
+    """Makes the last layer tell the kinds apart: a regression with a penalty.
+
+    Of random weights, decisions are close calls that single steps turn over.
     """
     last = [layer for layer in model.layers if hasattr(layer, "kernel")][-1]
     features = keras.Model(model.inputs, last.input).predict(images, verbose=0)
-    features = features.reshape(-1, features.shape[-1])
-    mean, spread = features.mean(0), features.std(0).mean()
-    shape = last.kernel.shape
-    kernel = 3 * rng.normal(size=shape) / (spread * np.sqrt(shape[-2]) + 1e-9)
-    last.kernel.assign(kernel)
-    last.bias.assign(-mean @ kernel.reshape(-1, shape[-1]))
+    features = features.reshape(len(features), -1, features.shape[-1]).mean(1)
+    mean = features.mean(0)
+    features = (features - mean).astype("float64")
+    power = features.T @ features / len(features)
+    penalty = 1e-2 * np.trace(power) / len(power)
+    goal = 10 * (np.eye(10)[labels] - 0.1)
+    kernel = np.linalg.solve(
+        power + penalty * np.eye(len(power)), features.T @ goal / len(features)
+    )
+    last.kernel.assign(kernel.reshape(last.kernel.shape))
+    last.bias.assign(-mean @ kernel)
 
 
 # Rows -----------------------------------------------------------------------

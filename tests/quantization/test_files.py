@@ -195,6 +195,92 @@ def test_four_bits_take_half_the_space(tmp_path):
     assert 128 * 256 / 2 * 0.95 < sizes[8] - sizes[4] < 128 * 256 / 2 * 1.05
 
 
+def test_two_bits_take_a_quarter_of_the_space_in_dense_layers(tmp_path):
+    def function(x):
+        return L.Dense(256, name="last")(L.Flatten()(L.Conv2D(2, 3)(x)))
+
+    model = network(function, (10, 10, 4))
+    x = noise(model)
+    (conv,) = (y.name for y in model.layers if isinstance(y, L.Conv2D))
+    prepared = tfc.quantization.prepare(model, weights={conv: 2, "last": 2})
+    qat = tfc.quantization.calibrate(prepared, x)
+    results, sizes = [], []
+    for quantization in (None, "int2"):
+        path = tmp_path / f"{quantization}.tflite"
+        artifact = tfc.export.to_tflite(qat, path, quantization=quantization)
+        results.append(tfc.export.run(path, x))
+        sizes.append(artifact.bytes)
+        (output,) = artifact.parity.outputs
+        assert output.max_difference <= 2.01 * output.step
+    assert sizes[0] - sizes[1] == pytest.approx(128 * 256 / 4, rel=0.05)
+    # The runtime's kernels for 4 and for 2 bits round some ties differently.
+    assert np.abs(results[0] - results[1]).max() <= 1.01 * output.step
+
+    # A plain model is rounded to two bits, or stays on the grid that it has.
+    plain = tfc.finalize(qat)
+    path = tmp_path / "plain.tflite"
+    artifact = tfc.export.to_tflite(
+        plain, path, quantization="int2", calibration=x, tolerance=0.05
+    )
+    assert artifact.bytes == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_two_bits_are_refused_where_the_runtime_has_no_product(tmp_path):
+    model = network(lambda x: L.Conv2D(4, 3)(x), SQUARE)
+    x = noise(model)
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model, weights=2), x)
+    for given in (qat, model):
+        with pytest.raises(ValueError, match="no Dense layer with weights of 2 bits"):
+            tfc.export.to_tflite(
+                given,
+                tmp_path / "m.tflite",
+                quantization="int2",
+                calibration=x,
+                tolerance=10,
+            )
+    with pytest.raises(ValueError, match="`calibration`"):
+        tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="int2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_layer_differs_by_a_step_from_the_same_inputs(tmp_path):
+    def function(x):
+        for _ in range(3):
+            y = L.Conv2D(8, 3, padding="same", activation="relu", **BIAS)(x)
+            y = L.DepthwiseConv2D(3, padding="same", **BIAS)(y)
+            x = L.Concatenate()([squeeze_excite(L.Conv2D(4, 1)(y)), x])
+        return L.Dense(5)(L.GlobalAveragePooling2D()(x))
+
+    model = network(function, SQUARE)
+    artifact, _, x = exported(model, tmp_path)
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+    rows = tfc.export.debug(qat, artifact.path, x).rows
+    assert len(rows) > 15
+    assert all(row.own_difference <= 1.01 * row.step for row in rows if row.step)
+    # One layer computes something else; those behind it do not by themselves.
+    wrong = next(y for y in qat.layers if y.name.startswith("depthwise"))
+    wrong.core.bias.assign_add(np.ones(8))
+    rows = tfc.export.debug(qat, artifact.path, x).rows
+    apart = [r.name for r in rows if r.step and r.own_difference > 1.01 * r.step]
+    assert apart == [wrong.name]
+    assert sum(r.max_difference > 2 * r.step for r in rows) > 3
+
+
+@pytest.mark.parametrize("activations", [8, 16])
+def test_layers_that_are_always_zero_run(activations, tmp_path):
+    def function(x):
+        dead = L.Dense(3, activation="relu", bias_initializer="zeros")
+        kernel = {"kernel_initializer": keras.initializers.Constant(-1.0)}
+        x = L.Dense(4, activation="relu", **kernel)(L.ReLU()(x))
+        return L.Dense(2, **BIAS)(dead(x))
+
+    model = network(function, (6,))
+    artifact, (expected,), x = exported(model, tmp_path, activations=activations)
+    assert (expected == expected[0]).all()
+    assert is_integer(artifact.path)
+    np.testing.assert_allclose(tfc.export.run(artifact.path, x), expected, atol=1e-2)
+
+
 FLOAT = {
     "lstm": (lambda x: L.Dense(3)(L.LSTM(6)(x)), (5, 4), "lstm"),
     "attention": (

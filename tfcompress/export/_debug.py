@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,10 @@ class LayerError:
             output.
         added: how much larger it is than the largest error of its inputs.
         max_difference: largest absolute difference of any value.
+        own_difference: the same for what the layer makes of the inputs that it has in
+            the file; `None` where a layer is called several times. A file of a model
+            of `quantization.prepare` rounds some values to the next step, so that one
+            step is no fault.
         step: distance of two values that the file can tell apart there; 0 where
             it computes in float.
     """
@@ -40,6 +45,7 @@ class LayerError:
     error: float
     added: float
     max_difference: float
+    own_difference: float | None
     step: float
 
 
@@ -57,13 +63,16 @@ class LayerErrors:
     merged: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [("layer", "class", "error", "added", "max difference", "steps")]
+        head = ("error", "added", "max difference", "steps", "own steps")
+        lines: list[tuple[str, ...]] = [("layer", "class", *head)]
         for row in self.rows:
-            steps = f"{row.max_difference / row.step:.1f}" if row.step else ""
             figures = (f"{100 * row.error:.2f} %", f"{100 * row.added:.2f} %")
-            lines.append(
-                (row.name, row.kind, *figures, f"{row.max_difference:.3g}", steps)
+            steps = (
+                "" if not row.step or value is None else f"{value / row.step:.1f}"
+                for value in (row.max_difference, row.own_difference)
             )
+            difference = f"{row.max_difference:.3g}"
+            lines.append((row.name, row.kind, *figures, difference, *steps))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(
@@ -83,7 +92,8 @@ def debug(
 
     Both are run on the same samples, and each layer's output in the file is
     compared with that in Keras. Errors of a layer continue in the layers that follow:
-    `added` tells where they arise.
+    `added` tells where they arise, and `own_difference` is what a layer computes
+    differently from the same inputs.
 
     Example:
 
@@ -133,6 +143,7 @@ def compare_layers(
         for _, call in calls
         if isinstance(call.operation, FakeQuantize)
     }
+    own = _own_differences(model, samples, calls, found, actual, rounded)
     rows, merged = [], []
     errors: dict[int, float] = {}  # of tensors of the model
     for name, call in calls:
@@ -145,7 +156,8 @@ def compare_layers(
             if place is None and not getattr(call.operation, "temporary", False):
                 merged.append(name)
             continue
-        row = _row(name, call, values, actual[place], before, program.step_of(place))
+        step = program.step_of(place)
+        row = _row(name, call, values, actual[place], before, own.get(name), step)
         errors.update((id(t), row.error) for t in call.outputs)
         rows.append(row)
     rows.sort(key=lambda row: -row.added)
@@ -161,6 +173,7 @@ def _row(
     expected: np.ndarray,
     actual: np.ndarray,
     before: float,
+    own: float | None,
     step: float,
 ) -> LayerError:
     expected = expected.astype("float64").reshape(-1)
@@ -173,8 +186,44 @@ def _row(
         error=error,
         added=max(error - before, 0.0),
         max_difference=float(difference.max(initial=0.0)),
+        own_difference=own,
         step=step,
     )
+
+
+def _own_differences(
+    model: keras.Model,
+    samples: Samples,
+    calls: list[tuple[str, _graph.Call]],
+    found: dict[str, int],
+    actual: dict[int, np.ndarray],
+    rounded: dict[int, Any],
+) -> dict[str, float]:
+    """Largest difference of each layer that is called once, from the file's inputs.
+
+    The model is run once more; every tensor that the file has, too, is compared and
+    then replaced by that of the file, so that no error goes on.
+    """
+    times = Counter(name for name, _ in calls)
+    owners: dict[int, list[str]] = {}  # a layer, and what rounds its output
+    for name, call in calls:
+        if name in found and times[name] == 1:
+            tensor = call.outputs[0]
+            owners.setdefault(id(rounded.get(id(tensor), tensor)), []).append(name)
+    own: dict[str, float] = {}
+
+    def replace(tensor: Any, value: Any) -> Any:
+        names = owners.get(id(tensor))
+        if names is None or actual[found[names[0]]].size != np.prod(value.shape):
+            return None
+        given = actual[found[names[0]]].reshape(value.shape)
+        difference = np.abs(given - keras.ops.convert_to_numpy(value))
+        own.update(dict.fromkeys(names, float(difference.max(initial=0.0))))
+        return keras.ops.cast(keras.ops.convert_to_tensor(given), value.dtype)
+
+    inputs = [keras.ops.convert_to_tensor(array) for array in samples]
+    _graph.evaluate(model, inputs, replace)
+    return own
 
 
 def _values(model: keras.Model, samples: Samples) -> dict[int, np.ndarray]:

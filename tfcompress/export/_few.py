@@ -1,13 +1,14 @@
-"""Files with weights of 4 bits and arithmetic as the runtime chooses it.
+"""Weights of 4 and of 2 bits that the converter does not write.
 
 LiteRT's hybrid products read integer weights and floats, which they round for
 themselves. The converter makes such files with 8 bits only; here the weights of a
 float file become integers of 4 bits where they lie on such a grid, which rounds
-nothing.
+nothing. And weights of 2 bits, which the converter stores in 4, are packed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from tfcompress import structure
 from tfcompress.layers._quantized import CLIPPING, grid_of
 from tfcompress.policy import named_layers
 
-__all__ = ["on_few_bits", "with_few_bits"]
+__all__ = ["in_two_bits", "on_few_bits", "with_few_bits"]
 
 # Position of the output channels in a kernel. Depthwise products cannot read 4 bits.
 _KERNELS = {"CONV_2D": 0, "FULLY_CONNECTED": 0}
@@ -50,32 +51,71 @@ def on_few_bits(model: keras.Model) -> keras.Model:
 
 def with_few_bits(content: bytes) -> tuple[bytes, int]:
     """A float file with 4-bit weights, and how many kernels have them."""
-    import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    count = 0
+    for name, operation, tensor in _kernels(schema, model):
+        if tensor.type != schema.TensorType.FLOAT32:
+            continue
+        if _rewrite(schema, model, tensor, _KERNELS[name]):
+            count += 1
+            if hasattr(operation.builtinOptions, "asymmetricQuantizeInputs"):
+                operation.builtinOptions.asymmetricQuantizeInputs = True
+    return _written(model), count
+
+
+def in_two_bits(content: bytes) -> tuple[bytes, int]:
+    """A file whose weights of 2 bits take 2, and how many kernels do.
+
+    LiteRT has products of such weights in fully connected layers alone. (Its
+    convolutions refuse them, and its hybrid ones return NaN.)
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    found = list(_kernels(schema, model))
+    others = {id(tensor) for name, _, tensor in found if name != "FULLY_CONNECTED"}
+    count = 0
+    for _, _, tensor in found:
+        if id(tensor) in others or tensor.type != schema.TensorType.INT4:
+            continue
+        buffer = model.buffers[tensor.buffer]
+        if buffer.data is None or not len(buffer.data):
+            continue
+        pairs = np.frombuffer(bytes(bytearray(buffer.data)), "uint8")
+        size = int(np.prod(tensor.shape))
+        levels = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)[:size]
+        if np.isin(levels, (0, 1, 15)).all():  # 15 is -1
+            levels = np.append(levels, np.zeros(-size % 4, "uint8")) & 3
+            first, second, third, fourth = levels.reshape(-1, 4).T
+            buffer.data = first | second << 2 | third << 4 | fourth << 6
+            tensor.type = schema.TensorType.INT2
+            count += 1
+    return _written(model), count
+
+
+def _kernels(schema: Any, model: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Products with the kernels of `_KERNELS`: name, operation and kernel."""
     names = {
         value: name
         for name, value in vars(schema.BuiltinOperator).items()
         if isinstance(value, int)
     }
-    count = 0
     for graph in model.subgraphs:
         for operation in graph.operators:
             code = model.operatorCodes[operation.opcodeIndex]
             name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            if name not in _KERNELS:
-                continue
-            tensor = graph.tensors[operation.inputs[1]]
-            if tensor.type != schema.TensorType.FLOAT32:
-                continue
-            if _rewrite(schema, model, tensor, _KERNELS[name]):
-                count += 1
-                if hasattr(operation.builtinOptions, "asymmetricQuantizeInputs"):
-                    operation.builtinOptions.asymmetricQuantizeInputs = True
-    builder = flatbuffers.Builder(len(content))
+            if name in _KERNELS:
+                yield name, operation, graph.tensors[operation.inputs[1]]
+
+
+def _written(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output()), count
+    return bytes(builder.Output())
 
 
 def _rewrite(schema: Any, model: Any, tensor: Any, axis: int) -> bool:

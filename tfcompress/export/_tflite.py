@@ -27,7 +27,7 @@ from tfcompress._samples import (
 )
 from tfcompress.export._debug import compare_layers
 from tfcompress.export._elsewhere import convert_elsewhere
-from tfcompress.export._few import on_few_bits, with_few_bits
+from tfcompress.export._few import in_two_bits, on_few_bits, with_few_bits
 from tfcompress.export._jumps import check_jumps, jumps
 from tfcompress.export._parity import (
     RANDOM_SAMPLES,
@@ -46,9 +46,10 @@ from tfcompress.structure._graph import require_graph
 
 __all__ = ["Artifact", "Quantization", "to_tflite"]
 
-Quantization = Literal["float16", "dynamic", "int8", "int4", "dynamic_int4"]
+Quantization = Literal["float16", "dynamic", "int8", "int4", "int2", "dynamic_int4"]
 Io = Literal["int8", "uint8", "float32"]
-_QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int4", "dynamic_int4")
+_QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int4", "int2", "dynamic_int4")
+_STATIC = {"int8": 8, "int4": 4, "int2": 2}  # bits of the weights
 _IO = (None, "int8", "uint8", "float32")
 
 # Shares of the largest output. Rounding of float32 sums differs between kernels
@@ -61,6 +62,7 @@ _TOLERANCES = {
     "dynamic": 0.2,
     "int8": 0.25,
     "int4": 0.5,
+    "int2": 0.5,
     "dynamic_int4": 0.5,
     "trained": 0.2,
 }
@@ -113,14 +115,17 @@ def to_tflite(
     | `"dynamic"` | int8 | int8, ranges found at run time | as in Keras |
     | `"int8"` | int8 | integers only | `io` |
     | `"int4"` | int4 | integers only | `io` |
+    | `"int2"` | int2 in `Dense` layers, int4 | integers only | `io` |
     | `"dynamic_int4"` | int4 | as `"dynamic"` | as in Keras |
     | as `quantization.prepare` made it | as trained | integers | `io` |
 
     A model of `quantization.prepare` has learned its ranges, and needs neither
     `quantization` nor `calibration`: the file computes what the model computes,
-    up to single steps of rounding.
+    up to single steps of rounding. Weights that it has trained with 2 bits are stored
+    in 4, which more runtimes read; with `"int2"` those of `Dense` layers take 2.
+    LiteRT has no convolution of such weights.
 
-    With 4 bits, kernels that lie on a grid of so few steps already (as
+    With 4 bits and less, kernels that lie on a grid of so few steps already (as
     `constraints.Levels` and `quantization.prepare` leave them) are stored as they
     are; others are rounded, which costs accuracy that training with `prepare`
     keeps. Convolutions and `Dense` layers get 4 bits, transposed and, with
@@ -163,9 +168,9 @@ def to_tflite(
             such as a `tf.data.Dataset`, `keras.utils.PyDataset` or generator; or a
             `tfcompress.data.Dataset`, whose training split is taken. Up to 1,000
             samples are used, of arrays evenly spread.
-            Needed for `"int8"` and `"int4"`, where 100 to 500 are usually enough;
-            used for the comparison with all. Defaults to `None`, which compares on
-            32 samples of seeded random numbers.
+            Needed for `"int8"`, `"int4"` and `"int2"`, where 100 to 500 are usually
+            enough; used for the comparison with all. Defaults to `None`, which
+            compares on 32 samples of seeded random numbers.
         io: what an integer file takes and returns: `"int8"`, `"uint8"` or
             `"float32"`, with which it converts by itself. Defaults to `None`:
             `"int8"`, and int16 for models that are prepared for 16 bits.
@@ -173,7 +178,7 @@ def to_tflite(
             value, and the largest share of samples, close calls left out, on which
             the file decides otherwise. Defaults to `None`: 0.001 without
             quantization, 0.02 for `"float16"`, 0.2 for `"dynamic"` and models of
-            `quantization.prepare`, 0.25 for `"int8"`, 0.5 with 4 bits.
+            `quantization.prepare`, 0.25 for `"int8"`, 0.5 with 4 bits and less.
 
     Returns:
         An `Artifact` with the size and the parity.
@@ -199,11 +204,12 @@ def to_tflite(
         )
     _checks.one_of("quantization", quantization, _QUANTIZATIONS)
     trained = is_prepared(model)
-    if trained and quantization is not None:
+    if trained and quantization not in (None, "int2"):
         raise ValueError(
             _checks.invalid(
                 "quantization",
-                f"None for {model.name!r}, whose bits quantization.prepare has fixed",
+                f"None or 'int2' for {model.name!r}, whose bits quantization.prepare "
+                "has fixed",
                 quantization,
             )
         )
@@ -213,14 +219,14 @@ def to_tflite(
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for 16-bit activations", io)
         )
-    if io not in (None, "float32") and kind not in ("int8", "int4", "trained"):
+    if io not in (None, "float32") and kind not in (*_STATIC, "trained"):
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for a float file", io)
         )
     limit = _TOLERANCES[kind] if tolerance is None else None
     if tolerance is not None:
         limit = _checks.positive("tolerance", tolerance)
-    if calibration is None and quantization in ("int8", "int4"):
+    if calibration is None and not trained and quantization in _STATIC:
         raise ValueError(
             "Invalid value for argument `calibration`. Expected typical inputs, "
             f"which quantization={quantization!r} needs to find the range of every "
@@ -239,9 +245,10 @@ def to_tflite(
     expected = call_model(model, samples, remember=True)
     half = [_HALF[dtype] for dtype in _dtypes(model) & set(_HALF)]
     source = _in_float32(model) if half else model
-    if kind == "int4":
+    if kind in ("int4", "int2"):
         prepared = calibrate(
-            prepare(source, weights=4), samples if len(samples) > 1 else samples[0]
+            prepare(source, weights=_STATIC[kind]),
+            samples if len(samples) > 1 else samples[0],
         )
         content = _convert(frozen(prepared, recover=True), "trained", samples, io)
     elif kind == "dynamic_int4":
@@ -260,6 +267,18 @@ def to_tflite(
         content = _convert(source, kind, samples, io)
     if trained and is_wide(model):
         content = widened(content)
+    if quantization == "int2":
+        content, count = in_two_bits(content)
+        if not count:
+            raise ValueError(
+                _checks.invalid(
+                    "quantization",
+                    f"another one for {model.name!r}, which has no Dense layer with "
+                    "weights of 2 bits that are computed with activations of 8: LiteRT "
+                    "computes nothing else with 2 bits",
+                    quantization,
+                )
+            )
     jumping = jumps(model)
     if jumping and not half:
         fault = check_jumps(

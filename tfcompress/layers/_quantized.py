@@ -27,6 +27,9 @@ CLIPPING = {2: 1.224, 3: 1.952, 4: 2.474, 5: 2.899, 6: 3.270, 7: 3.608}
 
 # A narrower range would not survive the converter, which widens it.
 _LEAST_RANGE = 1e-5
+# Of what is zero everywhere, behind ReLUs that let nothing pass. The runtime refuses
+# the steps of the least range: it multiplies by the quotient of two steps, below 256.
+_RANGE_OF_ZEROS = 1.0
 
 # What TFLite fixes for the outputs of sigmoid and softmax, and of tanh.
 _FIXED = {
@@ -121,7 +124,8 @@ class FakeQuantize(keras.Layer):
         if self.frozen is not None and self.bits == 16:
             # The converter knows 8 bits only; `export` widens what it makes. The
             # step is that of 16 bits, what lies beyond the range is cut off.
-            step = max(-self.frozen[0], self.frozen[1], _LEAST_RANGE) / 32767
+            largest = max(-self.frozen[0], self.frozen[1], _LEAST_RANGE)
+            step = (largest if any(self.frozen) else _RANGE_OF_ZEROS) / 32767
             return _on_grid(inputs, -128 * step, 127 * step, 8, least=0.0)
         if self.fixed is not None or self.frozen is not None:
             low, high = self.frozen or _FIXED[str(self.fixed), self.bits]
@@ -511,7 +515,8 @@ def _on_grid(
 ) -> Any:
     """A tensor on the grid of an integer type."""
     low, high = (ops.cast(value, "float32") for value in (low, high))
-    high = ops.maximum(high, low + least)
+    zeros = ops.equal(low, high)  # both include 0
+    high = ops.where(zeros, _RANGE_OF_ZEROS, ops.maximum(high, low + least))
     if bits == 16:
         high = ops.maximum(-low, high)
         low = -high
