@@ -222,7 +222,7 @@ def _add_energy(parser: argparse.ArgumentParser, *, default: str | None) -> None
         "--bits",
         type=_bits,
         metavar="W[,A]",
-        help="bits of weights and activations for the modelled energy",
+        help="bits of weights and activations for the modeled energy",
     )
 
 

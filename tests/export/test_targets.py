@@ -60,6 +60,60 @@ def write_stub(folder):
     return folder
 
 
+def sources():
+    """Folders to include from: of checkouts that the environment names.
+
+    TFLITE_MICRO_SOURCE, FLATBUFFERS_SOURCE, GEMMLOWP_SOURCE and RUY_SOURCE.
+    """
+    names = ("TFLITE_MICRO", "FLATBUFFERS", "GEMMLOWP", "RUY")
+    places = [os.environ.get(f"{name}_SOURCE") for name in names]
+    found = [Path(place) for place in places if place]
+    return [*found, *(place / "include" for place in found)]
+
+
+def library(root):
+    """Sources of the interpreter and of the kernels of the network above."""
+    tensorflow, kernels = root / "tensorflow", "lite/micro/kernels/"
+    patterns = [
+        *("lite/micro/*.cc", "lite/micro/arena_allocator/*.cc"),
+        *("lite/micro/memory_planner/*.cc", "lite/micro/tflite_bridge/*.cc"),
+        *("lite/core/*/*.cc", "lite/kernels/*.cc", "lite/kernels/internal/*.cc"),
+        *("lite/kernels/internal/reference/*.cc", "compiler/mlir/lite/*/*.cc"),
+        *("compiler/mlir/lite/core/api/*.cc", f"{kernels}conv*.cc"),
+        *(f"{kernels}depthwise_conv*.cc", f"{kernels}fully_connected*.cc"),
+        *(f"{kernels}pooling*.cc", f"{kernels}reshape*.cc"),
+        *(f"{kernels}kernel_util.cc", f"{kernels}micro_tensor_utils.cc"),
+    ]
+    found = {path for pattern in patterns for path in tensorflow.glob(pattern)}
+    apart = re.compile("test|mock|benchmark|fake_micro")
+    return sorted(path for path in found if not apart.search(path.name))
+
+
+_MAIN = """
+#include <cstdint>
+#include <cstdio>
+#include "net.h"
+#include "net_resolver.h"
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/schema/schema_generated.h"
+
+alignas(16) static uint8_t arena[net_arena_size + 1024];
+
+int main() {
+  static auto resolver = net_resolver();
+  tflite::MicroInterpreter interpreter(
+      tflite::GetModel(net_model), resolver, arena, sizeof(arena));
+  if (interpreter.AllocateTensors() != kTfLiteOk) return 1;
+  TfLiteTensor* input = interpreter.input(0);
+  if (input->bytes != net_input0_elements) return 2;
+  if (std::fread(input->data.data, 1, input->bytes, stdin) != input->bytes) return 3;
+  if (interpreter.Invoke() != kTfLiteOk) return 4;
+  TfLiteTensor* output = interpreter.output(0);
+  std::fwrite(output->data.data, 1, output->bytes, stdout);
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Files of the network, dense and with 90 % of its largest kernel zero."""
@@ -252,19 +306,14 @@ class TestC:
         """Against the interface that TensorFlow Lite Micro has, without its code.
 
         The stub has one method for each operator, as the real class, so that a
-        method that does not exist is an error. TFLITE_MICRO_SOURCE names a checkout
-        whose headers take the stub's place, and FLATBUFFERS_SOURCE and the like
-        what they include.
+        method that does not exist is an error. A checkout takes its place, see
+        `sources`.
         """
         compiler = shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
             pytest.skip("needs a C++ compiler")
         source = tfc.export.to_c(dense, tmp_path / "net.cc")
-        folders = []
-        for name in ("TFLITE_MICRO", "FLATBUFFERS", "GEMMLOWP", "RUY"):
-            if place := os.environ.get(f"{name}_SOURCE"):
-                folders += [Path(place), Path(place, "include")]
-        folders = folders or [write_stub(tmp_path / "stub")]
+        folders = sources() or [write_stub(tmp_path / "stub")]
         main = tmp_path / "main.cc"
         main.write_text(
             '#include "net.h"\n#include "net_resolver.h"\nint main() {\n'
@@ -277,6 +326,48 @@ class TestC:
         options.append("-DTF_LITE_STATIC_MEMORY")  # as on a microcontroller
         for file in (main, source):
             subprocess.run([compiler, *options, str(file)], check=True)
+
+    @pytest.mark.slow
+    def test_a_program_computes_what_litert_does(self, dense, tmp_path):
+        """The whole way to a binary: all of it compiled, linked and run."""
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        folders = sources()
+        if compiler is None or not folders:
+            pytest.skip("needs a C++ compiler and TFLITE_MICRO_SOURCE")
+        net = tfc.export.to_c(dense, tmp_path / "net.cc")
+        main = tmp_path / "main.cc"
+        main.write_text(_MAIN)
+        include = [part for folder in folders for part in ("-isystem", str(folder))]
+        options = ["-std=c++17", "-fno-exceptions", "-fno-rtti", "-w", *include]
+        options += ["-DTF_LITE_STATIC_MEMORY", "-ffunction-sections"]
+        objects = []
+        for number, file in enumerate([main, net, *library(folders[0])]):
+            objects.append(str(tmp_path / f"{number}.o"))
+            command = [compiler, *options, "-c", str(file), "-o", objects[-1]]
+            subprocess.run(command, check=True)
+        program = tmp_path / "program"
+        link = [compiler, "-Wl,--gc-sections", *objects, "-o", str(program)]
+        subprocess.run(link, check=True)
+
+        reference = tfc.export._runtime.reference_interpreter(dense.read_bytes())
+        given, result = (
+            details[0]
+            for details in (
+                reference.get_input_details(),
+                reference.get_output_details(),
+            )
+        )
+        rng = np.random.default_rng(0)
+        value = rng.integers(-128, 128, given["shape"]).astype(given["dtype"])
+        reference.set_tensor(given["index"], value)
+        reference.invoke()
+        done = subprocess.run(
+            [str(program)], input=value.tobytes(), capture_output=True, check=True
+        )
+        expected = reference.get_tensor(result["index"])
+        found = np.frombuffer(done.stdout, expected.dtype).reshape(expected.shape)
+        # Its kernels may round the other way than LiteRT's, by one step.
+        np.testing.assert_allclose(found, expected, atol=1)
 
     def test_every_operator_has_its_method(self):
         # Camel case but for those that the interface spells another way.

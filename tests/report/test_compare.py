@@ -4,6 +4,7 @@ import base64
 import contextlib
 import dataclasses
 import math
+import subprocess
 
 import keras
 import numpy as np
@@ -505,6 +506,22 @@ class TestTasks:
         self.compare(model, (self.rows, labels))
         assert [metric.result() for metric in model.metrics[:1]] == before
 
+    def test_a_metric_of_the_users_that_fails_leaves_the_rest(self):
+        class Undecided(keras.metrics.Mean):
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                super().update_state(y_pred)
+
+            def result(self):
+                raise ZeroDivisionError("nobody came")
+
+        model = self.small(3, "softmax")
+        data = (self.rows, self.rng.integers(0, 3, 24))
+        metrics, report = self.compare(model, data, metrics=[Undecided(name="mine")])
+        assert metrics == {} and report.models[0].parameters == 18
+        assert any("nobody came" in note for note in report.notes)
+        metrics, _ = self.compare(model, data)
+        assert set(metrics) == {"accuracy"}
+
     def test_a_loss_of_the_users_that_fails_leaves_the_rest(self):
         def broken(y_true, y_pred):
             raise RuntimeError("my own loss is broken")
@@ -775,6 +792,38 @@ def test_a_tool_that_is_not_installed_leaves_a_dash_and_the_pip_line(
     )
     assert set(report.models[0].targets) == {"this computer"}
     assert any('pip install "tfcompress[targets]"' in note for note in report.notes)
+
+
+def test_a_tool_that_fails_leaves_the_rest(models, monkeypatch):
+    def late(path, profile):
+        raise subprocess.TimeoutExpired("vela", 600)
+
+    monkeypatch.setattr("tfcompress.report._compare.target", late)
+    report = tfc.report.compare(
+        {"full": models["full"]}, targets=["this computer"], hardware=None, verbose=0
+    )
+    (figures,) = report.models
+    assert figures.targets == {} and figures.files["float32"].latency is not None
+    assert any("timed out" in note for note in report.notes)
+
+
+def test_a_profile_that_knows_gated_products_in_float_only(models, test_data):
+    profile = tfc.cost.profile("horowitz_45nm")
+    floats = dataclasses.replace(profile.arithmetic["float32"], gated=1e-12)
+    profile = dataclasses.replace(
+        profile, arithmetic={**profile.arithmetic, "float32": floats}
+    )
+    report = tfc.report.compare(
+        {"mostly zeros": models["full"]},
+        calibration=test_data[0],
+        hardware=profile,
+        products="gated",
+        verbose=0,
+    )
+    (figures,) = report.models
+    assert figures.joules > 0
+    assert figures.files["int8"].bytes > 0 and figures.files["int8"].modeled is None
+    assert any("gated" in note for note in report.notes)
 
 
 def test_wrong_samples_are_pictures():

@@ -135,9 +135,7 @@ class Measurement:
             try:
                 judge.update(outputs, labels, weights)
             except Exception as error:  # whatever error a user's loss or metric raises
-                self._judges.remove(judge)
-                text = str(error).strip() or type(error).__name__
-                self.problem = text.splitlines()[0][:200]
+                self._give_up(judge, error)
         flat = flat_labels(self._model, labels)
         for index, (task, output, label) in enumerate(
             zip(self._plan.tasks, outputs, flat, strict=True)
@@ -149,6 +147,12 @@ class Measurement:
                 self._losses[index] = None
             else:
                 self._lost[index].append(lost)
+
+    def _give_up(self, judge: _Judge, error: Exception) -> None:
+        """Goes on without a judge that cannot judge."""
+        self._judges.remove(judge)
+        text = str(error).strip() or type(error).__name__
+        self.problem = text.splitlines()[0][:200]
 
     def _decide(
         self, index: int, task: Task, output: np.ndarray, label: np.ndarray
@@ -176,9 +180,13 @@ class Measurement:
     def results(self) -> dict[str, MetricFigure]:
         """The metrics, the one to judge by first and losses last."""
         found: dict[str, MetricFigure] = {}
-        for judge in self._judges:
-            kinds = judge.kinds()
-            for name, value in judge.results().items():
+        for judge in list(self._judges):
+            try:
+                kinds, values = judge.kinds(), judge.results()
+            except Exception as error:  # whatever a metric of a user raises
+                self._give_up(judge, error)
+                continue
+            for name, value in values.items():
                 number = np.asarray(keras.ops.convert_to_numpy(value), "float64")
                 if name == "loss":
                     number = number + self._penalty
