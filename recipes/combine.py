@@ -1,28 +1,40 @@
-"""Filters, single weights and bits: each alone, and together, on one frontier.
+"""Five papers' methods on one network: each alone, and together, on one frontier.
 
-Trains a dense network, and from it one network for each way of making it smaller:
+Trains a dense network, and from it one network for every way through three steps,
+each of which may be left out:
 
-    filters R             a share R of the filters pruned while training (Roy et al.)
-    weights F             a fraction F of the weights kept, by ADMM (Ren et al.)
-    bits B                weights on levels of B bits, by ADMM
-    filters R + bits B    one after the other, filters before weights before bits,
-    ...                   so that what a step has removed stays removed
+    narrower   filters R   a share R of the filters pruned while training (Roy et al.)
+               density N   N rounds of sizing by activation density (Foldy-Porto et al.)
+               gates L     residual branches closed by gates, with a penalty of L (Zhi
+                           et al.; networks with residual branches only)
+    fewer      weights F   a fraction F of the weights kept, by ADMM (Ren et al.)
+    simpler    bits B      weights on levels of B bits, by ADMM (Ren et al.)
+               drum K      approximate multipliers that see K bits of a weight and 5 of
+                           an activation (the cross-stack paper)
+
+The order is such that what a step has removed stays removed.
 
     python recipes/combine.py                                 # digits, a few minutes
     python recipes/combine.py --preset=mnist --seeds=0,1,2
-    python recipes/combine.py --rates=0.25,0.5 --keep=0.2 --bits=3,4
+    python recipes/combine.py --preset=cifar10
+    python recipes/combine.py --rates=0.25,0.5 --keep=0.2 --bits=3,4 --density= --drum=
 
 Each step trains for --epochs epochs, so that a combination of two trains twice as
-long as a single method; "dense" with as many epochs more is in the table for that.
-A run that is interrupted goes on when the same command is given again.
+long as a single method; "dense, trained on" with as many epochs more is in the table
+for that. A run that is interrupted goes on when the same command is given again.
 
 Results in --out: results.json, report.html with the frontiers, the models. The table
 says for every network by which other one it is dominated: at least as accurate, and
-smaller in the packed file and in the modeled energy.
+smaller in the packed file and in the modeled energy. The energy is that of an
+accelerator with DRUM multipliers of adjustable width, which does not switch a
+multiplier for a weight that is zero. Flash is what Vela makes of the int8 file for an
+Ethos-U55; networks with approximate multipliers have no such file.
 """
 
 import dataclasses
+import importlib.util
 import tempfile
+import warnings
 from pathlib import Path
 
 import keras
@@ -53,9 +65,13 @@ class Settings:
     batch_size: int = setting("Images in a batch.", least=1)
     augment: str = setting("Of the images.", choices=["shift", "standard"])
     rates: tuple[float, ...] = setting("Shares of filters to prune.")
+    density: tuple[int, ...] = setting("Rounds of sizing by density.")
+    gates: tuple[float, ...] = setting("Penalties on open gates.")
     keep: tuple[float, ...] = setting("Fractions of the weights to keep.")
     bits: tuple[int, ...] = setting("Widths of the levels.")
+    drum: tuple[int, ...] = setting("Bits of a weight that a multiplier sees.")
     learning_rate: float = setting("Of Adam.", 2e-3, least=0)
+    limit: int | None = setting("Number of training images.", None, least=1)
 
 
 PRESETS = {
@@ -65,32 +81,52 @@ PRESETS = {
         epochs=12,
         batch_size=32,
         augment="shift",
-        rates=(0.4, 0.7),
-        keep=(0.2, 0.05),
-        bits=(4, 2),
+        rates=(0.5,),
+        density=(1,),
+        gates=(),
+        keep=(0.2,),
+        bits=(4,),
+        drum=(1,),
     ),
     "mnist": Settings(
         dataset="mnist",
         model="lenet5",
-        epochs=8,
+        epochs=4,
         batch_size=128,
         augment="shift",
-        rates=(0.5, 0.75),
+        rates=(0.5,),
+        density=(1,),
+        gates=(),
         keep=(0.1, 0.03),
-        bits=(4, 3),
+        bits=(3,),
+        drum=(1,),
     ),
     "cifar10": Settings(
         dataset="cifar10",
         model="resnet8",
-        epochs=40,
+        epochs=30,
         batch_size=128,
         augment="standard",
-        rates=(0.25, 0.5),
-        keep=(0.4, 0.2),
-        bits=(5, 4),
+        rates=(0.3,),
+        density=(1,),
+        gates=(0.5,),
+        keep=(0.3,),
+        bits=(4,),
+        drum=(1,),
     ),
 }
-HARDWARE = "horowitz_45nm"
+HARDWARE = "cross_stack_65nm"
+DEVICE = "ethos-u55-128"
+ACTIVATION_BITS = 5
+STEPS = {
+    "dense": "dense",
+    "filters": "narrower",
+    "density": "narrower",
+    "gates": "narrower",
+    "weights": "fewer",
+    "bits": "simpler",
+    "drum": "simpler",
+}
 
 define_flags(PRESETS, "out/combine")
 
@@ -103,7 +139,7 @@ def main():
 def run(settings, *, seeds, out, data_dir, report):
     """Trains what is not there yet; returns the rows of the table."""
     jobs = plan(settings, seeds)
-    data = tfc.data.load(settings.dataset, data_dir=data_dir)
+    data = tfc.data.load(settings.dataset, data_dir=data_dir, limit=settings.limit)
     with Experiment(out, settings) as experiment:
 
         def work(job):
@@ -111,7 +147,7 @@ def run(settings, *, seeds, out, data_dir, report):
             return measured(data, model), {".keras": model}
 
         experiment.run(jobs, work)
-        return summarize(experiment, data, report)
+        return summarize(experiment, settings, data, report)
 
 
 # Jobs ----------------------------------------------------------------------
@@ -123,8 +159,8 @@ class Step(Job):
 
     Attributes:
         source: the key of that job; `None` for the dense network.
-        method: "dense", "filters", "weights" or "bits".
-        amount: the rate, the fraction that is kept, or the width.
+        method: "dense", or one of the methods.
+        amount: the rate, the rounds, the penalty, the fraction or the width.
     """
 
     source: str | None = None
@@ -133,42 +169,49 @@ class Step(Job):
 
 
 def plan(settings, seeds) -> list[Step]:
-    """Every method alone, then filters with each other one, then all three."""
+    """Every way through the steps, each job after the one it goes on from."""
+    steps = (
+        {"filters": settings.rates, "density": settings.density} | gated(settings),
+        {"weights": settings.keep},
+        {"bits": settings.bits, "drum": settings.drum},
+    )
     jobs: list[Step] = []
     for seed in seeds:
-
-        def add(source, method, amount, seed=seed):
-            own = f"{method} {amount:g}" if amount else "dense, trained on"
-            after = source is None or source.method == "dense"
-            name = own if after else f"{source.name} + {own}"
-            job = Step(
-                name=name,
-                seed=seed,
-                epochs=settings.epochs,
-                source=source.key,
-                method=method,
-                amount=amount,
-            )
-            jobs.append(job)
-            return job
-
         dense = Step(name="dense", seed=seed, epochs=settings.epochs)
-        jobs.append(dense)
-        add(dense, "dense", 0.0)
-        for keep in settings.keep:
-            sparse = add(dense, "weights", keep)
-            for width in settings.bits:
-                add(sparse, "bits", width)
-        for width in settings.bits:
-            add(dense, "bits", width)
-        for rate in settings.rates:
-            narrow = add(dense, "filters", rate)
-            for width in settings.bits:
-                add(narrow, "bits", width)
-            for keep in settings.keep:
-                both = add(narrow, "weights", keep)
-                add(both, "bits", settings.bits[0])
+        jobs += [dense, following(dense, "dense", 0.0)]
+        ends = [dense]
+        for methods in steps:
+            ends += [
+                following(source, method, amount)
+                for source in ends
+                for method, amounts in methods.items()
+                for amount in amounts
+            ]
+        jobs += ends[1:]
     return jobs
+
+
+def gated(settings) -> dict:
+    """The penalties of gates, for networks that have residual branches."""
+    if settings.gates and not settings.model.startswith("resnet"):
+        raise ValueError(
+            "Invalid value for argument `gates`. Expected none for a network without "
+            f"residual branches. Received: gates={settings.gates}"
+        )
+    return {"gates": settings.gates}
+
+
+def following(source, method, amount) -> Step:
+    """One more step on the network of another job."""
+    own = f"{method} {amount:g}" if amount else "dense, trained on"
+    return Step(
+        name=own if source.method == "dense" else f"{source.name} + {own}",
+        seed=source.seed,
+        epochs=source.epochs,
+        source=source.key,
+        method=method,
+        amount=amount,
+    )
 
 
 def step(settings, data, experiment, job) -> keras.Model:
@@ -185,23 +228,66 @@ def step(settings, data, experiment, job) -> keras.Model:
         )
     else:
         model = load_model(experiment.path(job.source))
+    make = {
+        "narrower": narrower,
+        "fewer": constrained,
+        "simpler": approximated if job.method == "drum" else constrained,
+        "dense": trained,
+    }[STEPS[job.method]]
+    return make(settings, data, experiment, job, model, batches)
+
+
+def trained(settings, data, experiment, job, model, batches):
+    """Trains the network as it is."""
     compiled(settings, model, job, len(batches))
-    if job.method == "dense":
-        return fit(experiment, job, model, batches)[0]
-    if job.method == "filters":
-        end = max(1, job.epochs // 2)
-        schedule = tfc.schedules.Linear(0.0, job.amount, begin=0, end=end)
-        pruning = tfc.callbacks.FilterPruning(schedule)
-        model, _ = fit(
-            experiment, job, model, batches, callbacks=[pruning], shrink_every=end
-        )
-        return tfc.finalize(model)
+    return fit(experiment, job, model, batches)[0]
+
+
+def narrower(settings, data, experiment, job, model, batches):
+    """Prunes filters, closes gates, or sizes layers by their density."""
+    half = max(1, job.epochs // 2)
+    if job.method == "density":
+        rest = dataclasses.replace(job, epochs=max(1, job.epochs - half))
+        compiled(settings, model, rest, len(batches))
+        return tfc.training.resize_by_density(
+            model,
+            batches,
+            epochs=rest.epochs,
+            round_epochs=min(half, rest.epochs),
+            max_rounds=int(job.amount),
+            weights="inherit",
+            seed=job.seed,
+            backup_dir=experiment.backup(job),
+            keep_backup=True,  # the experiment deletes it when the result is there
+            shuffle=False,
+            verbose=0,
+        ).model
+    if job.method == "gates":
+        model = tfc.gates.add_layer_gates(model, seed=job.seed)
+        # The penalties come when the gates have seen what a closed one costs.
+        pulls = ({0: 0.0, 1: 2.0}, {0: 0.0, 1: job.amount})
+        method = tfc.callbacks.GatePenalty(*map(tfc.schedules.Piecewise, pulls))
+    else:
+        schedule = tfc.schedules.Linear(0.0, job.amount, begin=0, end=half)
+        method = tfc.callbacks.FilterPruning(schedule)
+    compiled(settings, model, job, len(batches))
+    model, _ = fit(
+        experiment, job, model, batches, callbacks=[method], shrink_every=half
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the test says what undecided gates cost
+        return tfc.finalize(model, data.train.images, threshold=0.5)
+
+
+def constrained(settings, data, experiment, job, model, batches):
+    """Keeps a fraction of the weights, or puts them on levels, by ADMM."""
     if job.method == "weights":
         constraint = tfc.constraints.Cardinality(fraction=job.amount)
     else:
         constraint = tfc.constraints.Levels(int(job.amount))
     # Half of the epochs toward the constraint, half within it.
     phase = tfc.training.AdmmPhase(constraint, job.epochs // 2, -(-job.epochs // 2))
+    compiled(settings, model, job, len(batches))
     result = tfc.training.admm_compress(
         model,
         [phase],
@@ -213,10 +299,23 @@ def step(settings, data, experiment, job) -> keras.Model:
     return result.model
 
 
+def approximated(settings, data, experiment, job, model, batches):
+    """Hands the weights over to approximate multipliers, part by part."""
+    model = tfc.layers.wrap_kernels(
+        model,
+        lambda layer: tfc.layers.DrumMultiply(layer, int(job.amount), ACTIVATION_BITS),
+    )
+    compiled(settings, model, job, len(batches))
+    # The averages of normalizations settle in the last epoch.
+    method = tfc.callbacks.IncrementalApproximation(8, epochs=job.epochs - 1)
+    model, _ = fit(experiment, job, model, batches, callbacks=[method])
+    return tfc.finalize(model)
+
+
 def compiled(settings, model, job, steps):
     """Compiles for a step; ADMM sets the learning rate itself, and needs a number."""
     rate = settings.learning_rate
-    if job.method in ("dense", "filters"):
+    if job.method not in ("weights", "bits"):
         rate = keras.optimizers.schedules.CosineDecay(rate, job.epochs * steps)
     model.compile(
         keras.optimizers.Adam(rate),
@@ -226,37 +325,58 @@ def compiled(settings, model, job, steps):
 
 
 def measured(data, model) -> dict:
-    """Accuracy on the test images, size, work and energy."""
-    logs = model.evaluate(
+    """Accuracy on the test images, size, work, energy and flash."""
+    # A copy: a model that is to be saved stays without a compiled loss.
+    copy = tfc.structure.wrap(model, {})
+    copy.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    logs = copy.evaluate(
         data.test.images, data.test.labels, verbose=0, return_dict=True
     )
     counted = tfc.cost.count(model)
-    energy = tfc.cost.energy(counted, HARDWARE, precision="int8", products="skipped")
+    energy = tfc.cost.energy(counted, HARDWARE, products="gated")
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "model.tfcz"
         tfc.export.pack(model, packed)
-        size = packed.stat().st_size
-    return {
-        "accuracy": logs["accuracy"],
-        "macs": counted.macs,
-        "parameters": counted.parameters,
-        "nonzero": counted.nonzero,
-        "bytes": size,
-        "energy": energy.total,
-    }
+        return {
+            "accuracy": logs["accuracy"],
+            "macs": counted.macs,
+            "parameters": counted.parameters,
+            "nonzero": counted.nonzero,
+            "bytes": packed.stat().st_size,
+            "energy": energy.total,
+            "flash": flash(data, model, Path(folder) / "model.tflite"),
+        }
+
+
+def flash(data, model, file) -> int | None:
+    """Bytes that the int8 file takes on the device; `None` where there is none."""
+    if importlib.util.find_spec("ethosu") is None or any(
+        isinstance(layer, tfc.layers.DrumMultiply)
+        for layer in model._flatten_layers(include_self=False)
+    ):
+        return None
+    tfc.export.to_tflite(
+        model,
+        file,
+        quantization="int8",
+        calibration=data.train.images[:500],
+        tolerance=1e9,  # how good the int8 file is, is not what is asked here
+    )
+    return tfc.export.target(file, DEVICE).flash
 
 
 # Results ----------------------------------------------------------------------
 
 
-def summarize(experiment, data, report):
+def summarize(experiment, settings, data, report):
     """The table of all runs, with what dominates what."""
     runs = by_name(experiment.records())
     rows = [{"name": name, "runs": records} for name, records in runs.items()]
     for row in rows:
-        for quantity in ("accuracy", "macs", "bytes", "energy"):
+        for quantity in ("accuracy", "macs", "bytes", "energy", "flash"):
             values = [record[quantity] for record in row["runs"]]
-            row[quantity] = sum(values) / len(values)
+            known = None not in values
+            row[quantity] = sum(values) / len(values) if known else None
     for row in rows:
         better = [other for other in rows if dominates(other, row)]
         row["dominated_by"] = max(
@@ -270,7 +390,10 @@ def summarize(experiment, data, report):
             "accuracy, %": lambda r: percent(x["accuracy"] for x in r["runs"]),
             "file, kB": lambda r: mean((x["bytes"] for x in r["runs"]), 1e-3, 1),
             "MACs, k": lambda r: mean((x["macs"] for x in r["runs"]), 1e-3, 0),
-            "energy, µJ": lambda r: mean((x["energy"] for x in r["runs"]), 1e6, 3),
+            "energy, µJ": lambda r: mean((x["energy"] for x in r["runs"]), 1e6, 1),
+            "flash, kB": lambda r: mean(
+                (x["flash"] for x in r["runs"] if x["flash"]), 1e-3, 1
+            ),
             "dominated by": lambda r: r["dominated_by"] or "–",
         },
     )
@@ -283,10 +406,14 @@ def summarize(experiment, data, report):
         experiment.write_report(
             {r["name"]: experiment.model(r) for r in shown if r["name"] in ends(rows)},
             data,
-            "Filters, weights and bits, alone and together",
+            f"{settings.model} on {settings.dataset}: methods alone and together",
+            hardware=HARDWARE,
+            products="gated",
             curves=[
                 frontier(rows, "bytes", "packed file, bytes"),
                 frontier(rows, "energy", "modeled energy, J"),
+                frontier(rows, "macs", "MACs"),
+                frontier([r for r in rows if r["flash"]], "flash", "flash, bytes"),
             ],
         )
     return rows

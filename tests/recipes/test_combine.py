@@ -13,20 +13,27 @@ def row(name, accuracy, size, energy):
     return {"name": name, "accuracy": accuracy, "bytes": size, "energy": energy}
 
 
-def test_the_plan_orders_filters_before_weights_before_bits(combine):
-    jobs = combine.plan(combine.PRESETS["quick"], [0, 1])
+def test_the_plan_goes_every_way_through_the_steps(combine):
+    presets = combine.PRESETS
+    jobs = combine.plan(presets["quick"], [0, 1])
     names = [job.name for job in jobs if job.seed == 0]
-    assert len(names) == len(set(names)) >= 12
-    assert "filters 0.4 + weights 0.2 + bits 4" in names
+    # Two ways to be narrower, one to have fewer weights, two to be simpler, and
+    # each of the three may be left out; the dense network trained on is one more.
+    assert len(names) == len(set(names)) == 3 * 2 * 3 + 1
+    assert "filters 0.5 + weights 0.2 + bits 4" in names
+    assert "density 1 + weights 0.2 + drum 1" in names
+    order = {"dense": 0, "dense,": 0, "filters": 1, "density": 1, "gates": 1}
+    order |= {"weights": 2, "bits": 3, "drum": 3}
     for job in jobs:
-        order = [part.split()[0] for part in job.name.split(" + ")]
-        assert order == sorted(
-            order, key=["dense", "dense,", "filters", "weights", "bits"].index
-        )
+        places = [order[part.split()[0]] for part in job.name.split(" + ")]
+        assert places == sorted(set(places))
     # Every step comes after the one that it goes on from.
     keys = [job.key for job in jobs]
     for place, job in enumerate(jobs):
         assert job.source is None or keys.index(job.source) < place
+    assert any("gates" in j.name for j in combine.plan(presets["cifar10"], [0]))
+    with pytest.raises(ValueError, match="argument `gates`"):
+        combine.plan(combine.dataclasses.replace(presets["quick"], gates=(0.5,)), [0])
 
 
 def test_to_dominate_is_to_be_better_in_all_respects(combine):
@@ -37,25 +44,42 @@ def test_to_dominate_is_to_be_better_in_all_respects(combine):
     assert not combine.dominates(one, one)
 
 
-def test_all_methods_make_the_network_smaller(combine, tmp_path):
+def test_all_methods_make_the_network_smaller(combine, tmp_path, monkeypatch):
     settings = combine.dataclasses.replace(
-        combine.PRESETS["quick"],
-        epochs=2,
-        batch_size=128,
-        rates=(0.5,),
-        keep=(0.2,),
-        bits=(4,),
+        combine.PRESETS["quick"], epochs=2, batch_size=128
     )
+    everything = combine.plan(settings, [0])
+    some = {
+        "dense",
+        "density 1",
+        "filters 0.5",
+        "filters 0.5 + weights 0.2",
+        "filters 0.5 + weights 0.2 + bits 4",
+        "filters 0.5 + drum 1",
+    }
+    jobs = [job for job in everything if job.name in some]
+    monkeypatch.setattr(combine, "plan", lambda settings, seeds: jobs)
     options = {"out": tmp_path, "data_dir": None, "report": False}
     rows = combine.run(settings, seeds=[0], **options)
-    size = {row["name"]: row["bytes"] for row in rows}
+    assert {row["name"] for row in rows} == some
+    size, joules = (
+        {row["name"]: row[quantity] for row in rows} for quantity in ("bytes", "energy")
+    )
     assert size["filters 0.5"] < 0.5 * size["dense"]
-    assert size["weights 0.2"] < 0.5 * size["dense"]
-    assert size["bits 4"] < 0.3 * size["dense"]
+    assert size["filters 0.5 + weights 0.2"] < 0.5 * size["filters 0.5"]
     assert size["filters 0.5 + weights 0.2 + bits 4"] == min(size.values())
+    assert size["density 1"] <= size["dense"]
+    # The profile: 159.74 pJ and 32.045 for each product of bits, 5 · 5 or 1 · 5.
+    ratio = (159.74 + 32.045 * 5) / (159.74 + 32.045 * 25)
+    assert joules["filters 0.5 + drum 1"] == pytest.approx(
+        ratio * joules["filters 0.5"]
+    )
+    # A multiplier at rest takes 204.6 pJ, about a fifth.
+    assert joules["filters 0.5 + weights 0.2"] < 0.5 * joules["filters 0.5"]
+    assert all((row["flash"] is None) == ("drum" in row["name"]) for row in rows)
     assert json.loads((tmp_path / "results.json").read_text())
     # The levels: at most 2^4 values and zero, in every kernel.
-    last = combine.Step(name="filters 0.5 + weights 0.2 + bits 4", seed=0)
+    (last,) = (job for job in jobs if "bits" in job.name)
     small = keras.saving.load_model(tmp_path / f"{last.key}.keras", compile=False)
     kernel = keras.ops.convert_to_numpy(small.get_layer("fc1").kernel)
     assert len(set(kernel.ravel().tolist())) <= 17
