@@ -99,10 +99,13 @@ KNOWS = {
     "compression": {
         "_finalize",
         "callbacks",
+        "constraints",
         "cost",
         "criteria",
         "data",
         "export",
+        "gates",
+        "layers",
         "policy",
         "report",
         "schedules",

@@ -299,6 +299,12 @@ def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
         "--plan", help="a TOML file with all of these, as --out has one"
     )
     parser.add_argument("--methods", help="filters,int8 for example (default auto)")
+    parser.add_argument("--hardware", help="profile that the energy is modeled with")
+    parser.add_argument(
+        "--products",
+        choices=["computed", "gated", "skipped"],
+        help="what a product with a zero weight takes there (default computed)",
+    )
     parser.add_argument("--monitor", help="the metric that says how good a model is")
     parser.add_argument("--loss", help="compile the model anew with adam and this loss")
     parser.add_argument("--epochs", type=int)
@@ -455,6 +461,8 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
     options["budget"] = tfc.Budget.from_config(figures)
     for name in (
         "monitor",
+        "hardware",
+        "products",
         "epochs",
         "batch_size",
         "learning_rate",

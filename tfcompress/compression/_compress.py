@@ -7,27 +7,38 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from tfcompress import cost, policy
 from tfcompress import report as reports
 from tfcompress._checks import fraction, invalid, number, one_of, whole
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
-from tfcompress.compression import _plan
 from tfcompress.compression._budget import FIGURES, HERE, Budget
 from tfcompress.compression._measure import Meter, file_name
+from tfcompress.compression._methods import (
+    FILES,
+    SINGLE,
+    STAGES,
+    STEERED,
+    WORDS,
+    check_methods,
+)
+from tfcompress.compression._offers import offers
+from tfcompress.compression._plan import Filters
 from tfcompress.compression._plan_file import write_plan
+from tfcompress.compression._planner import Planner
 from tfcompress.compression._result import Compressed, TrialResult
 from tfcompress.compression._search import Engine, One, Trial, optuna_engine
-from tfcompress.compression._sensitivity import measure
 from tfcompress.compression._task import Task, chosen_metric
 from tfcompress.compression._training import (
     Diverged,
@@ -35,37 +46,28 @@ from tfcompress.compression._training import (
     Lesson,
     compile_as,
     copy_of,
+    train_admm,
     train_bits,
+    train_density,
+    train_drum,
     train_filters,
+    train_gates,
+    train_weights,
 )
+from tfcompress.cost._energy import PRODUCTS
 from tfcompress.export.targets import require_tool, resolve
 from tfcompress.structure._graph import require_graph
 
-__all__ = ["METHODS", "compress"]
-
-# In the order in which they are applied: what removes channels comes before what
-# rounds the weights that are left.
-METHODS = ("filters", "qat", "float16", "dynamic", "int8", "int4", "tfcz")
-_FILES = METHODS[2:]
-
-# The exporter's file of a trained model may be a little larger than that of the
-# candidate it was planned with.
-_RESERVE = 0.995
-_CORRECTIONS, _NEAR = 5, 0.98
-_BYTES = {
-    "float32": 4,
-    "float16": 2,
-    "dynamic": 1,
-    "int8": 1,
-    "int4": 0.5,
-    "tfcz": 4,
-}
+__all__ = ["compress"]
 
 # Rounding is learned in fewer epochs, and at a lower rate, than what pruning broke.
 _BITS_EPOCHS, _BITS_RATE = 0.25, 0.1
 
 # Where fine-tuning is expected to work; the search tries values around it.
 _TILTS, _RATES, _SHARES = (-0.5, 0.5), (0.3, 3.0), (0.0, 0.9)
+
+# So many zeros do little harm: they alone are planned where they suffice.
+_EASY_ZEROS = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,7 @@ class _Options:
     distillation: float
     trials: int
     hardware: str
+    products: cost.Products
     seed: int
 
 
@@ -109,17 +112,20 @@ def compress(
     trials: int = 1,
     storage: str | None = None,
     hardware: str = "horowitz_45nm",
+    products: cost.Products = "computed",
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     verbose: int = 1,
 ) -> Compressed:
     """Makes a trained model smaller until it meets a budget.
 
-    It measures the model and what each method could save; finds by how much
-    filters have to be pruned so that the exported file meets the budget; prunes
-    them while it trains on, with the original as the teacher; keeps the epoch that
-    is best on the validation data; exports, checks the file against the data, and
-    reports. Channels go before bits: what is left is rounded last.
+    It measures the model and what each method could save; chooses the methods that
+    the budget's figures profit from; finds how far each has to go so that the
+    exported file meets the budget; applies them one after the other while it trains
+    on, with the original as the teacher; keeps the epoch that is best on the
+    validation data; exports, checks the file against the data, and reports. Whole
+    channels go before single weights, and both before bits: what a method has
+    removed stays removed.
 
     The budget decides how small the model gets, and training how good it is: the
     result is the best model found within the budget. If nothing meets the budget,
@@ -131,8 +137,9 @@ def compress(
     along a cosine, unless one of the `callbacks` sets it.
 
     With `trials`, Optuna searches: how pruning is spread over the depth, the
-    learning rate, the share of the distillation and the criterion, each trial
-    within the budget.
+    learning rate, the share of the distillation, the criterion and, with
+    `methods="auto"`, whether gates or densities come before the filters. Each trial
+    is planned to meet the budget.
 
     With `out`, a run that is interrupted goes on where it was when it is called
     again, and ends with the same trials. Two processes cannot use one folder; to
@@ -164,14 +171,20 @@ def compress(
             `monitor` on the validation data: a difference where more is better
             (0.01 is one point of accuracy), else a relative growth. Defaults to
             `0.01`.
-        methods: `"auto"`, or what to use: `"filters"`; at most one file format of
-            `"float16"`, `"dynamic"`, `"int8"`, `"int4"` (TFLite) and `"tfcz"`; and
-            `"qat"` to train with int8's rounding in force, as `"int4"` always
-            does. Defaults to `"auto"`: int8 where the budget limits the file,
-            filters where that does not suffice, and `"qat"` where the int8 file
+        methods: `"auto"`, or what to use. Which go as far as the budget needs:
+            `"filters"`; single weights by magnitude, `"weights"`, or by ADMM,
+            `"admm"`; and `"drum"`, approximate multipliers. Which go as far as the
+            data allow: `"gates"` on residual branches, and `"density"`, widths by
+            activation density. At most one file format of `"float16"`,
+            `"dynamic"`, `"int8"`, `"int4"` (TFLite) and `"tfcz"`; `"qat"` trains
+            with int8's rounding in force, as `"int4"` always does. Defaults to
+            `"auto"`: int8 where the budget limits the file; single weights where
+            zeros lower every figure that is too large, and not too many are needed;
+            multipliers where the energy is limited and `hardware` has them;
+            otherwise filters, together with those; and `"qat"` where the int8 file
             is worse than `max_drop` allows.
-        epochs: epochs of training in each trial; learning the rounding takes a
-            quarter of them in addition. Defaults to `20`.
+        epochs: epochs of training by each method in each trial; learning the
+            rounding takes a quarter of them in addition. Defaults to `20`.
         learning_rate: the first learning rate. Defaults to `None`: see above.
         batch_size: samples in a batch, of arrays. Defaults to `32`.
         monitor: the metric that says how good a model is. Defaults to `None`: the
@@ -180,8 +193,9 @@ def compress(
             Defaults to `"l1"`.
         spread: how pruning is divided among the layers: `"sensitivity"` measures
             how the loss of the trained model rises when filters of one layer go,
-            and weighs that against what they take; `"uniform"` prunes the same
-            share everywhere. Defaults to `"sensitivity"`.
+            and weighs that against what they take (single weights are ranked by
+            magnitude over all layers); `"uniform"` prunes the same share
+            everywhere. Defaults to `"sensitivity"`.
         teacher: whose answers the model learns, too: `"self"`, the original;
             another model with the same inputs and outputs; or `None`. Defaults to
             `"self"`.
@@ -194,6 +208,10 @@ def compress(
         storage: URL of an Optuna storage that several processes share. Defaults to
             `None`: a journal in `out`.
         hardware: profile of the modeled energy. Defaults to `"horowitz_45nm"`.
+        products: what a multiplication by a zero weight takes on that hardware:
+            `"computed"`, `"gated"` or `"skipped"`, see `cost.energy`. Other than
+            the default only where the budget limits the energy. Defaults to
+            `"computed"`.
         out: folder for files and for what a run needs to go on. Defaults to
             `None`, nothing is kept.
         seed: of everything that is random here. Defaults to `0`.
@@ -227,6 +245,7 @@ def compress(
         distillation=distillation,
         trials=trials,
         hardware=hardware,
+        products=products,
         seed=seed,
     )
     _check_teacher(model, teacher)
@@ -260,8 +279,10 @@ class _Run:
         self.model = copy_of(model)
         self.given = model
         self.teacher = self.model if teacher == "self" else teacher
-        self.meter = Meter(options.budget, task.calibration(), options.hardware)
-        self.filters = _plan.Filters(self.model)
+        self.meter = Meter(
+            options.budget, task.calibration(), options.hardware, options.products
+        )
+        self.filters = Filters(self.model)
         self.models: dict[int, keras.Model] = {}  # of the trials of this process
 
     # One after the other -----------------------------------------------------
@@ -277,10 +298,18 @@ class _Run:
                 "Invalid value for argument `model`. Expected a trained model. "
                 f"Received: {self.metric.name} is {self.quality[self.metric.name]}"
             )
-        kinds: tuple[str, ...] = ("int8", "float16")
+        offered: list[str] = [*STAGES, "int8", "float16"]
         if options.methods != "auto":
-            kinds = tuple(name for name in options.methods if name in _FILES)
-        self.offer = _plan.offers(self.model, self.filters, self.meter, kinds)
+            offered = [_as_offered(name) for name in options.methods]
+        self.offer, self.kind = offers(
+            self.model,
+            self.filters,
+            self.meter,
+            offered,
+            self._chosen_kind,
+            self.task.calibration(),
+            cost.profile(options.hardware),
+        )
         for name in budget.fractions:
             if name not in self.offer.original:
                 raise ValueError(
@@ -292,13 +321,21 @@ class _Run:
             name: budget.limit(name, self.offer.original.get(name, np.nan))
             for name in budget.limited
         }
+        self.planner = Planner(
+            self.task,
+            self.meter,
+            self.offer,
+            self.limits,
+            self.kind,
+            uniform=options.spread == "uniform",
+            say=self._say,
+        )
         self._say(self._offer_text())
-        self.prunes, self.kind = self._chosen_methods()
+        self.stages = self._chosen_stages()
+        steps = [f"{WORDS[name]} ({options.epochs} epochs)" for name in self.stages]
+        rounded = ", whose rounding is learned" if self._learns_bits() else ""
         self._say(
-            "Plan: "
-            + (f"filters, {options.epochs} epochs, then " if self.prunes else "")
-            + f"a file in {self.kind}"
-            + (", whose rounding is learned" if self._learns_bits() else "")
+            "Plan: " + ", then ".join([*steps, f"a file in {self.kind}{rounded}"])
         )
         if keep:
             write_plan(self.folder / "plan.toml", self._plan())
@@ -306,36 +343,57 @@ class _Run:
         best = self._best(results)
         return self._finish(best, results, keep)
 
-    def _chosen_methods(self) -> tuple[bool, str]:
-        """(whether filters are pruned, the file's format)."""
-        budget, methods = self.options.budget, self.options.methods
+    def _chosen_kind(self, files: Mapping[str, Mapping[str, float]]) -> str:
+        """The file's format, by the figures of the original's files."""
+        methods, limited = self.options.methods, self.options.budget.limited
         if methods != "auto":
-            kinds = [name for name in methods if name in _FILES]
-            kind = kinds[0] if kinds else "float32"
-            if "filters" in methods and not self.filters.sizes:
-                raise ValueError(
-                    "Invalid value for argument `methods`. Expected methods that can "
-                    f"be used. Received: 'filters': {self.filters.reason}"
-                )
-            if kind != "float32" and not self.offer.of(kind).figures:
-                raise ValueError(
-                    "Invalid value for argument `methods`. Expected methods that can "
-                    f"be used. Received: {kind!r}: {self.offer.of(kind).note}"
-                )
-            return "filters" in methods, kind
-        kind = "float32"
-        if any(FIGURES[name].of_file or name == "energy" for name in budget.limited):
-            kind = next(
-                (k for k in ("int8", "float16") if self.offer.of(k).figures), kind
+            return next((name for name in methods if name in FILES), "float32")
+        for kind in ("int8", "float16"):
+            figures = files.get(kind, {})
+            less_energy = figures.get("energy", np.inf) < files["float32"].get(
+                "energy", -np.inf
             )
-        figures = (
-            self.offer.original if kind == "float32" else self.offer.of(kind).figures
-        )
-        enough = (
-            set(self.limits) <= set(figures)
-            and self.meter.excess(figures, self.limits) <= 1
-        )
-        return not enough and bool(self.filters.sizes), kind
+            if figures and (
+                any(FIGURES[name].of_file for name in limited) or less_energy
+            ):
+                return kind
+        return "float32"
+
+    def _chosen_stages(self) -> tuple[str, ...]:
+        """What trains: what was asked for, or the least that is likely to do."""
+        methods = self.options.methods
+        if methods != "auto":
+            for name in set(methods) - {"qat"}:
+                saving = self.offer.of(_as_offered(name))
+                if not saving.figures:
+                    raise ValueError(
+                        "Invalid value for argument `methods`. Expected methods that "
+                        f"can be used. Received: {name!r}: {saving.note}"
+                    )
+            return tuple(name for name in methods if name in STAGES)
+        figures = self.offer.file(self.kind)
+        over = {
+            name
+            for name, limit in self.limits.items()
+            if figures.get(name, np.inf) > limit
+        }
+        helpful = [
+            name for name in ("weights", "drum") if over & self.offer.of(name).lowers
+        ]
+        # Zeros and multipliers do not touch the architecture: try them alone first.
+        for alone in (["weights"], ["drum"], ["weights", "drum"]):
+            if set(alone) <= set(helpful) and self._suffice(alone):
+                helpful = alone
+                break
+        else:
+            if over and self.filters.sizes:
+                helpful = ["filters", *helpful]
+        return tuple(name for name in STEERED if name in helpful)
+
+    def _suffice(self, stages: Sequence[str]) -> bool:
+        if stages == ["drum"]:
+            return self.planner.excess(self.offer.of("drum").figures) <= 1
+        return self.planner.zeros(self.model, stages, _EASY_ZEROS)[1]
 
     def _learns_bits(self) -> bool:
         return self.kind == "int4" or "qat" in self.options.methods
@@ -372,14 +430,17 @@ class _Run:
             "rate_factor": 1.0,
             "distillation": options.distillation if self.teacher is not None else 0.0,
         }
-        if options.trials == 1 or not self.prunes:
+        if options.trials == 1 or not self.stages:
             return One(defaults)
-        ranges: dict[str, Any] = {
-            "criterion": sorted({"l1", "l2", options.criterion}),
-            "rate_factor": (*_RATES, True),
-        }
-        if len(self.filters.sizes) > 1:
-            ranges["tilt"] = (*_TILTS, False)
+        ranges: dict[str, Any] = {"rate_factor": (*_RATES, True)}
+        if "filters" in self.stages:
+            ranges["criterion"] = sorted({"l1", "l2", options.criterion})
+            if len(self.filters.sizes) > 1:
+                ranges["tilt"] = (*_TILTS, False)
+            before = [n for n in ("gates", "density") if self.offer.of(n).figures]
+            if options.methods == "auto" and before:
+                defaults["before"] = "nothing"
+                ranges["before"] = ["nothing", *before]
         if self.teacher is not None:
             ranges["distillation"] = (*_SHARES, False)
         return optuna_engine(
@@ -395,7 +456,9 @@ class _Run:
     def _run_trial(self, trial: Trial) -> TrialResult:
         settings = dict(trial.settings)
         try:
-            model = self._pruned(trial, settings) if self.prunes else self.model
+            model = self.model
+            for stage in self._stages_of(settings):
+                model = self._after(stage, model, trial, settings)
             tried = self._tried(trial, settings, model)
         except Diverged as error:
             self._say(f"  training has diverged: {error}")
@@ -417,30 +480,87 @@ class _Run:
         )
         return result
 
-    def _pruned(self, trial: Trial, settings: dict[str, Any]) -> keras.Model:
-        """The model after pruning; adds the rate to the settings."""
+    def _stages_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The stages of a trial, in order."""
+        before = settings.get("before", "nothing")
+        return self.stages if before == "nothing" else (before, *self.stages)
+
+    def _after(
+        self, stage: str, model: keras.Model, trial: Trial, settings: dict[str, Any]
+    ) -> keras.Model:
+        """The model after a stage; adds what the stage did to the settings."""
         place = self._trial_folder(trial.number)
-        state, saved = place / "pruned.json", place / "pruned.keras"
+        state, saved = place / f"{stage}.json", place / f"{stage}.keras"
         if state.exists():  # what comes after it was interrupted
-            settings.update(json.loads(state.read_text()))
-            model = load_model(saved)
-            compile_as(model, self.model)
+            done = json.loads(state.read_text())
+            settings.update(done)
+            if done[stage]:
+                model = load_model(saved)
+                compile_as(model, self.model)
             return model
-        self._sense(settings["criterion"])
-        counts, reached = self._cut(settings["tilt"])
-        settings["pruned"] = {name: count for name, count in counts.items() if count}
-        self._say(
-            f"  pruning {sum(counts.values())} of {sum(self.filters.sizes.values())} "
-            f"channels{'' if reached else '; even this does not meet the budget'}"
-        )
-        keras.utils.set_random_seed(self.options.seed + trial.number)
-        lesson = self._lesson(trial, settings, place / "filters")
-        model = train_filters(
-            self.model, counts, self.filters.sizes, settings["criterion"], lesson
-        )
-        save_model(model, saved)
-        write_atomic(state, json.dumps({"pruned": settings["pruned"]}))
+        lesson = self._lesson(trial, settings, place / stage)
+        if stage != next(name for name in self._stages_of(settings) if name in STEERED):
+            # Epochs of different methods cannot be compared with each other.
+            lesson = dataclasses.replace(lesson, report=lambda epoch, value: False)
+        done, train = self._planned(stage, model, settings, lesson)
+        if done:
+            keras.utils.set_random_seed(self.options.seed + trial.number)
+            model = train()
+            save_model(model, saved)
+        write_atomic(state, json.dumps({stage: done}))
+        settings[stage] = done
         return model
+
+    def _planned(
+        self,
+        stage: str,
+        model: keras.Model,
+        settings: Mapping[str, Any],
+        lesson: Lesson,
+    ) -> tuple[Any, Callable[[], keras.Model]]:
+        """How far a stage goes, JSON-compatible and empty for nowhere; its training."""
+        stages = self._stages_of(settings)
+        later = stages[stages.index(stage) + 1 :]
+        seed = self.options.seed
+        if stage == "gates":
+            inputs = self.task.calibration()
+            return True, lambda: train_gates(model, inputs, seed, lesson)
+        if stage == "density":
+            return True, lambda: train_density(model, seed, lesson)
+        if stage == "filters":
+            filters = self.filters if model is self.model else Filters(model)
+            if not filters.sizes:
+                self._say(f"  no filters can be pruned any more: {filters.reason}")
+                return {}, lambda: model
+            criterion = settings["criterion"]
+            counts, reached = self.planner.filters(
+                filters, settings["tilt"], criterion, later
+            )
+            text = f"{sum(counts.values())} of {sum(filters.sizes.values())} channels"
+            self._say_how_far("pruning", text, any(counts.values()), reached)
+            done: Any = {name: count for name, count in counts.items() if count}
+            return done, lambda: train_filters(
+                model, counts, filters.sizes, criterion, lesson
+            )
+        if stage in SINGLE:
+            sparsities, reached = self.planner.zeros(model, later)
+            text = f"{_share(model, sparsities):.0%} of the kernels' weights"
+            self._say_how_far("setting to zero", text, bool(sparsities), reached)
+            train = train_weights if stage == "weights" else train_admm
+            return sparsities, lambda: train(model, sparsities, lesson)
+        pair, reached = self.planner.best_pair(model)
+        text = f"{pair[0]} bits of a weight and {pair[1]} of an activation"
+        self._say_how_far("multipliers that look at", text, True, reached)
+        return list(pair), lambda: train_drum(model, pair, lesson)
+
+    def _say_how_far(self, what: str, text: str, any_: bool, reached: bool) -> None:
+        if not any_:
+            self._say(f"  {what} nothing: the budget is met without it")
+        else:
+            self._say(
+                f"  {what} {text}"
+                + ("" if reached else "; even this does not meet the budget")
+            )
 
     def _tried(
         self, trial: Trial, settings: Mapping[str, Any], model: keras.Model
@@ -478,7 +598,13 @@ class _Run:
             report=lambda epoch, value: False,
         )
         bits = 4 if self.kind == "int4" else 8
-        learned = train_bits(model, bits, self.task.calibration(), lesson)
+        learned = train_bits(
+            model,
+            bits,
+            self.task.calibration(),
+            lesson,
+            keeps_zeros=any(name in SINGLE for name in self.stages),
+        )
         file = place / "learned.tflite"
         self.meter.export(learned, self.kind, file)
         plain = finalize(learned)
@@ -526,80 +652,6 @@ class _Run:
             self.metric.drop(self.quality[name], quality[name]),
             self.meter.excess(figures, self.limits),
         )
-
-    def _cut(self, tilt: float) -> tuple[dict[str, int], bool]:
-        """The fewest channels to prune for the budget, tried on real files."""
-        counted = [name for name in self.limits if not FIGURES[name].of_file]
-        of_file = [name for name in self.limits if FIGURES[name].of_file]
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / file_name(self.kind)
-
-            def excess(candidate: keras.Model) -> float:
-                try:
-                    self.meter.export(candidate, self.kind, file, rough=True)
-                except RuntimeError:
-                    return np.inf
-                figures = self.meter.file_figures(file)
-                return self.meter.excess(figures, self.limits, of_file) / _RESERVE
-
-            def fits(counts: dict[str, int]) -> bool:
-                candidate = self.filters.without(counts)
-                figures = self.meter.model_figures(candidate, self.kind)
-                if counted and self.meter.excess(figures, self.limits, counted) > 1:
-                    return False
-                if estimated:
-                    size = figures["parameters"] * bytes_each + overhead
-                    return size <= self.limits["size"] * _RESERVE
-                return not of_file or excess(candidate) <= 1
-
-            # Every conversion takes seconds. The size of a file is that of its
-            # weights and of what is around them, which hardly changes from one
-            # candidate to the next; so a few real files lead to the rate.
-            estimated = of_file == ["size"]
-            bytes_each = _BYTES[self.kind]
-            parameters = self.offer.original["parameters"]
-            overhead = self._size_of_original() - parameters * bytes_each
-            found: list[dict[str, int]] = []
-            seen: list[dict[str, int]] = []
-            for _ in range(_CORRECTIONS if estimated else 0):
-                counts, _ = _plan.smallest_cut(self.filters, tilt, fits)
-                if counts in seen:
-                    break
-                seen.append(counts)
-                candidate = self.filters.without(counts)
-                over = excess(candidate)
-                if over <= 1:
-                    found.append(counts)
-                if not np.isfinite(over) or _NEAR <= over <= 1:
-                    break
-                figures = self.meter.model_figures(candidate, self.kind)
-                size = file.stat().st_size
-                overhead = size - figures["parameters"] * bytes_each
-            if found:
-                return min(found, key=lambda counts: sum(counts.values())), True
-            estimated = False
-            return _plan.smallest_cut(self.filters, tilt, fits)
-
-    def _sense(self, criterion: str) -> None:
-        """Measures what pruning does to the loss, where it has to be known."""
-        if self.options.spread == "uniform" or self.filters.sensitivity is not None:
-            return
-        self._say("Measuring how much each layer's filters matter")
-        of_work = {"macs", "latency", "energy", "ram"} & set(self.limits)
-        of_size = {"size", "parameters", "flash"} & set(self.limits)
-        weights = {"macs": float(bool(of_work)), "parameters": float(bool(of_size))}
-        self.filters.sensitivity = measure(
-            copy_of(self.model),
-            self.filters.sizes,
-            self.task.sample(),
-            criterion,
-            self.filters.savings(weights),
-        )
-
-    def _size_of_original(self) -> float:
-        if self.kind == "float32":
-            return self.offer.original["size"]
-        return self.offer.of(self.kind).figures["size"]
 
     # The end -----------------------------------------------------------------
 
@@ -744,6 +796,7 @@ def _report(
     arguments: dict[str, Any] = {
         "calibration": task.calibration(),
         "hardware": options.hardware,
+        "products": options.products,
         "title": f"{original.name} within a budget",
         "provenance": {"seed": options.seed},
         "tolerance": options.max_drop,
@@ -769,6 +822,21 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
         for name, value in settings.items()
     )
     return f": {shown}" if shown else ""
+
+
+def _as_offered(method: str) -> str:
+    """Whichever way single weights are found, they save the same."""
+    return "weights" if method in SINGLE else method
+
+
+def _share(model: keras.Model, sparsities: Mapping[str, float]) -> float:
+    """The share of all kernel weights that is to be zero."""
+    sizes = {
+        name: sum(math.prod(kernel.shape) for kernel in own)
+        for name, own in policy.select_kernels(model).items()
+    }
+    zeros = sum(sparsities.get(name, 0.0) * size for name, size in sizes.items())
+    return zeros / sum(sizes.values())
 
 
 def _known(value: float | None) -> float:
@@ -816,14 +884,19 @@ def _checked(model: Any, **given: Any) -> _Options:
     if not temperature > 0:
         raise ValueError(invalid("temperature", "a positive number", temperature))
     from tfcompress import criteria
-    from tfcompress.cost import profile
 
     criteria.get(given["criterion"])
-    profile(given["hardware"])
+    cost.profile(given["hardware"])
+    products = one_of("products", given["products"], PRODUCTS)
+    if products != "computed" and "energy" not in budget.limited:
+        raise ValueError(
+            "Invalid value for argument `products`. Expected 'computed' for a budget "
+            f"that does not limit the energy. Received: products={products!r}"
+        )
     return _Options(
         budget=budget,
         max_drop=number("max_drop", given["max_drop"]),
-        methods=_checked_methods(given["methods"]),
+        methods=check_methods(given["methods"]),
         epochs=whole("epochs", given["epochs"]),
         learning_rate=rate,
         batch_size=whole("batch_size", given["batch_size"]),
@@ -834,25 +907,9 @@ def _checked(model: Any, **given: Any) -> _Options:
         distillation=fraction("distillation", given["distillation"]),
         trials=whole("trials", given["trials"]),
         hardware=given["hardware"],
+        products=products,
         seed=whole("seed", given["seed"], 0),
     )
-
-
-def _checked_methods(methods: Any) -> tuple[str, ...] | str:
-    if methods == "auto":
-        return "auto"
-    expected = f"'auto' or a list of {', '.join(METHODS)}"
-    if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise TypeError(invalid("methods", expected, methods))
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods or len(set(methods)) != len(methods):
-        raise ValueError(invalid("methods", expected, list(methods)))
-    kinds = [name for name in methods if name in _FILES]
-    if len(kinds) > 1:
-        raise ValueError(invalid("methods", "at most one file format", list(methods)))
-    if "qat" in methods and "int8" not in methods:
-        raise ValueError(invalid("methods", "'int8' beside 'qat'", list(methods)))
-    return tuple(sorted(methods, key=METHODS.index))
 
 
 def _check_teacher(model: keras.Model, teacher: Any) -> None:

@@ -40,12 +40,25 @@ class Meter:
         budget: what is limited.
         calibration: typical inputs.
         hardware: profile of the modeled energy.
+        products: what a multiplication by a zero weight takes there.
     """
 
-    def __init__(self, budget: Budget, calibration: Any, hardware: str) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        calibration: Any,
+        hardware: str,
+        products: cost.Products,
+    ) -> None:
         self._budget = budget
         self._calibration = calibration
         self._hardware = hardware
+        self._products = products
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """Names of the figures that the budget limits."""
+        return self._budget.limited
 
     def export(
         self, model: keras.Model, kind: str, file: Path, *, rough: bool = False
@@ -79,8 +92,20 @@ class Meter:
             tolerance=_ANY if rough else None,
         )
 
-    def model_figures(self, model: keras.Model, kind: str) -> dict[str, float]:
-        """What is counted in the model: MACs, parameters, modeled energy."""
+    def model_figures(
+        self,
+        model: keras.Model,
+        kind: str,
+        multiplier_bits: tuple[int, int] | None = None,
+    ) -> dict[str, float]:
+        """What is counted in the model: MACs, parameters, modeled energy.
+
+        Args:
+            model: the model.
+            kind: one of `FORMATS`.
+            multiplier_bits: what multipliers look at; `None` for what the layers
+                ask for. Defaults to `None`.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is not counted is in the report
             counted = cost.count(model)
@@ -89,7 +114,13 @@ class Meter:
             "parameters": float(counted.parameters),
         }
         if "energy" in self._budget.limited:
-            estimate = cost.energy(counted, self._hardware, precision=FORMATS[kind])
+            estimate = cost.energy(
+                counted,
+                self._hardware,
+                products=self._products,
+                precision=FORMATS[kind],
+                multiplier_bits=multiplier_bits,
+            )
             figures["energy"] = float(estimate.total)
         return figures
 

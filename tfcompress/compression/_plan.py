@@ -1,54 +1,31 @@
-"""What could be saved, and how much of it has to be."""
+"""How many channels, and how many single weights, a model can do without."""
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfcompress import policy, structure
-from tfcompress.compression._measure import Meter, file_name
+from tfcompress.callbacks.magnitude_pruning import largest
 from tfcompress.compression._sensitivity import Sensitivity
 from tfcompress.cost import count
 
-__all__ = ["Filters", "Offer", "Saving", "offers", "smallest_cut"]
+__all__ = [
+    "Filters",
+    "reasons",
+    "smallest_cut",
+    "smallest_share",
+    "spread_zeros",
+    "with_zeros",
+]
 
 _STEPS = 14
 # Powers of ten: the rise of the loss that saving everything may cost.
 _PRICES = (-6.0, 6.0)
-
-
-@dataclass(frozen=True)
-class Saving:
-    """What one method could save.
-
-    Attributes:
-        method: its name.
-        figures: the model's figures with this method alone, as far as it goes;
-            empty where it cannot be used.
-        note: why it cannot be used, or what it leaves alone.
-    """
-
-    method: str
-    figures: Mapping[str, float]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The original's figures, and what each method could save."""
-
-    original: Mapping[str, float]
-    savings: tuple[Saving, ...]
-
-    def of(self, method: str) -> Saving:
-        """The saving of one method."""
-        return next(saving for saving in self.savings if saving.method == method)
 
 
 class Filters:
@@ -59,7 +36,7 @@ class Filters:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self._model = model
+        self.model = model
         self.sensitivity: Sensitivity | None = None
         groups = structure.channel_groups(model)
         try:
@@ -113,7 +90,7 @@ class Filters:
         Returns:
             Weighted shares of the original's figures, by group.
         """
-        original = _counted(self._model)
+        original = _counted(self.model)
         result = {}
         for name, size in self.sizes.items():
             half = max(1, size // 2) if size > 1 else 0
@@ -129,52 +106,10 @@ class Filters:
         """The original without that many channels, any of them; itself if none."""
         going = {name: np.arange(count) for name, count in counts.items() if count}
         if not going:
-            return self._model
+            return self.model
         return structure.remove_channels(
-            self._model, going, verify=False, carry_optimizer=False
+            self.model, going, verify=False, carry_optimizer=False
         )
-
-
-def offers(
-    model: keras.Model, filters: Filters, meter: Meter, kinds: Sequence[str]
-) -> Offer:
-    """Measures the original and what each method could save.
-
-    Args:
-        model: the original.
-        filters: its channels.
-        meter: measures.
-        kinds: file formats to measure beside float32.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-
-        def measured(candidate: keras.Model, kind: str) -> dict[str, float]:
-            file = Path(folder) / file_name(kind)
-            # How good it is shows in the trials; rounding can be learned.
-            meter.export(candidate, kind, file, rough=kind != "float32")
-            return {
-                **meter.model_figures(candidate, kind),
-                **meter.file_figures(file, strict=False),
-            }
-
-        original = measured(model, "float32")
-        savings = []
-        if filters.sizes:
-            least = filters.without(filters.counts(1.0))
-            note = f"{len(filters.sizes)} groups of channels"
-            if filters.skipped:
-                note += "; left alone: " + _reasons(filters.skipped)
-            figures = meter.model_figures(least, "float32")
-            savings.append(Saving("filters", figures, note))
-        else:
-            savings.append(Saving("filters", {}, filters.reason))
-        for kind in kinds:
-            try:
-                savings.append(Saving(kind, measured(model, kind)))
-            except (ValueError, RuntimeError) as error:
-                note = str(error).strip().partition("\n")[0]
-                savings.append(Saving(kind, {}, note))
-    return Offer(original, tuple(savings))
 
 
 def smallest_cut(
@@ -221,6 +156,81 @@ def smallest_cut(
     return _scaled(most, high), True
 
 
+# Single weights ------------------------------------------------------------------
+
+
+def spread_zeros(
+    model: keras.Model, share: float, *, uniform: bool
+) -> dict[str, float]:
+    """How a share of zeros is divided among the layers.
+
+    Args:
+        model: the model.
+        share: which fraction of all kernel weights is to be zero, below 1.
+        uniform: whether each layer gets the same share; otherwise the weights of
+            all layers are ranked together by magnitude.
+
+    Returns:
+        Layer name -> fraction of its weights, for the layers that train.
+
+    Raises:
+        ValueError: if no layer has a kernel that trains.
+    """
+    kernels = policy.select_kernels(model)
+    if uniform:
+        return dict.fromkeys(kernels, share)
+    values = {
+        name: np.concatenate([ops.convert_to_numpy(k).ravel() for k in own])
+        for name, own in kernels.items()
+    }
+    keep = largest(list(values.values()), share)
+    # At least one weight of each layer stays.
+    return {
+        name: 1 - max(1, int(kept.sum())) / kept.size
+        for name, kept in zip(values, keep, strict=True)
+    }
+
+
+def with_zeros(model: keras.Model, sparsities: Mapping[str, float]) -> keras.Model:
+    """A copy of `model` without the smallest weights of each layer.
+
+    Args:
+        model: the model.
+        sparsities: layer name -> fraction of its weights.
+    """
+    copy = structure.wrap(model, {}, carry_optimizer=False)
+    for name, own in policy.select_kernels(copy, list(sparsities)).items():
+        for kernel in own:
+            value = ops.convert_to_numpy(kernel)
+            kernel.assign(value * largest([value], sparsities[name])[0])
+    return copy
+
+
+def smallest_share(
+    most: float, step: float, fits: Callable[[float], bool]
+) -> tuple[float, bool]:
+    """The smallest share, in steps, that fits; if nothing does, the most.
+
+    Args:
+        most: the largest share.
+        step: between two shares.
+        fits: whether a share fits. Larger ones fit where smaller ones do.
+
+    Returns:
+        The share, and whether it fits.
+    """
+    low, high = 0, round(most / step)
+    if not fits(high * step):
+        return high * step, False
+    while low < high:
+        middle = (low + high) // 2
+        if fits(middle * step):
+            high = middle
+        else:
+            low = middle + 1
+    return high * step, True
+
+
 def _scaled(counts: Mapping[str, int], share: float) -> dict[str, int]:
     return {name: round(share * count) for name, count in counts.items()}
 
@@ -232,7 +242,8 @@ def _counted(model: keras.Model) -> dict[str, float]:
     return {"macs": float(cost.macs), "parameters": float(cost.parameters)}
 
 
-def _reasons(skipped: Mapping[str, str]) -> str:
+def reasons(skipped: Mapping[str, str]) -> str:
+    """Names in groups that have one reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         by_reason.setdefault(reason, []).append(name)

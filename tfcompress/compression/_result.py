@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from tfcompress.compression._budget import FIGURES, Budget
-from tfcompress.compression._plan import Offer
+from tfcompress.compression._offers import Offer
 from tfcompress.compression._task import Metric
 from tfcompress.report import Report
 

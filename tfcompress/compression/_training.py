@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress import quantization, schedules, structure
+from tfcompress import constraints, gates, layers, quantization, schedules, structure
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
-from tfcompress.callbacks import FilterPruning
+from tfcompress.callbacks import (
+    FilterPruning,
+    GatePenalty,
+    HoldWeights,
+    IncrementalApproximation,
+    MagnitudePruning,
+)
 from tfcompress.compression._distillation import distilled_class
 from tfcompress.compression._task import Metric, Task
-from tfcompress.training import fit_shrinking
+from tfcompress.training import (
+    AdmmPhase,
+    admm_compress,
+    fit_shrinking,
+    resize_by_density,
+)
 
 __all__ = [
     "Diverged",
@@ -25,12 +38,21 @@ __all__ = [
     "Lesson",
     "compile_as",
     "copy_of",
+    "train_admm",
     "train_bits",
+    "train_density",
+    "train_drum",
     "train_filters",
+    "train_gates",
+    "train_weights",
 ]
 
 # Share of the epochs after which the final size is reached; the rest recovers.
 _RAMP = 0.4
+# Gates first learn what a closed one costs; then they are to agree, and to close.
+_POLARIZATION, _ACTIVATION, _UNDECIDED = 2.0, 0.5, 0.5
+# Parts in which weights are handed over to approximate multipliers.
+_PARTS = 8
 _SETS_RATE = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
@@ -108,17 +130,8 @@ class Lesson:
             Hopeless: if `report` said so.
         """
         plain = type(student)
-        if self.teacher is not None and self.distillation > 0:
-            student.__class__ = distilled_class(
-                student,
-                self.teacher,
-                temperature=self.temperature,
-                weight=self.distillation,
-            )
-            # A model that a backup restores has to be a student of the same teacher.
-            register = keras.saving.register_keras_serializable
-            register("tfcompress", "Distilled")(student.__class__)
-        cosine = self._cosine(student)
+        self.teach(student)
+        cosine = self.cosine(student)
         keeper = _KeepBest(self.metric, first, self.folder, self.report)
         error: Exception | None = None
         try:
@@ -136,7 +149,7 @@ class Lesson:
             raise Hopeless
         best = keeper.best()
         if best is None:
-            raise Diverged("the loss was no number before an epoch counted") from error
+            raise Diverged("the loss was not finite before an epoch counted") from error
         best.__class__ = plain
         if not best.compiled:
             compile_as(best, student)
@@ -144,15 +157,38 @@ class Lesson:
             callback.give_back(best.optimizer)
         return best
 
-    def _cosine(self, student: keras.Model) -> list[_Cosine]:
+    def teach(self, student: keras.Model) -> None:
+        """Makes a model learn what the teacher answers, too: its class changes."""
+        if self.teacher is None or self.distillation == 0:
+            return
+        student.__class__ = distilled_class(
+            student,
+            self.teacher,
+            temperature=self.temperature,
+            weight=self.distillation,
+        )
+        # A model that a backup restores has to be a student of the same teacher.
+        register = keras.saving.register_keras_serializable
+        register("tfcompress", "Distilled")(student.__class__)
+
+    def first_rate(self, optimizer: Any) -> float:
+        """The learning rate to begin with: the largest that the optimizer had."""
+        if self.learning_rate is not None:
+            return self.rate_factor * self.learning_rate
+        given = _innermost(optimizer)._learning_rate
+        if not callable(given):
+            return self.rate_factor * float(keras.ops.convert_to_numpy(given))
+        # Not the first value: a schedule may warm up.
+        return self.rate_factor * max(float(given(step)) for step in _PROBED)
+
+    def cosine(self, student: keras.Model) -> list[_Cosine]:
+        """Lets the learning rate fall, unless a callback of the user sets it."""
         optimizer = student.optimizer
         sets = any(isinstance(callback, _SETS_RATE) for callback in self.callbacks)
         if sets or not hasattr(_innermost(optimizer), "_learning_rate"):
             return []
         steps = self.task.steps or sum(1 for _ in self.task.train)
-        return [
-            _Cosine(optimizer, self.epochs, steps, self.learning_rate, self.rate_factor)
-        ]
+        return [_Cosine(optimizer, self.epochs, steps, self.first_rate(optimizer))]
 
 
 def train_filters(
@@ -179,31 +215,189 @@ def train_filters(
         Diverged: if the loss became NaN before the final size was reached.
         Hopeless: if the lesson's `report` said so.
     """
-    student = copy_of(model)
-    ramp = min(lesson.epochs - 1, max(1, round(_RAMP * lesson.epochs)))
+    ramp = _ramp_end(lesson)
     schedule = {
         name: _ramp(count / sizes[name], ramp)
         for name, count in counts.items()
         if count
     }
-
-    def fit(**arguments: Any) -> None:
-        fit_shrinking(
-            student,
-            shrink_every=max(1, ramp),
-            backup_dir=lesson.folder / "backup",
-            **arguments,
-        )
-
     pruning = FilterPruning(schedule, criterion=criterion)
-    small = finalize(lesson.run(student, fit, [pruning], ramp))
-    if small.optimizer is not None:
-        small.optimizer.build(small.trainable_variables)
-    return small
+    return _plain(_shrinking(copy_of(model), pruning, lesson))
+
+
+def train_weights(
+    model: keras.Model, sparsities: Mapping[str, float], lesson: Lesson
+) -> keras.Model:
+    """Sets single weights to zero while training.
+
+    Args:
+        model: a compiled model. It is not modified.
+        sparsities: layer name -> fraction of its weights.
+        lesson: how to train.
+
+    Returns:
+        The model of the best epoch with all its zeros, compiled as `model` is.
+
+    Raises:
+        Diverged: if the loss became NaN before all zeros were there.
+        Hopeless: if the lesson's `report` said so.
+    """
+    ramp = _ramp_end(lesson)
+    schedule = {name: _ramp(share, ramp) for name, share in sparsities.items() if share}
+    pruning = MagnitudePruning(schedule, unit="epoch")
+    return _plain(_shrinking(copy_of(model), pruning, lesson))
+
+
+def train_admm(
+    model: keras.Model, sparsities: Mapping[str, float], lesson: Lesson
+) -> keras.Model:
+    """Lets ADMM find which single weights are zero, and trains what is left.
+
+    Half of the epochs pull the weights towards zeros, at a constant learning rate;
+    the other half trains with the zeros in place.
+
+    Args:
+        model: a compiled model. It is not modified.
+        sparsities: layer name -> fraction of its weights.
+        lesson: how to train. The last epoch counts, and nothing is reported.
+
+    Returns:
+        The model after the last epoch, compiled as `model` is.
+
+    Raises:
+        Diverged: if the loss became NaN.
+    """
+    student = copy_of(model)
+    # ADMM wants a number, which cannot take the place of a schedule.
+    compile_as(student, model, lesson.first_rate(model.optimizer))
+    plain = type(student)
+    lesson.teach(student)
+    half = lesson.epochs // 2
+    phase = AdmmPhase(
+        {
+            name: constraints.Cardinality(fraction=1 - share)
+            for name, share in sparsities.items()
+            if share
+        },
+        half,
+        lesson.epochs - half,
+    )
+    with _diverging():
+        result = admm_compress(
+            student,
+            [phase],
+            callbacks=list(lesson.callbacks),
+            backup_dir=lesson.folder / "backup",
+            verbose=lesson.verbose,
+            **lesson.task.fit_arguments(),
+        )
+    return _recompiled(result.model, plain, model)
+
+
+def train_gates(
+    model: keras.Model, inputs: Any, seed: int, lesson: Lesson
+) -> keras.Model:
+    """Lets gates on the residual branches close, and removes what they close.
+
+    Args:
+        model: a compiled model. It is not modified.
+        inputs: samples that the gates decide on.
+        seed: of their noise.
+        lesson: how to train.
+
+    Returns:
+        The model of the last epochs without gates, compiled as `model` is.
+
+    Raises:
+        Diverged: if the loss became NaN before the last epochs.
+        Hopeless: if the lesson's `report` said so.
+        ValueError: if there is no residual branch.
+    """
+    student = gates.add_layer_gates(copy_of(model), seed=seed)
+    begin = min(lesson.epochs - 1, max(1, round(_RAMP / 2 * lesson.epochs)))
+
+    penalty = GatePenalty(
+        schedules.Piecewise({float(begin): _POLARIZATION}),
+        schedules.Piecewise({float(begin): _ACTIVATION}),
+    )
+    # Early epochs are better, because nothing is closed yet.
+    first = lesson.epochs - max(1, lesson.epochs // 4)
+    trained = _shrinking(student, penalty, lesson, first)
+    with warnings.catch_warnings():
+        # What undecided gates cost shows in the trial.
+        warnings.simplefilter("ignore")
+        small = finalize(trained, inputs, threshold=_UNDECIDED)
+    return _plain(small)
+
+
+def train_density(model: keras.Model, seed: int, lesson: Lesson) -> keras.Model:
+    """Trains until activations have settled, sizes layers by them, trains again.
+
+    Args:
+        model: a compiled model. It is not modified.
+        seed: see `training.resize_by_density`.
+        lesson: how to train. The last epoch counts, and nothing is reported.
+
+    Returns:
+        The sized model after the last epoch, compiled as `model` is.
+
+    Raises:
+        Diverged: if the loss became NaN.
+    """
+    student = copy_of(model)
+    plain = type(student)
+    lesson.teach(student)
+    with _diverging():
+        result = resize_by_density(
+            student,
+            epochs=lesson.epochs,
+            round_epochs=max(1, lesson.epochs // 4),
+            max_rounds=1,
+            weights="inherit",
+            seed=seed,
+            callbacks=[*lesson.cosine(student), *lesson.callbacks],
+            backup_dir=lesson.folder / "backup",
+            verbose=lesson.verbose,
+            **lesson.task.fit_arguments(),
+        )
+    return _recompiled(result.model, plain, model)
+
+
+def train_drum(
+    model: keras.Model, pair: tuple[int, int], lesson: Lesson
+) -> keras.Model:
+    """Hands a model over to approximate multipliers, part by part.
+
+    Args:
+        model: a compiled model. It is not modified; its zeros stay.
+        pair: bits of weight and activation that the multipliers look at.
+        lesson: how to train.
+
+    Returns:
+        The model after the hand-over, with `layers.DrumMultiply` around its layers,
+        compiled as `model` is.
+
+    Raises:
+        Diverged: if the loss became NaN before the last epoch.
+        Hopeless: if the lesson's `report` said so.
+    """
+    student = layers.wrap_kernels(
+        copy_of(model), lambda layer: layers.DrumMultiply(layer, *pair)
+    )
+    # The averages of normalizations settle in the last epoch.
+    last = lesson.epochs - 1
+    method = IncrementalApproximation(_PARTS, epochs=max(1, last))
+    trained = lesson.run(student, student.fit, [method], last)
+    return _plain(finalize(trained))
 
 
 def train_bits(
-    model: keras.Model, bits: int, calibration: Any, lesson: Lesson
+    model: keras.Model,
+    bits: int,
+    calibration: Any,
+    lesson: Lesson,
+    *,
+    keeps_zeros: bool = False,
 ) -> keras.Model:
     """Trains on with the rounding of the integer file in force.
 
@@ -212,6 +406,8 @@ def train_bits(
         bits: of the kernels.
         calibration: typical inputs, for the ranges to begin with.
         lesson: how to train.
+        keeps_zeros: whether single weights that are zero stay so. Defaults to
+            `False`.
 
     Returns:
         A model of `quantization.prepare`, of the best epoch.
@@ -224,19 +420,83 @@ def train_bits(
     student = quantization.calibrate(
         quantization.prepare(copy_of(model), weights=bits), calibration
     )
-    return lesson.run(student, student.fit)
+    return lesson.run(student, student.fit, [HoldWeights()] if keeps_zeros else [])
 
 
-def compile_as(model: keras.Model, original: keras.Model) -> None:
+def compile_as(
+    model: keras.Model, original: keras.Model, rate: float | None = None
+) -> None:
     """Compiles a model that was read from a file as another one is.
 
     A loss of the user's own has no name in a file, so that nothing there says how
     the model was compiled.
+
+    Args:
+        model: the model.
+        original: how.
+        rate: another learning rate. Defaults to `None`, that of `original`.
     """
     given = dict(original._compile_config.config)
     optimizer = original.optimizer
-    given["optimizer"] = type(optimizer).from_config(optimizer.get_config())
+    config = optimizer.get_config()
+    if rate is not None:
+        inner = config
+        while "inner_optimizer" in inner:
+            inner = inner["inner_optimizer"]["config"]
+        inner["learning_rate"] = rate
+    given["optimizer"] = type(optimizer).from_config(config)
     model.compile(**given)
+
+
+def _ramp_end(lesson: Lesson) -> int:
+    """The first epoch at the final size."""
+    return min(lesson.epochs - 1, max(1, round(_RAMP * lesson.epochs)))
+
+
+def _shrinking(
+    student: keras.Model,
+    method: keras.callbacks.Callback,
+    lesson: Lesson,
+    first: int | None = None,
+) -> keras.Model:
+    """Trains with a method, and removes channels at the end of its ramp."""
+    ramp = _ramp_end(lesson)
+
+    def fit(**arguments: Any) -> None:
+        fit_shrinking(
+            student,
+            shrink_every=max(1, ramp),
+            backup_dir=lesson.folder / "backup",
+            **arguments,
+        )
+
+    return lesson.run(student, fit, [method], ramp if first is None else first)
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    small = finalize(model)
+    if small.optimizer is not None:
+        small.optimizer.build(small.trainable_variables)
+    return small
+
+
+def _recompiled(
+    model: keras.Model, plain: type[keras.Model], original: keras.Model
+) -> keras.Model:
+    model.__class__ = plain
+    compile_as(model, original)
+    return _plain(model)
+
+
+@contextlib.contextmanager
+def _diverging() -> Iterator[None]:
+    """Turns what a driver says about a loss that is NaN into `Diverged`."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if "diverged" not in str(error):
+            raise
+        raise Diverged(str(error)) from error
 
 
 def _ramp(rate: float, end: int) -> schedules.Schedule:
@@ -256,31 +516,21 @@ class _Cosine(keras.callbacks.Callback):
         optimizer: the optimizer as it was compiled; a schedule in it is replaced.
         epochs: epochs until the rate is zero.
         steps: updates in an epoch.
-        start: the first rate; `None` for the largest that the optimizer had.
-        factor: what the first rate is multiplied by.
+        start: the first rate.
     """
 
-    def __init__(
-        self,
-        optimizer: Any,
-        epochs: int,
-        steps: int,
-        start: float | None,
-        factor: float,
-    ) -> None:
+    def __init__(self, optimizer: Any, epochs: int, steps: int, start: float) -> None:
         super().__init__()
         inner = _innermost(optimizer)
         self._given = inner._learning_rate
         self._epochs = epochs
+        self._start = start
         if callable(self._given):
-            # Not the first value: a schedule may warm up.
-            largest = max(float(self._given(step)) for step in _PROBED)
             inner.learning_rate = keras.optimizers.schedules.CosineDecay(
-                factor * (largest if start is None else start), epochs * steps
+                start, epochs * steps
             )
         else:
             self._given = float(keras.ops.convert_to_numpy(self._given))
-            self._start = factor * (self._given if start is None else start)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate of the epoch."""

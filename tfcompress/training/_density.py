@@ -19,13 +19,15 @@ import numpy as np
 from tfcompress import _made, _processes, cost, policy, structure
 from tfcompress._checks import name_list, whole
 from tfcompress._figures import Curves, Heatmap
+from tfcompress._meters import DensityMeter
+from tfcompress._samples import read
 from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.structure._graph import require_graph
 from tfcompress.training._backup import Backup, owned
 from tfcompress.training._shrinking import fit_shrinking
 
-__all__ = ["DensityNet", "DensityResult", "resize_by_density"]
+__all__ = ["DensityNet", "DensityResult", "resize_by_density", "widths_by_density"]
 
 _OTHER = "is no convolution or dense layer"
 _FROZEN = "it, or a layer that is coupled to it or reads it, is not trainable"
@@ -342,6 +344,29 @@ def resize_by_density(
     return result
 
 
+def widths_by_density(
+    model: keras.Model, inputs: Any
+) -> tuple[dict[str, int], dict[str, str]]:
+    """The widths that `resize_by_density` would give a trained model first.
+
+    Args:
+        model: a compiled Functional or Sequential model.
+        inputs: samples to measure the densities on.
+
+    Returns:
+        Layer or group name -> width, where it differs from that of the model; and
+        layer name -> why it keeps its width.
+
+    Raises:
+        ValueError: if no layer can be resized.
+    """
+    sizing = _Sizing(model, "inherit", 1, None, (), None)
+    sizing.first()
+    meter = DensityMeter(activation_taps(model)[0])
+    meter.measure(read(model, inputs))
+    return sizing.changes(model, meter.layers()), sizing.skipped
+
+
 @dataclass(frozen=True)
 class _Measure:
     """How densities are measured."""
@@ -395,7 +420,9 @@ class _Rounds:
                 stop = "concave"
             elif index == self.max_rounds:
                 stop = "max_rounds"
-            elif changes := self.sizing.changes(net):
+            elif changes := self.sizing.changes(
+                net.model, {name: values[-1] for name, values in net.densities.items()}
+            ):
                 model = self.sizing.resized(net, changes, index + 1)
             else:
                 stop = "unchanged"
@@ -554,19 +581,21 @@ class _Sizing:
         self.rate = rate if isinstance(rate, float) else None  # or a schedule
         return structure.resize(model, {}, verify=False)
 
-    def changes(self, net: DensityNet) -> dict[str, int]:
+    def changes(
+        self, model: keras.Model, densities: Mapping[str, float]
+    ) -> dict[str, int]:
         """Layer or group name -> width by density (equation 2), where it differs."""
         members: dict[str, list[float]] = {}
-        owner = self._owners(net.model, net.densities)
-        for name, values in net.densities.items():
-            if math.isnan(values[-1]):
+        owner = self._owners(model, densities)
+        for name, density in densities.items():
+            if math.isnan(density):
                 raise ValueError(
                     "Training has diverged: activations behind the layer "
                     f"{name!r} are NaN, and say nothing about its width. Try a lower "
                     "learning rate, or clip gradients."
                 )
-            members.setdefault(owner[name], []).append(values[-1])
-        sizes = self._selected(net.model)
+            members.setdefault(owner[name], []).append(density)
+        sizes = self._selected(model)
         widths = {
             name: self._width(size, float(np.mean(members[name])))
             for name, size in sizes.items()
