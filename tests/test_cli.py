@@ -12,6 +12,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress import cli
+from tfcompress._models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,14 @@ def test_commands_load_what_they_need_no_class_of_the_user_for(
     assert str(tfc.cost.count(model)) in text
     if kind in ("masked", "loss"):
         assert command("shrink", path, tmp_path / "small.keras")[0] == 0
+
+
+def test_a_compiled_model_that_was_never_trained_can_be_compressed(tmp_path):
+    """Its file holds no slots of the optimizer, which loading makes."""
+    model = keras.Sequential([keras.Input((400,)), keras.layers.Dense(400)])
+    model.compile("adam", "mse")
+    model.save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras", compiled=True).compiled
 
 
 def rewritten(source, target, **changes):

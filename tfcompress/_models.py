@@ -39,6 +39,9 @@ _EXPANSION_FLOOR = 1 << 28
 # Variables that a file need not hold, such as states of random generators.
 _SPARE_ENTRIES = 1 << 16
 
+# What an optimizer keeps for each weight; Adam has two, with AMSGrad three.
+_SLOTS = 4
+
 # Where classes live that saved models name. Importing registers them.
 _REGISTERING = ("layers", "constraints")
 
@@ -73,7 +76,9 @@ def load_model(
     for name in _REGISTERING:
         importlib.import_module(f"tfcompress.{name}")
     try:
-        with _bounded(_stored_entries(file)):
+        # Compiled, the optimizer makes its slots, also where none were stored.
+        slots = _SLOTS if compiled else 0
+        with _bounded((1 + slots) * _stored_entries(file)):
             model = keras.saving.load_model(file, compile=compiled)
     # The file is foreign data: anything may go wrong with it, in any layer's code.
     except (Exception, MemoryError) as error:

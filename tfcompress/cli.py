@@ -312,6 +312,12 @@ def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--trials", type=int, help="more than 1 search with Optuna")
     parser.add_argument("--storage", help="URL of an Optuna storage to share")
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="'ray' runs trials as tasks of a Ray cluster",
+    )
     parser.add_argument("--seed", type=int)
     parser.add_argument(
         "--verbose", type=int, choices=[0, 1, 2], default=1, help="2 shows the epochs"
@@ -430,6 +436,7 @@ def _compress(arguments: argparse.Namespace) -> None:
         validation,
         out=arguments.out,
         storage=arguments.storage,
+        engine=arguments.engine,
         verbose=arguments.verbose,
         **options,
     )

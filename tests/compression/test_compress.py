@@ -305,6 +305,8 @@ def test_nan_before_the_final_size_stops(trained, data):
         ({"monitor": "f2"}, ValueError, "argument `monitor`"),
         ({"criterion": "l3"}, ValueError, "l3"),
         ({"hardware": "abacus"}, ValueError, "abacus"),
+        ({"engine": "cloud"}, ValueError, "argument `engine`"),
+        ({"engine": "ray"}, ValueError, "at least 2 with engine='ray'"),
         ({"teacher": 3}, TypeError, "argument `teacher`"),
         ({"teacher": "wide"}, ValueError, "argument `teacher`"),
         ({"train": "images"}, ValueError, "without labels|a tuple of|labels"),

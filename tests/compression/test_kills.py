@@ -132,3 +132,36 @@ def test_two_processes_cannot_use_one_folder_and_can_share_a_search(
         finished(process)
     numbers = [trial["number"] for out in outs for trial in trials_of(out)]
     assert sorted(numbers) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_trials_on_ray_are_those_of_their_settings(digits_model, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("optuna")
+    data = tfc.data.load("digits")
+    train = (data.train.images, data.train.labels)
+    validation = (data.validation.images, data.validation.labels)
+    model = keras.saving.load_model(digits_model)
+    arguments = {"budget": {"macs": 0.5}, "methods": ["filters"], "epochs": 2}
+    arguments |= {"trials": 3, "verbose": 0}
+    stream = data.pipeline("train", batch_size=32)
+    with pytest.raises(TypeError, match="arrays, which can be sent"):
+        tfc.compress(model, stream, validation, engine="ray", **arguments)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        out = tmp_path / "ray"
+        result = tfc.compress(
+            model, train, validation, engine="ray", out=out, **arguments
+        )
+    finally:
+        ray.shutdown()
+    assert [trial.number for trial in result.trials] == [0, 1, 2]
+    assert all(trial.in_budget for trial in result.trials)
+    # The first trial has the default settings, as without a search.
+    here = tfc.compress(model, train, validation, **{**arguments, "trials": 1})
+    assert here.trials[0].settings == result.trials[0].settings
+    assert here.trials[0].figures == result.trials[0].figures
+    assert here.trials[0].drop == pytest.approx(result.trials[0].drop, abs=0.02)
+    # What a finished search left is read, not run again.
+    again = tfc.compress(model, train, validation, out=out, **arguments)
+    assert again.trials == result.trials

@@ -37,6 +37,13 @@ from tfcompress.compression._offers import offers
 from tfcompress.compression._plan import Filters
 from tfcompress.compression._plan_file import write_plan
 from tfcompress.compression._planner import Planner
+from tfcompress.compression._ray import (
+    Alone,
+    as_bytes,
+    from_bytes,
+    require_ray,
+    trials_on_ray,
+)
 from tfcompress.compression._result import Compressed, TrialResult
 from tfcompress.compression._search import Engine, One, Trial, optuna_engine
 from tfcompress.compression._task import Task, chosen_metric
@@ -111,6 +118,7 @@ def compress(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     trials: int = 1,
     storage: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     hardware: str = "horowitz_45nm",
     products: cost.Products = "computed",
     out: str | os.PathLike[str] | None = None,
@@ -207,6 +215,13 @@ def compress(
         trials: how many trials; more than one need Optuna. Defaults to `1`.
         storage: URL of an Optuna storage that several processes share. Defaults to
             `None`: a journal in `out`.
+        engine: `"local"` runs one trial after the other in this process; `"ray"`
+            runs them as tasks of the Ray cluster that this program is connected to,
+            or that `ray.init()` finds or starts: one for each GPU, or else for each
+            processor. That takes arrays as data, and a model that Keras can save as
+            it is compiled; no trial is given up early, and a trial that begins
+            before others have ended does not learn from them. Defaults to
+            `"local"`.
         hardware: profile of the modeled energy. Defaults to `"horowitz_45nm"`.
         products: what a multiplication by a zero weight takes on that hardware:
             `"computed"`, `"gated"` or `"skipped"`, see `cost.energy`. Other than
@@ -226,8 +241,8 @@ def compress(
         ValueError: before any training, if an argument is not as described, the
             model is not compiled, the data have no labels or do not fit, no method
             is left, or `out` holds another run.
-        ImportError: if `trials` or the budget's `target` need a package that is
-            not installed.
+        ImportError: if `trials`, `engine` or the budget's `target` need a package
+            that is not installed.
         RuntimeError: if the loss became NaN in every trial.
     """
     options = _checked(
@@ -249,9 +264,13 @@ def compress(
         seed=seed,
     )
     _check_teacher(model, teacher)
+    one_of("engine", engine, ("local", "ray"))
+    if engine == "ray":
+        _check_ray(train, validation, options)
     task = Task(model, train, validation, batch_size=batch_size, seed=seed)
     with _folder(out) as folder:
         run = _Run(model, task, options, teacher, callbacks, folder, verbose)
+        run.on_ray = engine == "ray"
         if out is not None:
             run.check_same()
         return run.compress(storage, keep=out is not None)
@@ -284,6 +303,7 @@ class _Run:
         )
         self.filters = Filters(self.model)
         self.models: dict[int, keras.Model] = {}  # of the trials of this process
+        self.on_ray = False
 
     # One after the other -----------------------------------------------------
 
@@ -321,15 +341,7 @@ class _Run:
             name: budget.limit(name, self.offer.original.get(name, np.nan))
             for name in budget.limited
         }
-        self.planner = Planner(
-            self.task,
-            self.meter,
-            self.offer,
-            self.limits,
-            self.kind,
-            uniform=options.spread == "uniform",
-            say=self._say,
-        )
+        self.planner = self._planner()
         self._say(self._offer_text())
         self.stages = self._chosen_stages()
         steps = [f"{WORDS[name]} ({options.epochs} epochs)" for name in self.stages]
@@ -342,6 +354,17 @@ class _Run:
         results = self._run_trials(storage, keep)
         best = self._best(results)
         return self._finish(best, results, keep)
+
+    def _planner(self) -> Planner:
+        return Planner(
+            self.task,
+            self.meter,
+            self.offer,
+            self.limits,
+            self.kind,
+            uniform=self.options.spread == "uniform",
+            say=self._say,
+        )
 
     def _chosen_kind(self, files: Mapping[str, Mapping[str, float]]) -> str:
         """The file's format, by the figures of the original's files."""
@@ -409,10 +432,9 @@ class _Run:
             }
             for n, r in done.items()
         }
-        engine = self._engine(storage, self.folder if keep else None)
-        for trial in engine.trials(seen):
-            self._say(f"Trial {trial.number}" + _settings_text(trial.settings))
-            result = self._run_trial(trial)
+        source = self._engine(storage, self.folder if keep else None)
+        run = self._trials_on_ray if self.on_ray else self._trials_here
+        for trial, result in run(source, seen):
             done[trial.number] = result
             self._write_trials(done)
             worth = None
@@ -421,6 +443,34 @@ class _Run:
             seen[trial.number] = {"worth": worth, "excess": result.excess or 1.0}
             trial.end(worth, result.excess or 1.0)
         return done
+
+    def _trials_here(
+        self, source: Engine, seen: Mapping[int, Any]
+    ) -> Iterator[tuple[Trial, TrialResult]]:
+        while (trial := source.next(seen, ())) is not None:
+            self._say(f"Trial {trial.number}" + _settings_text(trial.settings))
+            yield trial, self._run_trial(trial)
+
+    def _trials_on_ray(
+        self, source: Engine, seen: Mapping[int, Any]
+    ) -> Iterator[tuple[Trial, TrialResult]]:
+        teacher = self.teacher
+        job = _Job(
+            model=as_bytes(self.model),
+            teacher=as_bytes(teacher)
+            if isinstance(teacher, keras.Model) and teacher is not self.model
+            else teacher is not None,
+            task=self.task,
+            options=self.options,
+            callbacks=list(self.callbacks),
+            found={name: getattr(self, name) for name in _FOUND},
+        )
+        for trial, result, files in trials_on_ray(source, seen, job, _on_ray):
+            self._say(f"Trial {trial.number}" + _settings_text(trial.settings))
+            for name, content in files.items():
+                write_atomic(self._trial_folder(trial.number) / name, content)
+            self._say(f"  {self._told(result)}")
+            yield trial, result
 
     def _engine(self, storage: str | None, folder: Path | None) -> Engine:
         options = self.options
@@ -437,8 +487,9 @@ class _Run:
             ranges["criterion"] = sorted({"l1", "l2", options.criterion})
             if len(self.filters.sizes) > 1:
                 ranges["tilt"] = (*_TILTS, False)
-            before = [n for n in ("gates", "density") if self.offer.of(n).figures]
-            if options.methods == "auto" and before:
+            before = [n for n in ("gates", "density") if options.methods == "auto"]
+            before = [n for n in before if self.offer.of(n).figures]
+            if before:
                 defaults["before"] = "nothing"
                 ranges["before"] = ["nothing", *before]
         if self.teacher is not None:
@@ -471,14 +522,20 @@ class _Run:
         os.replace(file, place / file_name(self.kind))
         save_model(model, place / "model.keras")
         self.models[trial.number] = model
+        self._say(f"  {self._told(result)}")
+        return result
+
+    def _told(self, result: TrialResult) -> str:
+        """The result of a trial in one line."""
+        if result.drop is None:
+            return result.status
         name = self.metric.name
-        self._say(
-            f"  {name} {result.quality[name]:.4f} (original {self.quality[name]:.4f}), "
+        return (
+            f"{name} {result.quality[name]:.4f} (original {self.quality[name]:.4f}), "
             + ", ".join(
                 f"{n} {FIGURES[n].show(result.figures[n])}" for n in self.limits
             )
         )
-        return result
 
     def _stages_of(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """The stages of a trial, in order."""
@@ -789,6 +846,53 @@ class _Run:
         return "\n".join(lines)
 
 
+# On other machines -----------------------------------------------------------------
+
+# What a run finds out before its trials.
+_FOUND = ("quality", "metric", "offer", "kind", "limits", "stages")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """All that a trial needs on another machine."""
+
+    model: bytes
+    teacher: bytes | bool  # another model, or whether it is the original
+    task: Task
+    options: _Options
+    callbacks: list[keras.callbacks.Callback]
+    found: Mapping[str, Any]
+
+
+def _on_ray(
+    job: _Job, number: int, settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """One trial, in a folder that goes when it has ended."""
+    teacher: Any = "self" if job.teacher is True else None
+    if isinstance(job.teacher, bytes):
+        teacher = from_bytes(job.teacher)
+    with tempfile.TemporaryDirectory() as folder:
+        run = _Run(
+            from_bytes(job.model),
+            job.task,
+            job.options,
+            teacher,
+            job.callbacks,
+            Path(folder),
+            verbose=0,
+        )
+        for name, value in job.found.items():
+            setattr(run, name, value)
+        run.planner = run._planner()
+        result = run._run_trial(Alone(number, settings))
+        place = run._trial_folder(number)
+        names = ("model.keras", file_name(run.kind)) if result.drop is not None else ()
+        return (
+            dataclasses.asdict(result),
+            {name: (place / name).read_bytes() for name in names},
+        )
+
+
 def _report(
     original: keras.Model, compressed: keras.Model, task: Task, options: _Options
 ) -> reports.Report:
@@ -910,6 +1014,21 @@ def _checked(model: Any, **given: Any) -> _Options:
         products=products,
         seed=whole("seed", given["seed"], 0),
     )
+
+
+def _check_ray(train: Any, validation: Any, options: _Options) -> None:
+    """Raises unless trials can be sent to other machines."""
+    if options.trials == 1:
+        raise ValueError(
+            "Invalid value for argument `trials`. Expected at least 2 with "
+            "engine='ray'. Received: trials=1"
+        )
+    for name, data in (("train", train), ("validation", validation)):
+        if data is not None and not isinstance(data, tuple):
+            raise TypeError(
+                invalid(name, "arrays, which can be sent, with engine='ray'", data)
+            )
+    require_ray()
 
 
 def _check_teacher(model: keras.Model, teacher: Any) -> None:

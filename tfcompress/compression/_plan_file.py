@@ -18,7 +18,16 @@ from tfcompress.compression._budget import Budget
 __all__ = ["read_plan", "write_plan"]
 
 # Arguments that a plan cannot hold: objects, and where a run takes place.
-_NO_KEYS = {"model", "train", "validation", "teacher", "callbacks", "out", "storage"}
+_NO_KEYS = {
+    "model",
+    "train",
+    "validation",
+    "teacher",
+    "callbacks",
+    "out",
+    "storage",
+    "engine",
+}
 
 
 def write_plan(path: Path, plan: Mapping[str, Any]) -> None:

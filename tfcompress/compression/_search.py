@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +27,13 @@ class Trial(Protocol):
 class Engine(Protocol):
     """Where trials come from."""
 
-    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
-        """The trials that are to be run, one after the other."""
+    def next(self, done: Mapping[int, Any], busy: Collection[int]) -> Trial | None:
+        """The next trial; `None` if there are enough.
+
+        Args:
+            done: worth and excess of trials that have ended, by number.
+            busy: numbers of trials that run already.
+        """
 
 
 class One:
@@ -39,10 +44,9 @@ class One:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
 
-    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
+    def next(self, done: Mapping[int, Any], busy: Collection[int]) -> Trial | None:
         """The one trial, if it is not done."""
-        if 0 not in done:
-            yield self
+        return self if 0 not in {*done, *busy} else None
 
     def report(self, epoch: int, worth: float) -> bool:
         """Stops no trial."""
@@ -117,8 +121,8 @@ class _Optuna:
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
             )
 
-    def trials(self, done: Mapping[int, Any]) -> Iterator[Trial]:
-        """Trials until there are enough, those that were interrupted first."""
+    def next(self, done: Mapping[int, Any], busy: Collection[int]) -> Trial | None:
+        """A trial that was interrupted, or a new one until there are enough."""
         states = self._optuna.trial.TrialState
         while True:
             known = self._study.get_trials(deepcopy=False)
@@ -126,33 +130,34 @@ class _Optuna:
                 trial
                 for trial in known
                 if trial.state == states.RUNNING
+                and trial.number not in busy
                 and (self._alone or trial.user_attrs.get("owner") == self._owner)
             ]
-            if mine:
-                number = mine[0].number
-                trial = self._optuna.trial.Trial(self._study, mine[0]._trial_id)
-                if number in done:  # killed between the result and the report
-                    entry = done[number]
-                    self._trial(trial).end(entry["worth"], entry["excess"])
-                    continue
-            elif len(known) >= self._count:
-                return
-            else:
-                # Anew for each trial, so that a run that goes on draws what an
-                # uninterrupted one would have drawn.
-                with _silent(self._optuna):
-                    self._study.sampler = self._optuna.samplers.TPESampler(
-                        seed=self._seed + len(known),
-                        n_startup_trials=min(10, max(2, self._count // 3)),
-                    )
-                if not known:
-                    self._study.enqueue_trial(
-                        {k: self._defaults[k] for k in self._ranges},
-                        skip_if_exists=True,
-                    )
-                trial = self._study.ask()
-                trial.set_user_attr("owner", self._owner)
-            yield self._trial(trial)
+            if not mine:
+                return None if len(known) >= self._count else self._new(len(known))
+            number = mine[0].number
+            trial = self._optuna.trial.Trial(self._study, mine[0]._trial_id)
+            if number not in done:
+                return self._trial(trial)
+            # Killed between the result and the report.
+            entry = done[number]
+            self._trial(trial).end(entry["worth"], entry["excess"])
+
+    def _new(self, known: int) -> Trial:
+        # Anew for each trial, so that a run that goes on draws what an
+        # uninterrupted one would have drawn.
+        with _silent(self._optuna):
+            self._study.sampler = self._optuna.samplers.TPESampler(
+                seed=self._seed + known,
+                n_startup_trials=min(10, max(2, self._count // 3)),
+            )
+        if not known:
+            self._study.enqueue_trial(
+                {k: self._defaults[k] for k in self._ranges}, skip_if_exists=True
+            )
+        trial = self._study.ask()
+        trial.set_user_attr("owner", self._owner)
+        return self._trial(trial)
 
     def _trial(self, trial: Any) -> Trial:
         settings = dict(self._defaults)

@@ -253,7 +253,7 @@ def train_admm(
 ) -> keras.Model:
     """Lets ADMM find which single weights are zero, and trains what is left.
 
-    Half of the epochs pull the weights towards zeros, at a constant learning rate;
+    Half of the epochs pull the weights toward zeros, at a constant learning rate;
     the other half trains with the zeros in place.
 
     Args:
