@@ -71,6 +71,7 @@ class Experiment:
     def __init__(self, out: str | os.PathLike[str], settings: Any) -> None:
         self.folder = Path(out)
         self.settings = json.loads(json.dumps(dataclasses.asdict(settings)))
+        self.settings["dtype_policy"] = keras.config.dtype_policy().name
 
     def __enter__(self) -> "Experiment":
         try:

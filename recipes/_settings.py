@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 from absl import app, flags
 
 import tfcompress as tfc
@@ -44,6 +45,12 @@ def define_flags(presets: Mapping[str, Any], out: str) -> None:
     flags.DEFINE_list("seeds", ["0"], "Every network is trained once for each.")
     flags.DEFINE_string("out", out, "Folder for the results.")
     flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
+    flags.DEFINE_enum(
+        "dtype_policy",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "What layers compute in.",
+    )
     flags.DEFINE_bool("report", True, "Whether to write report.html at the end.")
     flags.register_validator(
         "seeds",
@@ -133,6 +140,7 @@ def launch(main: Callable[[], Any]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
         stopped = False
+        keras.config.set_dtype_policy(FLAGS.dtype_policy)
         try:
             main()
         except KeyboardInterrupt:

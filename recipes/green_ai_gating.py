@@ -126,7 +126,9 @@ PENALTIES = {
 ESTIMATORS = ("ste", "gumbel", "bernoulli")
 
 define_flags(PRESETS, "out/green_ai_gating")
-flags.DEFINE_enum("gates", "layer", ["layer", "channel"], "What gates close.")
+flags.DEFINE_enum(
+    "gates", "layer", ["layer", "channel", "none"], "What gates close; none: no gates."
+)
 flags.DEFINE_list("position", ["after"], "Where channel gates are (Figure 3).")
 flags.DEFINE_list("depth", ["1"], "Hidden layers of channel gates.")
 flags.DEFINE_list("estimator", ["ste"], f"Gating heads: {', '.join(ESTIMATORS)}.")
@@ -216,8 +218,8 @@ def plan(
                     f"{', '.join(allowed)}. Received: {value!r}"
                 )
     places = list(itertools.product(positions, map(int, depths)))
-    if gates == "layer":
-        places = [("", 1)]
+    if gates != "channel":
+        places = [("", 1)] * (gates == "layer")
     jobs = []
     for seed in seeds:
         jobs += [GateJob(name="dense", seed=seed, epochs=epochs)] * dense

@@ -48,7 +48,8 @@ def load(
     - `"csv:FILE"` reads a table with a header line, a column `label` (or `y`) and
       numbers in all other columns.
     - Any other name is looked up among TensorFlow Datasets: first among the sets
-      prepared in the data folder, then by download.
+      prepared in the data folder, then by download. A file `NAME.npz` in that folder,
+      as above, takes its place, for machines without TensorFlow.
 
     Images become float32 in [0, 1], in RGB where they come from a folder. The
     validation split is taken out of the training samples, class by class, by
@@ -107,16 +108,17 @@ def load(
     elif kind in ("npz", "csv"):
         reader = read_npz if kind == "npz" else read_csv
         source = reader(Path(place).expanduser(), scale)
-        images = source.train.images
-        own = getattr(images, "shape", ())[1:3]
-        if image_size is not None and tuple(image_size) != own:
-            expected = f"None or the size of the images of {name!r}, {own}"
-            raise ValueError(invalid("image_size", expected, image_size))
+        _check_size(name, source, image_size)
     else:
-        from tfcompress.data._tfds import read_tfds
-
         folder = data_dir or os.environ.get("TFDS_DATA_DIR")
-        source = read_tfds(name, folder, image_size, scale)
+        arrays = Path(folder).expanduser() / f"{name}.npz" if folder else None
+        if arrays and arrays.is_file():
+            source = read_npz(arrays, scale)
+            _check_size(name, source, image_size)
+        else:
+            from tfcompress.data._tfds import read_tfds
+
+            source = read_tfds(name, folder, image_size, scale)
     if source.validation is not None:
         train, held_out = source.train, source.validation
     else:
@@ -153,6 +155,15 @@ def _check_arguments(
             raise ValueError(invalid("image_size", expected, image_size))
         for side in image_size:
             whole("image_size", side)
+
+
+def _check_size(
+    name: str, source: Published, image_size: tuple[int, int] | None
+) -> None:
+    own = getattr(source.train.images, "shape", ())[1:3]
+    if image_size is not None and tuple(image_size) != own:
+        expected = f"None or the size of the images of {name!r}, {own}"
+        raise ValueError(invalid("image_size", expected, image_size))
 
 
 def _digits(image_size: tuple[int, int] | None, scale: Scale) -> Published:

@@ -65,6 +65,7 @@ class _Batches(keras.utils.PyDataset):
         self._epoch = epoch
         self._length = _length(len(labels), batch_size, drop_remainder)
         self._given: set[int] = set()
+        self._drawn: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -88,10 +89,12 @@ class _Batches(keras.utils.PyDataset):
             self._given.clear()
 
     def _order(self) -> np.ndarray:
-        count = len(self._labels)
-        if not self._shuffle:
-            return np.arange(count)
-        return np.random.default_rng([self._seed, self._epoch]).permutation(count)
+        if self._drawn is None or self._drawn[0] != self._epoch:
+            count = len(self._labels)
+            rng = np.random.default_rng([self._seed, self._epoch])
+            order = rng.permutation(count) if self._shuffle else np.arange(count)
+            self._drawn = self._epoch, order
+        return self._drawn[1]
 
 
 def _augmented(
