@@ -151,6 +151,7 @@ PIECES = {
         "--preset=paper --order=magnitude --dense_epochs=40 --surgery_epochs=15 "
         "--approximation_epochs=10 --batch_size=256",
         f"--width=0.0625 --dense_epochs=2 --surgery_epochs=1 --approximation_epochs=2 "
+        "--iterations=2 "
         f"{TINY}",
         CROSS_STACK,
         seeds=(0,),
@@ -160,6 +161,7 @@ PIECES = {
         "--preset=paper --order=magnitude --width=0.125 --limit=20000 "
         "--dense_epochs=30 --surgery_epochs=10 --approximation_epochs=6",
         f"--width=0.0625 --dense_epochs=2 --surgery_epochs=1 --approximation_epochs=2 "
+        "--iterations=2 "
         f"{TINY}",
         CROSS_STACK,
     ),
@@ -223,12 +225,17 @@ def main(_):
     arrays = out / "data" / f"{FLAGS.set}.npz"
     if not arrays.exists():
         unpack(Path(FLAGS.data), arrays, limit=SMOKE_IMAGES if FLAGS.smoke else None)
-    runs = [
-        run
+    pieces = [
+        [
+            run
+            for run in PIECES[piece].list(piece, FLAGS.smoke)
+            if FLAGS.only is None or run.name in FLAGS.only
+        ]
         for piece in dict.fromkeys(FLAGS.pieces)
-        for run in PIECES[piece].list(piece, FLAGS.smoke)
-        if FLAGS.only is None or run.name in FLAGS.only
     ]
+    # In turns, so that a call that is too short has something of every piece.
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*pieces))
+    runs = [run for run in turns if run is not None]
     failed = train(runs, out, arrays.parent, end)
     summarize(runs, out)
     if failed:
