@@ -31,7 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,7 @@ DENSITY = {
 }
 GATES = {"dense": "--gates=none", "gates": "--nodense"}
 SMOKE_IMAGES = 200
+PATIENCE = 5.0  # seconds that recipes have to stop
 TINY = "--limit=96 --batch_size=32"
 
 # Masks only: a removal while the run goes on costs more to compile than it saves here.
@@ -237,7 +238,9 @@ def main(_):
     turns = itertools.chain.from_iterable(itertools.zip_longest(*pieces))
     runs = [run for run in turns if run is not None]
     failed = train(runs, out, arrays.parent, end)
-    summarize(runs, out)
+    write_records(out)
+    for piece in dict.fromkeys(run.piece for run in runs):
+        print(f"\n{piece}\n{table(read_records(out).get(piece, []))}", flush=True)
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}. See the logs in {out}")
     return None
@@ -333,19 +336,28 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
             print(f"{minutes:5.1f} min  {state}  {run.folder}", flush=True)
             if process.returncode:
                 failed.append(run.folder)
+                print((out / run.folder / "log").read_text()[-2000:], flush=True)
             else:
                 (out / run.folder / "done").touch()
-    for process in working.values():
-        process.send_signal(signal.SIGINT)
-    for process in working.values():
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+                # At once: a machine that is lent may be gone before the end.
+                write_records(out)
+    stop(working.values())
     left = [run.folder for run in [*working, *waiting]]
     if left:
         print(f"Not finished: {', '.join(left)}", flush=True)
     return failed
+
+
+def stop(processes: Collection[subprocess.Popen]) -> None:
+    """Asks all to stop, and does not wait long: their backups are complete."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and any(p.poll() is None for p in processes):
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def begin(run: Run, out: Path, data: Path, environment: dict) -> subprocess.Popen:
@@ -375,18 +387,21 @@ def done(folder: Path) -> bool:
 # Results -------------------------------------------------------------------------
 
 
-def summarize(runs: Sequence[Run], out: Path) -> None:
-    """Writes records.json, and prints a table for each piece."""
-    records: dict[str, list] = {}
+def read_records(out: Path) -> dict[str, list[dict]]:
+    """The records of all recipes, by piece, with the name of the run."""
+    records: dict[str, list[dict]] = {}
     for path in sorted(out.glob("*/*/seed*.json")):
         record = json.loads(path.read_text())
         record["run"] = path.parent.name.rpartition("-seed")[0]
         records.setdefault(path.parents[1].name, []).append(record)
+    return records
+
+
+def write_records(out: Path) -> None:
+    """Writes records.json, complete or not at all."""
     temporary = out / ".unfinished-records.json"
-    temporary.write_text(json.dumps(records))
+    temporary.write_text(json.dumps(read_records(out)))
     os.replace(temporary, out / "records.json")
-    for piece in dict.fromkeys(run.piece for run in runs):
-        print(f"\n{piece}\n{table(records.get(piece, []))}", flush=True)
 
 
 def table(records: Sequence[dict]) -> str:

@@ -190,6 +190,27 @@ def shrinking_equals_masking(case, tmp_path):
 
 
 @situation
+def shrinking_resumes(case, tmp_path):
+    def run(folder, *more):
+        return tfc.training.fit_shrinking(
+            compiled(case),
+            *data(),
+            epochs=EPOCHS,
+            callbacks=[case.method(), *more],
+            shrink_every=1,
+            shuffle=False,
+            batch_size=BATCH,
+            verbose=0,
+            backup_dir=tmp_path / folder,
+        )
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("half", Stop(2))
+    assert_equal(weights(run("half")), weights(whole), rtol=0, atol=1e-6)
+
+
+@situation
 def several_steps_at_once(case, tmp_path):
     model = compiled(case, steps_per_execution=4)
     method = case.method()
