@@ -1,3 +1,4 @@
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -617,3 +618,32 @@ def test_mnist(mnist_dir):
     assert abs(len(mnist.validation) - 6000) <= 5  # rounded class by class
     assert mnist.input_shape == (28, 28, 1)
     assert mnist.classes == 10
+
+
+def test_arrays_beside_prepared_sets_take_the_place_of_a_set(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 4, 4, 3), np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(
+        tmp_path / "cifar10.npz",
+        x_train=images[:8],
+        y_train=labels[:8],
+        x_test=images[8:],
+        y_test=labels[8:],
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    loaded = data.load("cifar10", data_dir=tmp_path, validation=0.25)
+    assert (loaded.name, loaded.classes, loaded.input_shape) == (
+        "cifar10",
+        2,
+        (4, 4, 3),
+    )
+    np.testing.assert_allclose(loaded.test.images, images[8:] / 255.0, rtol=1e-6)
+    np.testing.assert_array_equal(loaded.test.labels, labels[8:])
+    assert (len(loaded.train), len(loaded.validation)) == (6, 2)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(data.load("cifar10").test) == 4
+    with pytest.raises(ValueError, match="image_size"):
+        data.load("cifar10", data_dir=tmp_path, image_size=(8, 8))
+    with pytest.raises(ImportError, match="TensorFlow Datasets"):
+        data.load("mnist", data_dir=tmp_path)

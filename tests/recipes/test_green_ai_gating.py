@@ -175,3 +175,8 @@ def test_random_pruning_prunes_at_its_rate(recipe):
     zeros = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
     assert 0.28 < zeros < 0.32
     assert all((v.numpy() != 0).all() for v in model.weights if v.name == "kernel")
+
+
+def test_without_gates_only_the_dense_network_is_trained(recipe):
+    jobs = recipe.plan(epochs=2, gates="none", activations=(0.5, 1.0), seeds=(0, 1))
+    assert [(job.name, job.seed) for job in jobs] == [("dense", 0), ("dense", 1)]
