@@ -160,6 +160,12 @@ class _Carry:
             )
 
     def _carry(self, old: Any, new: Any) -> None:
+        # Keras has no common place for what an optimizer remembers of a variable. Most
+        # keep lists in the order of their variables (`_momentums`), some keep dicts by
+        # name, path or id, and wrappers keep single numbers. So every attribute with
+        # variables in it is looked at: a list as long as the variables goes by
+        # position, a dict by whichever key both sides know, a single variable as it is.
+        # What fits none of these is lost, and named in one warning at the end.
         position = {id(v): i for i, v in enumerate(old._trainable_variables)}
         sources = []
         for variable in new._trainable_variables:

@@ -605,6 +605,10 @@ def _cut(
     carry_optimizer: bool,
 ) -> Rebuild:
     """Removes the classes of `removed`, and zeroes those of `masked`."""
+    # What is masked may be more than what is removed: `multiple_of` keeps some channels
+    # to reach a round width. These are zeroed in the copy, so that it still computes
+    # what the masked original does. The check compares with exactly that original, and
+    # the optimizer's slots are cut by the same labels as the weights.
     rebuild = Rebuild(model, groups.analysis, removed)
     masks = masks_of(groups, masked)
     if (masked != removed).any():
@@ -657,6 +661,8 @@ def _emptied(groups: ChannelGroups, removed: np.ndarray) -> list[str]:
 def _spare(groups: ChannelGroups, removed: np.ndarray) -> None:
     """Keeps one channel where all would go."""
     root = groups.analysis.solution.root
+    # Keras has no layers without channels. One channel of zeros stays instead: it
+    # computes nothing, and what reads it adds nothing.
     for _, labels in _extents(groups):
         classes = root[labels].ravel()
         if removed[classes].all():

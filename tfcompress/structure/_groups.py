@@ -387,6 +387,10 @@ def zero_indices(groups: ChannelGroups) -> dict[str, np.ndarray]:
 def zero_classes(groups: ChannelGroups) -> np.ndarray:
     """Bool array over label classes: proven to be zero, and not frozen."""
     solution = groups.analysis.solution
+    # A channel that is zero in its filters is not yet a channel of zeros: a bias or the
+    # offset of a normalization may make it a constant. So every slice that a mask would
+    # zero (`axis.zero`) has to be zero here, wherever the channel's class occurs. And a
+    # kernel must be among them: an offset of zero alone proves nothing.
     nonzero = np.zeros(solution.frozen.size, bool)
     made = np.zeros(solution.frozen.size, bool)
     for axis in groups.analysis.axes.values():
@@ -406,7 +410,11 @@ def _collect(analysis: Trace) -> Iterator[ChannelGroup]:
     root = solution.root
     axes = list(analysis.axes.values())
     classes_of = [np.unique(root[axis.labels[axis.labels != 0]]) for axis in axes]
-    # A class' signature: the set of axes on which it occurs, as a random sum.
+    # Classes are single channels; people think in groups, such as all channels of a
+    # residual stage. Two classes belong to one group if they occur on the same set of
+    # variable axes. To compare sets quickly, each axis gets a random number of 62 bits,
+    # and the sum of the numbers of its axes is a class' signature: equal sets have
+    # equal sums, and two different sets have one by chance in 1 of about 10^18 cases.
     keys = np.random.default_rng(0).integers(1, 2**62, max(len(axes), 1), np.uint64)
     signature = np.zeros(solution.frozen.size, np.uint64)
     for key, classes in zip(keys, classes_of, strict=False):

@@ -172,6 +172,10 @@ class LabelTable:
         left, right = left[differs], right[differs]
         if not left.size:
             return
+        # Label 0 never enters the union-find. If it did, all channels that meet
+        # something frozen anywhere in the model would become one class, and a group
+        # would seem to be coupled to layers that it has nothing to do with. What meets
+        # 0 is only noted as frozen, which says the same about it.
         both = (left != 0) & (right != 0)
         if both.any():
             self._left.append(left[both])
@@ -186,6 +190,10 @@ class LabelTable:
             right = np.concatenate(self._right)
         else:
             left = right = np.zeros(0, np.int64)
+        # Labels are the nodes of a graph, ties its edges, and what may only leave
+        # together is a connected component. Nothing is solved while the model is
+        # walked: ties are collected as arrays and joined here at once, in time that
+        # grows linearly with their number.
         graph = coo_array(
             (np.ones(left.size, np.int8), (left, right)),
             shape=(self.count, self.count),
@@ -194,6 +202,8 @@ class LabelTable:
         frozen = np.zeros(number, bool)
         reasons: dict[int, str] = {}
         frozen[root[0]] = True
+        # One frozen member freezes its class. The first reason stays: it is the place
+        # nearest to the inputs, which is the one to look at.
         for labels, reason in self._frozen:
             classes = root[labels]
             news = classes[~frozen[classes]]

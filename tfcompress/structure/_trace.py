@@ -162,6 +162,10 @@ class Trace:
                 labels, f"channels lie on an axis over which {reader} computes"
             )
             return np.zeros(size, np.int64), np.full(size, np.nan)
+        # One variable axis serves all positions, so that a channel has to mean the same
+        # at each of them. Where labels differ along another axis, as after a reshape
+        # that has spread one axis over two, every row is tied to the first one: what
+        # leaves in one row leaves in all.
         rows = labels.reshape(-1, labels.shape[-1])
         if len(rows) > 1:
             self.table.tie(
@@ -196,6 +200,13 @@ class Trace:
         foldable: bool = False,
     ) -> None:
         """Freezes the channels that would not carry zero into `layer`."""
+        # A removed channel leaves a constant behind where it is read: 0 after a ReLU,
+        # 0.5 after a sigmoid. The sum over channels that `layer` computes loses
+        # w · constant with it. There are three cases. The constant is 0: nothing is
+        # lost. It is another known number: the loss is the same for every sample and
+        # every position, and can be added to the bias once and for all, if the layer
+        # sees it everywhere (not where padding puts zeros in its place). It is unknown
+        # (NaN): the channel has to stay.
         if not constant.any():
             return
         labels, constant = np.broadcast_arrays(labels, constant)
@@ -218,6 +229,8 @@ class Trace:
             )
             return
         values = np.where(rest, constant, 0.0)
+        # A layer that is called twice has one bias for both calls: the constants must
+        # agree, or there is no bias that is right for both.
         known = self.folds.setdefault(id(layer), Fold(labels, values))
         clash = known.constant != values
         self.table.freeze(
