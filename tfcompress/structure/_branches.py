@@ -109,9 +109,9 @@ class _View:
         self.tensors: list[KerasTensor] = list(_graph.functional(graph).inputs)
         self.tensors += [tensor for call in self.calls for tensor in call.outputs]
         self.bit = {id(tensor): 1 << index for index, tensor in enumerate(self.tensors)}
-        # What a tensor comes from is a set of tensors. Kept as bits of one integer, sets
-        # of two operands intersect in a single operation, and the highest bit of the
-        # intersection is the last tensor that both come from: the input of the block.
+        # What a tensor comes from is a set of tensors, kept as bits of one integer. The
+        # sets of two operands then intersect in a single operation, and the highest bit
+        # left is the last tensor that both come from: the input of the block.
         self.ancestors = dict(self.bit)
         for call in self.calls:
             before = 0

@@ -86,11 +86,11 @@ def is_channelwise(op: Any, call: Call, axis: int, zero: bool = False) -> bool:
             x[(slice(None),) * axis + (slice(0, 1),)] = 0
             result = _run(op, call, x)
             return not np.take(result, 0, out_axis).any()
-        # An operation f treats channels one by one if f(x)[keep] == f(x[keep]) for every
+        # An operation f treats channels one by one if f(x)[keep] == f(x[keep]) for any
         # choice of `keep`. One choice is not enough: a flip passes where `keep` is
         # symmetric, a mean over pairs of channels where it keeps whole pairs, a softmax
         # nowhere. Up to five choices without symmetry, on random numbers, leave little
-        # room for an accident; and every edit compares masked and smaller model afterwards.
+        # room for an accident; every edit compares masked and smaller model, too.
         whole = _run(op, call, x)
         for keep in _removals(channels, rng):
             part = _run(op, call, np.take(x, keep, axis))
