@@ -1,11 +1,22 @@
 """How pruning is divided among the layers, and how little of it suffices."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from tests.compression.conftest import network
-from tfcompress.compression._plan import Filters, smallest_cut
+from tfcompress import export
+from tfcompress.compression import Budget
+from tfcompress.compression._measure import Meter
+from tfcompress.compression._plan import (
+    Filters,
+    smallest_cut,
+    smallest_share,
+    spread_zeros,
+    with_zeros,
+)
 from tfcompress.compression._sensitivity import Sensitivity, measure
 from tfcompress.cost import count
 
@@ -88,3 +99,43 @@ def test_sensitivity_sees_what_matters(trained, data):
     assert result.harm["c2"][15] > 0.1
     assert all((np.diff(curve) >= -1e-9).all() for curve in result.harm.values())
     assert keras.ops.all(keras.ops.isfinite(model(data[0])))
+
+
+def test_the_smallest_share_fits_and_one_step_less_does_not():
+    for limit in (0.0, 0.005, 0.37, 0.98):
+        share, reached = smallest_share(0.98, 0.01, lambda s, least=limit: s >= least)
+        assert reached and share >= limit > share - 0.0101
+    assert smallest_share(0.98, 0.01, lambda share: False) == (0.98, False)
+
+
+def test_zeros_go_where_weights_are_small():
+    """The second kernel is a hundred times smaller: it loses its weights first."""
+    model = network()
+    small = model.get_layer("c2")
+    small.kernel.assign(small.kernel * 0.01)
+    even = spread_zeros(model, 0.3, uniform=True)
+    assert even == {"c1": 0.3, "c2": 0.3, "out": 0.3}
+    ranked = spread_zeros(model, 0.3, uniform=False)
+    sizes = {name: model.get_layer(name).kernel.shape for name in ranked}
+    counts = {name: int(np.prod(shape)) for name, shape in sizes.items()}
+    zeros = sum(ranked[name] * count for name, count in counts.items())
+    assert zeros == pytest.approx(0.3 * sum(counts.values()), abs=1)
+    assert ranked["c2"] > 0.3 > ranked["c1"]
+    sparse = with_zeros(model, ranked)
+    for name, size in counts.items():
+        kernel = keras.ops.convert_to_numpy(sparse.get_layer(name).kernel)
+        assert (kernel == 0).sum() == round(ranked[name] * size)
+    assert keras.ops.all(model.get_layer("c2").kernel != 0)
+
+
+def test_a_target_that_counts_nothing_has_no_figure(tmp_path, monkeypatch):
+    """Vela says 0 bytes of flash for a file of floats, all of which runs elsewhere."""
+    budget = Budget(flash="40kB", target="ethos-u55-128")
+    meter = Meter(budget, None, "horowitz_45nm", "computed")
+    told = SimpleNamespace(flash=0.0, ram=0.0, latency=None)
+    monkeypatch.setattr(export, "target", lambda file, target: told)
+    file = tmp_path / "m.tflite"
+    file.write_bytes(b"1234")
+    assert meter.file_figures(file, strict=False) == {"size": 4.0}
+    with pytest.raises(ValueError, match=r"argument `budget`.*'flash'"):
+        meter.file_figures(file)

@@ -154,13 +154,15 @@ class Meter:
                 return figures
             for name in sorted(there):
                 value = getattr(told, name)
-                if value is None and strict:
+                # Of a file that runs beside the accelerator, such as one of floats,
+                # tools count nothing.
+                if not value and strict:
                     raise ValueError(
                         "Invalid value for argument `budget`. Expected figures that "
-                        f"the tool of {target!r} tells. Received a limit of {name!r}, "
-                        "which it does not."
+                        f"the tool of {target!r} tells for the file. Received a limit "
+                        f"of {name!r}, for which it says {value}."
                     )
-                if value is not None:
+                if value:
                     figures[name] = float(value)
         return figures
 
