@@ -10,13 +10,13 @@ epochs, which trace and compile, do not count.
 """
 
 import json
-import os
 import statistics
 import threading
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import _backend  # noqa: F401  # before Keras
 
+# isort: split
 import keras
 import numpy as np
 from absl import app, flags

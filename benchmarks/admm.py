@@ -15,7 +15,6 @@ tfmot       the same dense LeNet-5 pruned with ADMM and with magnitude pruning o
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,8 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import _backend  # noqa: F401  # before Keras
 
+# isort: split
 import keras
 import numpy as np
 from absl import app, flags

@@ -1,27 +1,26 @@
 """What training on DRUM multipliers costs beside training with exact products.
 
-    python benchmarks/drum.py [--clock=wall] [--rounds=15] [--naive]
+    python benchmarks/drum.py [--clock=wall] [--rounds=15] [--naive] [--backend=jax]
 
 A training step (forward, gradients, SGD) of one layer, exact and approximate, C++
 and TensorFlow operations, interleaved; the median of the ratios to the exact step.
 `--clock=cpu` counts processor time, which other load on the machine does not
-change. `--naive` adds an emulation that truncates the operands of every single
-product, on a small layer, for contrast.
+change. On JAX there is one form of DRUM. `--naive` (on TensorFlow) adds an emulation
+that truncates the operands of every single product, on a small layer, for contrast.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import _backend  # noqa: F401  # before Keras
 
+# isort: split
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from keras import layers
 
@@ -47,7 +46,12 @@ def drum(layer: keras.Layer) -> keras.Layer:
 
 def step(layer: keras.Layer, shape: tuple[int, ...], scope: object) -> Callable:
     """A compiled training step on random data, already traced."""
-    layer.build(shape)
+    if not layer.built:
+        layer.build(shape)
+    if keras.backend.backend() == "jax":
+        return step_on_jax(layer, shape)
+    import tensorflow as tf
+
     optimizer = keras.optimizers.SGD(1e-3)
     optimizer.build(layer.trainable_variables)
     x = tf.random.normal(shape, seed=0)
@@ -68,6 +72,30 @@ def step(layer: keras.Layer, shape: tuple[int, ...], scope: object) -> Callable:
     return train
 
 
+def step_on_jax(layer: keras.Layer, shape: tuple[int, ...]) -> Callable:
+    import jax
+    import jax.numpy as jnp
+
+    x = jax.random.normal(jax.random.key(0), shape)
+    trained, rest = (
+        [variable.value for variable in variables]
+        for variables in (layer.trainable_variables, layer.non_trainable_variables)
+    )
+
+    def loss(weights, x):
+        return jnp.mean(jnp.square(layer.stateless_call(weights, rest, x)[0]))
+
+    @jax.jit
+    def train(weights):
+        # Of the inputs, too, which layers further down need.
+        value, (of_weights, of_x) = jax.value_and_grad(loss, (0, 1))(weights, x)
+        moved = [w - 1e-3 * g for w, g in zip(weights, of_weights, strict=True)]
+        return value + jnp.sum(of_x[0]), moved
+
+    run = train.lower(trained).compile()
+    return lambda: jax.block_until_ready(run(trained))[0]
+
+
 def timed(run: Callable) -> float:
     clock = time.perf_counter if FLAGS.clock == "wall" else time.process_time
     start = clock()
@@ -79,7 +107,8 @@ def compare(name: str, make: Callable, shape: tuple[int, ...]) -> None:
     steps = {"exact": step(make(), shape, nullcontext())}
     if tfc.ops.implementation() == "c++":
         steps["c++"] = step(drum(make()), shape, nullcontext())
-    steps["tensorflow"] = step(drum(make()), shape, tfc.ops.portable())
+    backend = keras.backend.backend()
+    steps[backend] = step(drum(make()), shape, tfc.ops.portable())
     times: dict[str, list[float]] = {kind: [] for kind in steps}
     for _ in range(FLAGS.rounds):
         for kind, run in steps.items():
@@ -94,6 +123,8 @@ def compare(name: str, make: Callable, shape: tuple[int, ...]) -> None:
 
 def naive() -> None:
     """Every product by itself: (batch, inputs, units) operands in memory."""
+    import tensorflow as tf
+
     x, w = tf.random.normal((64, 256), seed=0), tf.random.normal((256, 256), seed=1)
 
     @tf.function(jit_compile=False)

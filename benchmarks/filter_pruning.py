@@ -16,13 +16,13 @@ the first epoch of each, which traces and compiles, counts for `shrinking` only.
 """
 
 import json
-import os
 import statistics
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import _backend  # noqa: F401  # before Keras
 
+# isort: split
 import numpy as np
 from absl import app, flags
 

@@ -15,14 +15,14 @@ not count. So do the timings of files, which run on one thread.
 """
 
 import json
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import _backend  # noqa: F401  # before Keras
 
+# isort: split
 import keras
 import numpy as np
 from absl import app, flags

@@ -20,6 +20,32 @@ EPOCHS = 4
 SAMPLES, BATCH = 64, 8  # 8 steps an epoch
 
 
+# Where a run may take place; the columns of the table in docs/scaling.md.
+PLACES = (
+    "TensorFlow, one device",
+    "TensorFlow, `MirroredStrategy`",
+    "TensorFlow, several processes",
+    "JAX, one device",
+    "JAX, data parallel",
+    "JAX, several processes",
+    "torch",
+)
+
+
+def proves(*places, outcome="tested"):
+    """Marks a test that is parametrized by cases as what cells of the table stand on.
+
+    `scripts/document_backends.py` writes the table from these marks.
+    """
+    assert set(places) <= set(PLACES)
+
+    def mark(function):
+        function.proves = (places, outcome)
+        return function
+
+    return mark
+
+
 def data():
     generator = np.random.default_rng(0)
     x = generator.normal(size=(SAMPLES, 6, 6, 2)).astype("float32")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tests.callbacks.contract import BATCH, CASES, EPOCHS, data, network
+from tests.callbacks.contract import BATCH, CASES, EPOCHS, data, network, proves
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 SITUATIONS = {}
@@ -337,6 +337,8 @@ def others_see_it_first(case, tmp_path):
 # The table -------------------------------------------------------------------------
 
 
+# scripts/test.sh runs it on both backends.
+@proves("TensorFlow, one device", "JAX, one device")
 @pytest.mark.parametrize("name", SITUATIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case, name, tmp_path):
@@ -360,6 +362,7 @@ def on_two_devices():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@proves("TensorFlow, `MirroredStrategy`")
 @pytest.mark.parametrize("case", CASES)
 def test_two_devices_equal_one(case, on_two_devices):
     found = on_two_devices[case]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.callbacks.contract import CASES
+from tests.callbacks.contract import CASES, proves
 
 pytest.importorskip("jax")
 
@@ -116,15 +116,17 @@ def everything(tmp_path_factory):
     }
 
 
+@proves("JAX, data parallel")
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ALL)
-def test_data_parallel_equals_one_device(run, everything):
+@pytest.mark.parametrize("case", ALL)
+def test_data_parallel_equals_one_device(case, everything):
     (one,), (two,) = everything["one"], everything["devices"]
-    assert_equal(one[run], two[run], tolerance=1e-6)
+    assert_equal(one[case], two[case], tolerance=1e-6)
 
 
+@proves("JAX, several processes")
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ALL)
-def test_two_processes_equal_one(run, everything):
+@pytest.mark.parametrize("case", ALL)
+def test_two_processes_equal_one(case, everything):
     (one,), two = everything["one"], everything["processes"]
-    check_processes(run, one[run], [found[run] for found in two])
+    check_processes(case, one[case], [found[case] for found in two])

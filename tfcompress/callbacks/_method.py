@@ -376,9 +376,9 @@ def _check_run(method: str, model: keras.Model) -> None:
     if "MultiWorker" in type(strategy).__name__:
         raise ValueError(
             "Invalid value for the distribution strategy of the model. Expected one "
-            "machine; MultiWorkerMirroredStrategy does not work with fit of Keras 3. "
-            "Use the JAX backend and keras.distribution for several. Received: "
-            f"{type(strategy).__name__}"
+            "machine; fit of Keras 3 does not work under MultiWorkerMirroredStrategy "
+            "(keras#20585 on GitHub). Use the JAX backend and keras.distribution for "
+            f"several. Received: {type(strategy).__name__}"
         )
 
 
