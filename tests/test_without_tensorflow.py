@@ -107,6 +107,7 @@ def python(tmp_path_factory):
 TRAIN = """
 import importlib.util, json, sys
 import keras
+import numpy as np
 import tfcompress as tfc
 
 for name in tfc.__all__:
@@ -128,6 +129,9 @@ history = model.fit(
 small = tfc.finalize(model)
 small.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 small.save(sys.argv[1])
+tfc.export.pack(small, sys.argv[1] + ".tfcz")
+again = tfc.export.unpack(sys.argv[1] + ".tfcz")
+packed = all(map(np.array_equal, small.get_weights(), again.get_weights()))
 qat = tfc.quantization.prepare(small, weights=4)
 qat = tfc.quantization.calibrate(qat, data.train.images[:100])
 qat.fit(data.train.images, data.train.labels, batch_size=64, verbose=0)
@@ -153,6 +157,7 @@ print(json.dumps({
     "macs": [dense.macs, tfc.cost.count(small).macs],
     "refused": refused,
     "levels": levels,
+    "packed": packed,
     "tensorflow": importlib.util.find_spec("tensorflow") is not None,
     "package": tfc.__file__,
 }))
@@ -176,6 +181,7 @@ def test_lenet5_is_pruned_quantized_and_saved(python, tmp_path):
     assert found["macs"] == macs
     assert found["accuracy"] > 0.6  # a tenth by chance
     assert 4 < found["levels"] <= 15  # of 4 bits, symmetric
+    assert found["packed"]
     assert "pip install tensorflow" in found["refused"][0]
     assert "TensorFlow Datasets" in found["refused"][1]
 
@@ -184,6 +190,9 @@ def test_lenet5_is_pruned_quantized_and_saved(python, tmp_path):
 def test_every_method_trains_finalizes_and_saves(python, tmp_path):
     script = REPOSITORY / "tests" / "callbacks" / "on_lenet5.py"
     found = on_jax(python, "-I", script, tmp_path)
+    notes = found.pop("report")
+    assert any("No float32 TFLite file" in note for note in notes)
+    assert (tmp_path / "report.html").stat().st_size > 0
     assert len(found) == 9
     for name, result in found.items():
         assert result["error"] is None, f"{name}: {result['error']}"

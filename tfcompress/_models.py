@@ -78,7 +78,7 @@ def load_model(
     try:
         # Compiled, the optimizer makes its slots, also where none were stored.
         slots = _SLOTS if compiled else 0
-        with _bounded((1 + slots) * _stored_entries(file)):
+        with at_most(_SPARE_ENTRIES + (1 + slots) * _stored_entries(file)):
             model = keras.saving.load_model(file, compile=compiled)
     # The file is foreign data: anything may go wrong with it, in any layer's code.
     except (Exception, MemoryError) as error:
@@ -130,6 +130,8 @@ def at_most(entries: int, variables: int | None = None) -> Iterator[None]:
 
     A hostile architecture may ask for a layer of any size. An initial value is
     first traced in a graph of its own, which tells its shape and takes no memory.
+    Only TensorFlow asks before it creates a variable; on other backends nothing is
+    refused here.
 
     Args:
         entries: how many numbers there may be.
@@ -138,6 +140,9 @@ def at_most(entries: int, variables: int | None = None) -> Iterator[None]:
     Raises:
         ValueError: inside, as soon as there would be more.
     """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
     import tensorflow as tf
 
     left, created = entries, 0
@@ -161,13 +166,6 @@ def at_most(entries: int, variables: int | None = None) -> Iterator[None]:
 
     with tf.variable_creator_scope(create):
         yield
-
-
-def _bounded(entries: int) -> contextlib.AbstractContextManager[None]:
-    # Only TensorFlow asks before it creates a variable.
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    return at_most(entries + _SPARE_ENTRIES)
 
 
 def _stored_entries(file: Path) -> int:

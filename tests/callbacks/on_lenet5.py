@@ -105,4 +105,7 @@ if __name__ == "__main__":
             results[each] = {"error": None, **train(each)}
         except Exception:
             results[each] = {"error": traceback.format_exc()[-2000:]}
+    report = tfc.report.compare({"dense": lenet5()}, data=(X[:64], Y[:64]), verbose=0)
+    report.save(FOLDER / "report.html")
+    results["report"] = list(report.notes)
     print(json.dumps(results))

@@ -100,6 +100,18 @@ def test_several_workers_of_tensorflow_are_refused_before_training(case, monkeyp
         method.on_train_begin()
 
 
+@pytest.mark.parametrize("gradient", ["exact", "approximate"])
+def test_multipliers_are_refused_on_other_backends(gradient, monkeypatch):
+    layer = tfc.layers.DrumMultiply(
+        keras.layers.Dense(2), 2, 6, gradient=gradient, partition="all"
+    )
+    x = keras.ops.ones((1, 3))
+    layer(x)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match=r"tensorflow and jax.*torch"):
+        layer(x)
+
+
 # The table of docs/scaling.md ------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from tfcompress import cost, policy
+from tfcompress import _processes, cost, policy
 from tfcompress import report as reports
 from tfcompress._checks import fraction, invalid, number, one_of, whole
 from tfcompress._files import lock, write_atomic
@@ -240,11 +240,13 @@ def compress(
         TypeError: if an argument is of another kind.
         ValueError: before any training, if an argument is not as described, the
             model is not compiled, the data have no labels or do not fit, no method
-            is left, or `out` holds another run.
+            is left, `out` holds another run, or several processes of JAX train
+            together.
         ImportError: if `trials`, `engine` or the budget's `target` need a package
             that is not installed.
         RuntimeError: if the loss became NaN in every trial.
     """
+    _processes.require_one("compress")
     options = _checked(
         model,
         budget=budget,

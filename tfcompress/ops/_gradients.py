@@ -22,10 +22,18 @@ def with_gradient_of(smooth: Function, function: Function) -> Function:
         smooth: function of tensors that is differentiated.
         function: function of the same tensors whose value is returned, with the
             shape and dtype of that of `smooth`.
+
+    Raises:
+        ValueError: if the backend of Keras is another one.
     """
-    if keras.backend.backend() == "jax":
-        return _on_jax(smooth, function)
-    return _on_tensorflow(smooth, function)
+    backend = keras.backend.backend()
+    forms = {"tensorflow": _on_tensorflow, "jax": _on_jax}
+    if backend not in forms:
+        raise ValueError(
+            "Invalid value for the backend of Keras. Straight-through gradients work "
+            f"on {' and '.join(forms)}. Received: {backend!r}"
+        )
+    return forms[backend](smooth, function)
 
 
 def _on_tensorflow(smooth: Function, function: Function) -> Function:
