@@ -1,6 +1,6 @@
 """Independent tasks, shared out among processes of this machine or a Ray cluster.
 
-The only file that knows joblib and Ray.
+All tasks are known beforehand. `compression._ray` asks for the next one each time.
 """
 
 from __future__ import annotations
