@@ -358,6 +358,9 @@ def judge() -> None:
         )
         result = once(f"{key} file", lambda key=key: row(open_model(key), data))
         show(f"trained with {bits} bits ({found['rate']:g})", result, found, plain)
+        if bits == 2:
+            packed = partial(row, open_model(key), data, quantization="int2")
+            show("the same, stored in 2 bits", once(f"{key} int2 file", packed))
     if name == "mobilenet":
         result = once(f"{name} one step", lambda: one_step(model, data, calibration))
         show("int8 after training, one step for each depthwise kernel", result)

@@ -133,23 +133,23 @@ _IN_FLOAT = {
     "AveragePooling3D": "LiteRT has no pooling in three dimensions for integers",
     "GlobalAveragePooling3D": "LiteRT has no pooling in three dimensions for integers",
     "GlobalMaxPooling3D": "LiteRT has no pooling in three dimensions for integers",
-    "MultiHeadAttention": "its products are computed in float",
-    "GroupQueryAttention": "its products are computed in float",
-    "Attention": "its products are computed in float",
-    "AdditiveAttention": "its products are computed in float",
-    "EinsumDense": "its product is computed in float",
+    **dict.fromkeys(
+        ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"),
+        "its products of queries, keys and values lie inside the layer, where no "
+        "ranges are learned",
+    ),
+    "EinsumDense": "LiteRT has no product of its form with a kernel on a grid",
     "LayerNormalization": "its statistics need more than 8 bits",
     "GroupNormalization": "its statistics need more than 8 bits",
     "RMSNormalization": "its statistics need more than 8 bits",
     "UnitNormalization": "its statistics need more than 8 bits",
-    "LSTM": "recurrent layers are computed in float",
-    "GRU": "recurrent layers are computed in float",
-    "SimpleRNN": "recurrent layers are computed in float",
-    "RNN": "recurrent layers are computed in float",
-    "ConvLSTM1D": "recurrent layers are computed in float",
-    "ConvLSTM2D": "recurrent layers are computed in float",
-    "ConvLSTM3D": "recurrent layers are computed in float",
-    "Bidirectional": "recurrent layers are computed in float",
+    **dict.fromkeys(
+        (
+            *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"),
+            *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+        ),
+        "recurrent layers are computed in float",
+    ),
     "Lambda": "what a Lambda layer computes is not known",
 }
 
