@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +22,8 @@ MODULES = sorted(
 
 # A block of a page is run if this stands before it; blocks of a page share names.
 RUNS = "<!-- runs -->"
+# So is one of these, with the names of `given`, and for few epochs.
+GIVEN = "<!-- runs with a model and data -->"
 # Said in the place of it, and why: the block is only read.
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 _BLOCK = re.compile(
@@ -38,23 +41,73 @@ def label(page):
     return str(page.relative_to(ROOT))
 
 
+def given():
+    """What a page takes for granted: a trained model, its data, and their parts."""
+    data = tfc.data.load("digits")
+    model = tfc.zoo.lenet5(0.4, data.classes, data.input_shape)
+    loss = "sparse_categorical_crossentropy"
+    model.compile("adam", loss, metrics=["accuracy"])
+    x, y = data.train.images[:512], data.train.labels[:512]
+    model.fit(x, y, epochs=3, verbose=0)
+    return {
+        **{"tfc": tfc, "shutil": shutil, "loss": loss, "model": model, "dense": model},
+        **{"x": x, "y": y, "x_train": x, "train": data.pipeline("train")},
+        **{"x_val": x[:64], "y_val": y[:64], "x_test": x[:64], "y_test": y[:64]},
+    }
+
+
+class Short(ast.NodeTransformer):
+    """Trains for two epochs where the page says many, for one where it says few.
+
+    Pages show the settings of real training runs; a test asks whether the calls hold.
+    """
+
+    def visit_keyword(self, node):
+        if node.arg and node.arg.endswith("epochs"):
+            node.value = ast.Constant(2 if node.value.value > 7 else 1)
+        return self.generic_visit(node)
+
+
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(c == RUNS for c, _ in blocks(page))],
+    [page for page in PAGES if any(c in (RUNS, GIVEN) for c, _ in blocks(page))],
     ids=label,
 )
 def test_blocks_that_are_marked_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
+    if any(comment == GIVEN for comment, _ in blocks(page)):
+        names |= given()
     for comment, code in blocks(page):
-        if comment == RUNS:
-            exec(compile(code, label(page), "exec"), names)
+        tree = ast.parse(code)
+        if comment == GIVEN:
+            tree = ast.fix_missing_locations(Short().visit(tree))
+        if comment in (RUNS, GIVEN):
+            exec(compile(tree, label(page), "exec"), names)
+
+
+# Run whole in the tests named beside them.
+ELSEWHERE = {
+    "README.md": "tests/test_readme.py",
+    "docs/examples.md": "tests/examples/test_examples.py",
+    "docs/faq.md": "tests/test_faq.py",
+    "docs/migrate_from_tfmot.md": "tests/quantization/test_docs.py",
+    "docs/quantization.md": "tests/quantization/test_docs.py",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_every_block_runs_or_says_why_not(page):
+    if label(page) in ELSEWHERE:
+        assert (ROOT / ELSEWHERE[label(page)]).exists()
+    else:
+        assert all(comment for comment, _ in blocks(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_comments_before_blocks_are_known(page):
     for comment, _ in blocks(page):
-        assert comment in ("", RUNS) or NOT_RUN.fullmatch(comment), comment
+        assert comment in ("", RUNS, GIVEN) or NOT_RUN.fullmatch(comment), comment
 
 
 def named(node):
