@@ -27,7 +27,7 @@ GIVEN = "<!-- runs with a model and data -->"
 # Said in the place of it, and why: the block is only read.
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 _BLOCK = re.compile(
-    r"(?:^(<!-- .*? -->)\n+)?^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
+    r"(?:^(<!-- [^\n]*? -->)\n+)?^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL
 )
 
 
