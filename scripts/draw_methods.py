@@ -208,7 +208,7 @@ def filter_pruning() -> Figure:
     figure.text(left + epochs * wide + 8, base + 3, "50 %", "small")
     epochs_below(figure, left, base + 18, epochs, wide)
     figure.key(
-        280, 28, [("a", "a filter; darker: larger mean |w|"), ("none", "removed")]
+        280, 28, [("a", "a filter; fuller: larger mean |w|"), ("none", "removed")]
     )
     figure.text(
         20,
@@ -247,7 +247,7 @@ def magnitude_pruning() -> Figure:
         760, 330, "A corner of a kernel at four epochs: small weights become zero"
     )
     figure.text(20, 28, "Single weights become zero, the smallest first", "title")
-    figure.key(430, 28, [("a", "a weight; darker: larger |w|"), ("none", "zero")])
+    figure.key(430, 28, [("a", "a weight; fuller: larger |w|"), ("none", "zero")])
     most = max(float(values.max()) for values in seen.seen) * 0.6
     for place, epoch in enumerate((5, 8, 11, 20)):
         values = seen.seen[epoch - 1]
@@ -425,7 +425,7 @@ def activation_density() -> Figure:
     )
     figure.text(20, 28, "How active a layer is decides how wide it gets", "title")
     figure.key(
-        410, 28, [("a", "share of activations that are not zero: darker is more")]
+        410, 28, [("a", "share of activations that are not zero: fuller is more")]
     )
     left, top, wide, high = 90, 70, 16, 30
     epochs = len(wide_net.curve)
