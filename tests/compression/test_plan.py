@@ -8,7 +8,7 @@ import pytest
 
 from tests.compression.conftest import network
 from tfcompress import export
-from tfcompress.compression import Budget
+from tfcompress.compression import Budget, _search
 from tfcompress.compression._measure import Meter
 from tfcompress.compression._plan import (
     Filters,
@@ -139,3 +139,32 @@ def test_a_target_that_counts_nothing_has_no_figure(tmp_path, monkeypatch):
     assert meter.file_figures(file, strict=False) == {"size": 4.0}
     with pytest.raises(ValueError, match=r"argument `budget`.*'flash'"):
         meter.file_figures(file)
+
+
+def test_a_database_that_another_process_is_making_is_opened_again(
+    tmp_path, monkeypatch
+):
+    optuna = pytest.importorskip("optuna")
+    from sqlalchemy.exc import IntegrityError
+
+    real, failures = optuna.storages.get_storage, [1, 2]
+
+    def busy(url):
+        if failures:
+            raise IntegrityError("INSERT", {}, Exception(f"made by {failures.pop()}"))
+        return real(url)
+
+    monkeypatch.setattr(optuna.storages, "get_storage", busy)
+    monkeypatch.setattr(_search, "_PAUSE", 0.0)
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    arguments = {"seed": 0, "defaults": {"x": 1.0}, "ranges": {"x": (0.5, 2.0, False)}}
+    engine = _search.optuna_engine(
+        count=2, storage=url, folder=tmp_path, name="study", **arguments
+    )
+    first = engine.next({}, ())
+    assert first.settings == {"x": 1.0}
+    # What runs already is not handed out again; what is done is told.
+    second = engine.next({}, {first.number})
+    assert second.number == 1 and engine.next({}, {0, 1}) is None
+    done = {0: {"worth": 0.5, "excess": 1.0}}
+    assert engine.next(done, ()).number == 1

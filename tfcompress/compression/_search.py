@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = ["Engine", "One", "Trial", "optuna_engine"]
+
+# To open a database that another process is making; the pauses get longer, in seconds.
+_ATTEMPTS, _PAUSE = 6, 0.3
 
 
 class Trial(Protocol):
@@ -197,11 +201,27 @@ class _OptunaTrial:
 
 def _storage(optuna: Any, storage: str | None, folder: Path | None) -> Any:
     if storage is not None:
-        return storage
+        return _opened(optuna, storage)
     if folder is None:
         return None
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "search.log"))
     return optuna.storages.JournalStorage(backend)
+
+
+def _opened(optuna: Any, url: str) -> Any:
+    """A storage that several processes share.
+
+    Processes that begin at one moment all make the tables of a new database. One is
+    first; the others fail, and find the tables when they try again.
+    """
+    from sqlalchemy.exc import IntegrityError, OperationalError
+
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return optuna.storages.get_storage(url)
+        except (IntegrityError, OperationalError):
+            time.sleep(_PAUSE * attempt)
+    return optuna.storages.get_storage(url)
 
 
 @contextlib.contextmanager
