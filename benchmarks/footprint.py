@@ -60,6 +60,8 @@ def halved(model: keras.Model) -> keras.Model:
 
 
 def figures(model: Any) -> list[str]:
+    if "int8" not in model.files or TARGET not in model.targets:
+        return [f"{model.macs / 1e6:.3g} M", "refused, see below", "–", "–", "–"]
     file, target = model.files["int8"], model.targets[TARGET]
     return [
         f"{model.macs / 1e6:.3g} M",
@@ -88,6 +90,9 @@ def main(argv: list[str]) -> None:
         )
         for row in report.models:
             print(f"| {name} | {row.name} | {' | '.join(figures(row))} |", flush=True)
+        refused = [row for row in report.models if "int8" not in row.files]
+        if refused:
+            print(*report.notes, sep="\n", flush=True)
 
 
 if __name__ == "__main__":
