@@ -138,7 +138,7 @@ PRESETS = {
                 Round(lenet(170, 660, 1330, 390), 5, 12),
             ],
             "pruned 220x": [Round(lenet(150, 560, 945, 300), 5, 10)],
-            # The best published for LeNet-5: progressive ADMM, 246x at 99.0 %.
+            # As many as the best published, progressive ADMM, removes from LeNet-5.
             "pruned 246x": [Round(lenet(140, 520, 825, 265), 5, 10)],
         },
         bits={"conv1": 3, "conv2": 3, "fc1": 2, "classifier": 2},
