@@ -124,7 +124,11 @@ def chosen(presets: Mapping[str, Any]) -> Any:
 
 
 def common() -> dict[str, Any]:
-    """What the flags that all recipes have say, for a recipe's `run`."""
+    """What the flags that all recipes have say, for a recipe's `run`.
+
+    The policy of data types is set here: whatever is built afterwards follows it.
+    """
+    keras.config.set_dtype_policy(FLAGS.dtype_policy)
     return {
         "seeds": list(dict.fromkeys(map(int, FLAGS.seeds))),
         "out": FLAGS.out,
@@ -140,7 +144,6 @@ def launch(main: Callable[[], Any]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
         stopped = False
-        keras.config.set_dtype_policy(FLAGS.dtype_policy)
         try:
             main()
         except KeyboardInterrupt:

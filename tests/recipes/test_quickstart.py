@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -80,3 +82,15 @@ def test_bad_input_is_refused_before_training(
     monkeypatch.setattr(quickstart, "train", lambda *args: pytest.fail("trained"))
     with pytest.raises(ValueError, match=message):
         run(quickstart, **{"out": tmp_path, **change})
+
+
+def test_the_script_refuses_what_it_cannot_read_in_one_line(quickstart, tmp_path):
+    # As a user starts it: flags, and what surrounds every recipe, are there.
+    result = subprocess.run(
+        [sys.executable, quickstart.__file__, "--dataset=npz:nothing.npz",
+         f"--out={tmp_path}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "quickstart.py: Invalid value for argument `name`" in result.stderr
+    assert "Traceback" not in result.stderr
