@@ -77,12 +77,12 @@ class Settings:
     Attributes:
         rows: pruning phases that lead to each row of the table, by its name.
         bits: width of a level code by layer; an int for all pruned layers.
-        quantize: epochs of ADMM toward the levels, and of retraining after it.
+        quantise: epochs of ADMM toward the levels, and of retraining after it.
     """
 
     rows: Mapping[str, Sequence[Round]]
     bits: Mapping[str, int] | int
-    quantize: tuple[int, int]
+    quantise: tuple[int, int]
     dataset: str = setting('"digits" or the name of a TFDS set.')
     model: str = setting("Network.", choices=["lenet5", "resnet20", "vgg16"])
     dense_epochs: int = setting("Epochs of the dense network.", least=1)
@@ -119,7 +119,7 @@ PRESETS = {
             "pruned 40x": [Round(lenet(200, 1150, 1300, 550), 4, 8)],
         },
         bits=3,
-        quantize=(5, 2),
+        quantise=(5, 2),
         dense_epochs=15,
         dropout=0.3,
         batch_size=32,
@@ -142,7 +142,7 @@ PRESETS = {
             "pruned 246x": [Round(lenet(140, 520, 825, 265), 5, 10)],
         },
         bits={"conv1": 3, "conv2": 3, "fc1": 2, "classifier": 2},
-        quantize=(5, 2),
+        quantise=(5, 2),
         dense_epochs=12,
         dropout=0.4,
         shift=2,
@@ -156,7 +156,7 @@ PRESETS = {
             "pruned 10x": [Round(0.1, 15, 30)],
         },
         bits=4,
-        quantize=(10, 5),
+        quantise=(10, 5),
         dense_epochs=120,
         shift=4,
         batch_size=128,
@@ -169,7 +169,7 @@ PRESETS = {
             "pruned 50x": [Round(0.02, 15, 30)],
         },
         bits=4,
-        quantize=(10, 5),
+        quantise=(10, 5),
         dense_epochs=120,
         shift=4,
         batch_size=128,
@@ -505,7 +505,7 @@ def quantization(settings: Settings, model: keras.Model) -> tfc.training.AdmmPha
     bits = settings.bits
     if not isinstance(bits, Mapping):
         bits = dict.fromkeys(pruned_layers(model), bits)
-    admm, retrain = settings.quantize
+    admm, retrain = settings.quantise
     return tfc.training.AdmmPhase(
         {name: tfc.constraints.Levels(width) for name, width in bits.items()},
         admm_epochs=admm,

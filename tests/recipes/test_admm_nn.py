@@ -106,7 +106,7 @@ def settings(recipe):
             "pruned 5x": [recipe.Round(0.2, 1, 1)],
             "pruned 10x": [recipe.Round(0.1, 1, 1)],
         },
-        quantize=(1, 1),
+        quantise=(1, 1),
         dense_epochs=1,
         search_epochs=1,
         drop=1.0,
