@@ -219,9 +219,19 @@ def main(_):
     if FLAGS.pack_data:
         return pack(Path(FLAGS.pack_data), FLAGS.set, FLAGS.data_dir)
     end = time.monotonic() + 60 * FLAGS.minutes
-    if not FLAGS.data:
-        raise app.UsageError("--data is needed: a file that --pack_data has written.")
-    out = Path(FLAGS.out).resolve()
+    if not FLAGS.data or not Path(FLAGS.data).is_file():
+        raise app.UsageError(
+            "Expected for --data a file that --pack_data has written. Received: "
+            f"{FLAGS.data!r}"
+        )
+    known = sorted({run for piece in FLAGS.pieces for run in PIECES[piece].runs})
+    if unknown := set(FLAGS.only or ()) - set(known):
+        raise app.UsageError(
+            f"Expected for --only some of {', '.join(known)}. Received: "
+            f"{', '.join(sorted(unknown))}"
+        )
+    # Apart, so that a real run takes neither images nor results of a smoke test.
+    out = Path(FLAGS.out).resolve() / ("smoke" if FLAGS.smoke else "")
     out.mkdir(parents=True, exist_ok=True)
     arrays = out / "data" / f"{FLAGS.set}.npz"
     if not arrays.exists():
@@ -273,8 +283,10 @@ def pack(path: Path, name: str, data_dir: str | None) -> None:
             f"sizes_{split}": np.array([len(i) - len(shared) for i in images]),
             f"y_{split}": np.array([label for _, label in pairs], np.int32),
         }
-    with open(path, "wb") as file:
+    temporary = path.with_name(f".unfinished-{path.name}")
+    with open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
+    os.replace(temporary, path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

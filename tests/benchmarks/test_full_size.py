@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,28 +79,39 @@ def test_a_call_that_is_too_short_is_continued_by_the_next(packed, tmp_path):
     assert "Not finished: cross-stack-small/k1-5-seed0" in first.stdout
     second = driver(tmp_path, *flags)
     assert second.returncode == 0, second.stdout + second.stderr
-    records = json.loads((tmp_path / "out" / "records.json").read_text())
+    records = json.loads((tmp_path / "out" / "smoke" / "records.json").read_text())
     found = {record["name"] for record in records["cross-stack-small"]}
     assert found == {
         "dense", "pruned-aggressive", "proposed-aggressive", "baseline-aggressive"
     }  # fmt: skip
     assert "| k1-5 | proposed-aggressive | 1 |" in second.stdout
-    log = tmp_path / "out" / "cross-stack-small" / "k1-5-seed0" / "log"
+    log = tmp_path / "out" / "smoke" / "cross-stack-small" / "k1-5-seed0" / "log"
     before = log.read_text()
     driver(tmp_path, *flags)
     assert log.read_text() == before  # nothing is trained twice
 
 
 def test_a_run_that_fails_is_named(packed, tmp_path):
-    (tmp_path / "out" / "gates-small").mkdir(parents=True)
-    (tmp_path / "out" / "gates-small" / "dense-seed0").mkdir()
-    settings = tmp_path / "out" / "gates-small" / "dense-seed0" / "settings.json"
+    folder = tmp_path / "out" / "smoke" / "gates-small" / "dense-seed0"
+    folder.mkdir(parents=True)
+    settings = folder / "settings.json"
     settings.write_text('{"width": 7}')  # of another experiment
     result = driver(
         tmp_path, f"--data={packed}", "--smoke", "--pieces=gates-small", "--only=dense"
     )
     assert result.returncode == 1
     assert "gates-small/dense-seed0" in result.stderr
+
+
+def test_names_and_files_that_are_not_there_are_refused(packed, tmp_path):
+    for flags, message in (
+        ((f"--data={packed}", "--only=dens"), "--only.*Received: dens"),
+        (("--data=nothing.npz",), "--data.*nothing.npz"),
+    ):
+        result = driver(tmp_path, *flags)
+        assert result.returncode == 1
+        assert re.search(message, result.stdout + result.stderr, re.DOTALL)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
