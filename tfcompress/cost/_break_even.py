@@ -158,6 +158,8 @@ class SparseHardware:
                 "Invalid value for argument `pruned`. Expected a fraction from 0 to "
                 f"below 1. Received: pruned={pruned!r}"
             )
+        # log(ratio) = -log(1 - pruned). In logarithms a speed-up that is proportional
+        # to the ratio is a straight line, which interpolation keeps.
         ratios, speedups = zip(*self.curve, strict=True)
         known = np.interp(-math.log1p(-pruned), np.log(ratios), np.log(speedups))
         return float(np.exp(known))

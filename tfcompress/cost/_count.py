@@ -153,6 +153,10 @@ def summarize(
 
 
 def _row(entry: Entry, sizes: Sizes) -> LayerCost:
+    # Three groups of variables: all of the layer, for what is read at each use; those
+    # that an earlier row has not counted yet (`owned`), for parameters, because a
+    # shared layer computes twice and is stored once; and the kernels, which are what
+    # products read, so that sparsity is not blurred by biases and statistics.
     use, work = entry.use, entry.work
     variables = tuple(getattr(entry.layer, "weights", ()))
     weighted = [p for p in work.products if p.weight is not None]
@@ -171,6 +175,8 @@ def _row(entry: Entry, sizes: Sizes) -> LayerCost:
         macs = sizes.macs(product)
         if product.weight is None or not macs:
             return macs
+        # Every element of a weight is used equally often (see `Product`), so that the
+        # share of products with a zero is the share of zeros.
         return macs * alive([product.weight]) // sizes.variable(product.weight)
 
     reads, live_reads = size(variables), alive(variables)

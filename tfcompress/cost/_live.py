@@ -66,6 +66,9 @@ class _LiveSizes(Sizes):
             # Shrinking leaves one channel of a group that is zero as a whole.
             gone = zero[: group.size - 1]
             self._gone[group.classes[gone]] = True
+        # The analysis gives every position along an axis of a variable a label, and
+        # positions that live and die together the same root (see docs/structure.md).
+        # What is left of each axis follows from the roots that are gone.
         for axis in groups.analysis.axes.values():
             kept = ~self._gone[self._solution.root[axis.labels]]
             if not kept.all():
@@ -87,6 +90,7 @@ class _LiveSizes(Sizes):
 
     def macs(self, product: Product) -> int:
         if product.weight is not None:
+            # The division is exact: each element of the weight is used equally often.
             whole = math.prod(product.weight.shape)
             return product.macs // whole * self.variable(product.weight)
         if product.along is not None:

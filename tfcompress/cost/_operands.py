@@ -73,6 +73,9 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
         operation: the layer or operation.
         tensor: its output, whose dtype tells the width where nothing else does.
     """
+    # From the most specific: what wrappers say (`cost_layer`), then Keras' own int8
+    # quantization, then dtypes. Operands are integers only if both widths are known to
+    # be: a layer with 4-bit weights alone still multiplies floats.
     layer, said = _told(operation)
     compute = getattr(layer, "compute_dtype", None) or tensor.dtype
     quantized = getattr(layer, "quantization_mode", None) == "int8"

@@ -74,6 +74,11 @@ def register(
 
 def layer_rule(layer: keras.Layer) -> Rule:
     """The rule of `layer`."""
+    # From the most specific knowledge to the least: a rule for the class (the table
+    # below, or `register`), a registered producer, what the layer says of itself, its
+    # graph. Elementwise are Keras layers without weights, and what was registered as
+    # channel-wise. No other class is guessed at: its row gives a reason, and `count`
+    # warns that the total is a lower bound.
     rule = _RULES.get(type(layer)) or _RULES.get(counts_as(type(layer)))
     if rule is not None:
         return rule
@@ -204,6 +209,8 @@ def _conv(layer: Any, use: Use) -> Work:
 
 def _conv_transpose(layer: Any, use: Use) -> Work:
     """Every weight is used once for each input position."""
+    # The mirror image of a convolution: each input value is multiplied by the kernel
+    # and added into the output at k × k places.
     positions = spatial_size(use.inputs[0], layer.data_format)
     return _weighted(layer, positions, elements(use.outputs[0]))
 
@@ -237,6 +244,9 @@ def _projection(layer: Any, size: int) -> Work:
 
     Every weight is used once for each combination of the input's other axes.
     """
+    # "abc,cde->abde": c is in both, and summed over. An input of a · b · c elements has
+    # size // c = a · b positions, at each of which all c · d · e weights are used once;
+    # the output has a · b · d · e elements.
     data, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
     lengths = dict(zip(kernel.replace("...", ""), layer.kernel.shape, strict=True))
     shared = math.prod(lengths[letter] for letter in lengths if letter in data)

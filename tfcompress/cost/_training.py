@@ -126,6 +126,8 @@ def training_cost(
             "Invalid value for argument `sizes`. Expected at least one epoch. "
             f"Received: sizes={sizes!r}"
         )
+    # Activations are read and written for every sample. Weights are used for a whole
+    # batch once they are read, so that their share falls with the size of the batch.
     batches = math.ceil(samples / batch_size)
     rows = [row for cost in costs for row in cost.rows]
     accesses = [cost.accesses for cost in costs]

@@ -112,6 +112,8 @@ def _walk(
     model: keras.Model, given: Sequence[KerasTensor], prefix: str
 ) -> tuple[list[Use], list[KerasTensor]]:
     """Uses in `model` when it is called on `given`, and what comes out."""
+    # Inferring shapes traces every layer, which is slow. The shapes that the graph
+    # already holds are enough where only the batch is unknown.
     graph = functional(model)
     infer = not _shapes_are_final(model, given)
     values: dict[int, KerasTensor] = dict(

@@ -71,6 +71,8 @@ def rice_bits(values: np.ndarray, k: int) -> int:
 
 def best_rice(values: np.ndarray) -> tuple[int, int]:
     """The parameter of the shortest Rice code, and its size in bits."""
+    # Beyond the width of the largest value every quotient is 0, and a larger k only
+    # adds bits.
     sizes = [
         rice_bits(values, k) for k in range(min(_MAX_RICE, width_of(values.max())) + 1)
     ]
@@ -81,7 +83,9 @@ def best_rice(values: np.ndarray) -> tuple[int, int]:
 def to_rice(values: np.ndarray, k: int) -> tuple[bytes, bytes]:
     """Rice code of unsigned integers: quotients by 2^k in unary, then remainders.
 
-    The unary part of a value is as many zeros as the quotient says, then a one.
+    The unary part of a value is as many zeros as the quotient says, then a one: with
+    k = 2, the value 11 = 2 · 4 + 3 is 001 there, and 11 among the remainders. Kept
+    apart, both parts can be written and read without a loop over the values.
     """
     quotients = values.astype(np.int64) >> k
     ends = np.cumsum(quotients + 1) - 1
@@ -98,6 +102,7 @@ def from_rice(unary: bytes, remainders: bytes, count: int, k: int) -> np.ndarray
     """
     bits = np.unpackbits(np.frombuffer(unary, np.uint8))
     ends = np.flatnonzero(bits)
+    # One 1 ends each value. The last byte may be filled up, no byte may follow.
     if ends.size != count or (bits.size - 1 - ends[-1] > 7 if count else bits.size):
         raise ValueError(f"a unary part does not hold {count} numbers")
     if not 0 <= k <= _MAX_RICE:

@@ -137,6 +137,10 @@ def compare_layers(
     ]
     found = _find(model, [name for name, _ in calls], program)
     actual = program.tensors(samples, sorted(set(found.values())))
+    # A file has fewer tensors than the model has layers: the converter merges
+    # convolution, bias and ReLU into one operator, and only its last layer has a
+    # tensor to compare. The others are `merged`, and hand on the error of their
+    # inputs, so that `added` of a layer is measured from the last tensor in common.
     # A file stores the rounded form of a tensor, where the model has one.
     rounded = {
         id(call.inputs[0]): call.outputs[0]

@@ -10,6 +10,13 @@ One state is a loop over all symbols, which Python is too slow for. Here symbols
 dealt out to many states in turn, as cards to players, and NumPy takes one step of all
 of them at once. Each of them costs 4 bytes that carry nothing, so that there is one
 for every 8 192 symbols.
+
+A step, with M = 4 and the symbols a (f = 3, start 0) and b (f = 1, start 3):
+
+    code b    x = 5  ->  x // f · M + x % f + start = 5 · 4 + 0 + 3 = 23
+    decode   23 % 4 = 3 is b's slot  ->  x = f · (23 // 4) + 3 - start = 5 + 3 - 3 = 5
+
+A code of a would take 5 to 1 · 4 + 2 + 0 = 6: the frequent symbol grows x less.
 """
 
 from __future__ import annotations
@@ -35,7 +42,9 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
     """
     shares = counts / counts.sum() * _TOTAL
     found = np.maximum(np.rint(shares), 1).astype(np.int64)
-    # What is left goes where it changes least: to the most frequent symbols.
+    # What is left goes where it changes least: to the most frequent symbols. It can be
+    # negative, because rare symbols were raised to 1; no symbol loses more than half
+    # at once, so that none falls below 1, and the loop ends.
     while rest := _TOTAL - int(found.sum()):
         largest = int(found.argmax())
         found[largest] += max(rest, 1 - int(found[largest]) // 2)
@@ -44,6 +53,12 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
 
 def to_ranges(symbols: np.ndarray, frequency: np.ndarray) -> bytes:
     """Codes symbols, numbers of places in `frequency`: states, and then words."""
+    # Invariant: 2^32 <= x < 2^64 before and after each step. A step multiplies x by
+    # about 2^16 / f, so it fits if x < f · 2^48; otherwise 32 bits leave first. One
+    # word is enough: x >> 32 is at least f · 2^16 then, and the step takes that to
+    # 2^32 or more. The decoder falls below 2^32 exactly where a word has left, and
+    # therefore needs no marks to know when to read one. (f < 2^16, because there are
+    # two symbols or more, so that the shift below fits.)
     share = frequency.astype(np.uint64)
     start = (np.cumsum(frequency) - frequency).astype(np.uint64)
     states = np.full(_states(symbols.size), _LEAST)
@@ -55,6 +70,7 @@ def to_ranges(symbols: np.ndarray, frequency: np.ndarray) -> bytes:
         words.append(x[full].astype("<u4"))
         x = np.where(full, x >> _WORD, x)
         states[: now.size] = ((x // f) << np.uint64(_BITS)) + x % f + start[now]
+    # The decoder reads the last row first; within a row both go by number of state.
     tail = np.concatenate(words[::-1]) if words else np.zeros(0, "<u4")
     return states.astype("<u8").tobytes() + tail.tobytes()
 
@@ -75,6 +91,7 @@ def from_ranges(data: bytes, count: int, frequency: np.ndarray) -> np.ndarray:
     words = np.frombuffer(data, "<u4", offset=8 * number).astype(np.uint64)
     share = frequency.astype(np.uint64)
     start = (np.cumsum(frequency) - frequency).astype(np.uint64)
+    # Which symbol owns each of the 2^16 slots: a table, instead of a search.
     symbol_at = np.repeat(np.arange(frequency.size), frequency)
     symbols = np.empty(count, np.int64)
     place = 0

@@ -35,6 +35,7 @@ def on_few_bits(model: keras.Model) -> keras.Model:
         kernel = keras.ops.convert_to_numpy(layer.kernel)
         axes = tuple(range(kernel.ndim - 1))
         if grid_of(kernel, axes, most=7) is None:
+            # As in `layers.QuantizedKernel`: clipped at c · RMS of what is not zero.
             power = (kernel**2).sum(axes) / np.maximum((kernel != 0).sum(axes), 1)
             limit = np.minimum(np.abs(kernel).max(axes), CLIPPING[4] * np.sqrt(power))
             step = np.where(limit > 0, limit, 1.0) / 7
@@ -84,6 +85,8 @@ def in_two_bits(content: bytes) -> tuple[bytes, int]:
         if buffer.data is None or not len(buffer.data):
             continue
         pairs = np.frombuffer(bytes(bytearray(buffer.data)), "uint8")
+        # Two's complement, the first weight in the lowest bits: 1, -1 in 4 bits each
+        # are the byte 0xF1, and 1, -1, 0, 1 in 2 bits each the byte 0b01001101.
         size = int(np.prod(tensor.shape))
         levels = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)[:size]
         if np.isin(levels, (0, 1, 15)).all():  # 15 is -1
@@ -105,6 +108,7 @@ def _kernels(schema: Any, model: Any) -> Iterator[tuple[str, Any, Any]]:
     for graph in model.subgraphs:
         for operation in graph.operators:
             code = model.operatorCodes[operation.opcodeIndex]
+            # The older field has one byte, the newer one is 0 in older files.
             name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             if name in _KERNELS:
                 yield name, operation, graph.tensors[operation.inputs[1]]

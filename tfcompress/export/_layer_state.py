@@ -105,8 +105,8 @@ def _generators(layer: Any) -> list[Any]:
 
 
 def _has_own_variables(layer: Any) -> bool:
-    # Keras' own layers load what is in their variables, but for one: the weights
-    # of a vocabulary are a tensor.
+    # Keras' own layers save nothing but their variables, which `model.weights` holds.
+    # There is one exception: the tf-idf weights of a vocabulary are a plain tensor.
     if getattr(layer, "output_mode", None) == "tf_idf":
         return isinstance(layer, _LOOKUPS)
     return overrides(layer, "save_own_variables", "load_own_variables")
@@ -129,6 +129,8 @@ _LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 def _place(array: np.ndarray, layer: Any, weights: Sequence[Any]) -> int | None:
     """Number of the weight, one of the layer's, that is this array."""
+    # `save_own_variables` of most classes stores the weights as well. They are in the
+    # file already, and a reference to one takes a few bytes.
     own = {id(variable) for variable in layer.weights}
     for place, (variable, value) in enumerate(weights):
         alike = (value.dtype, value.shape) == (array.dtype, array.shape)
@@ -199,6 +201,9 @@ def inflate(data: bytes, most: int, what: str) -> bytes:
     Raises:
         ValueError: if they are damaged, or grow beyond `most` or `INFLATION`.
     """
+    # Deflated data of a kilobyte may grow to a megabyte. The limit stops the inflater
+    # before it takes the memory; if the end of the data was not reached then, the data
+    # are refused.
     floor, factor = INFLATION
     most = min(most, floor + factor * len(data))
     inflater = zlib.decompressobj()

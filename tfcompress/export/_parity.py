@@ -212,6 +212,9 @@ def _compare(expected: np.ndarray, actual: np.ndarray, step: float) -> OutputPar
     difference = np.abs(actual - expected)
     agreement = changed = None
     if expected.ndim == 2 and expected.shape[1] > 1:
+        # An integer output has few values. Two classes that Keras tells apart by less
+        # than a step or two may change places by rounding alone, which is no fault of
+        # the file: only samples with a clear winner count as changed decisions.
         same = expected.argmax(-1) == actual.argmax(-1)
         agreement = float(same.mean())
         second, first = np.sort(expected, -1)[:, -2:].T

@@ -142,6 +142,8 @@ def benchmark_together(
         for _ in range(warmup):
             program.invoke()
     seconds: list[list[float]] = [[] for _ in programs]
+    # Rounds, not one file after the other: a slow minute of the machine then falls on
+    # all files, and not on the one that happened to run in it.
     for part in np.array_split(np.arange(runs), min(rounds, runs)):
         for program, times in zip(programs, seconds, strict=True):
             for _ in part:
@@ -380,6 +382,9 @@ def _scale(detail: dict[str, Any]) -> float:
 
 def _quantize(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     dtype = np.dtype(detail["dtype"])
+    # LiteRT's grid is affine: real = scale · (q - zero point). Inputs in [0, 1] have
+    # the scale 1/255 and the zero point -128 as int8, so that 0.0 is -128. A tensor in
+    # float has the scale 0.
     scale, zero_point = detail["quantization"]
     if not scale:
         return array.astype(dtype, copy=False)

@@ -127,13 +127,19 @@ def encode(tensor: np.ndarray) -> Coded:
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     if tensor.dtype not in codes or tensor.ndim > _MAX_RANK:
         raise ValueError(f"cannot store a {tensor.dtype} tensor of rank {tensor.ndim}")
+    # A record has two parts that are coded apart: where the tensor is not zero, and
+    # what it is there. [0, 0, 1.5, 0, -3] has the places [2, 4], that is the gaps
+    # [2, 1] of zeros before each of them, and the values [1.5, -3], that is the
+    # levels [1, -2] of the step 1.5. Every code of each part is tried, or its size is
+    # computed, and the shortest is written, so that no setting has to be guessed.
     flat = np.ascontiguousarray(tensor).reshape(-1)
     # Compared as bits: a negative zero is kept, and NaN is a value like others.
     places = np.flatnonzero(_as_bits(flat))
     support, index_parts = _encode_support(places, flat.size)
     values, bits, value_parts = _encode_values(flat[places])
     if 0 < places.size < flat.size:
-        # In a table of few values zero can be one of them, and needs no place.
+        # In a table of few values zero can be one of them, and needs no place. The
+        # range code then spends less than a bit on a zero where most weights are zero.
         together = _encode_table(flat)
         if together and _size(together[2]) < _size(index_parts) + _size(value_parts):
             support, index_parts = _EVERYWHERE, []
@@ -226,7 +232,8 @@ def _decode_support(reader: Reader, code: int, size: int) -> np.ndarray | None:
         gaps = _read_fixed(reader, count, 63)
     else:
         gaps = _read_rice(reader, count)
-    # Sums of large gaps could pass 2^63 and come back into range.
+    # Sums of large gaps could pass 2^63 and come back into range. Each gap is below
+    # `size` after this test, so that the sum of `count` of them cannot.
     if gaps.max() >= size:
         raise ValueError("a tensor has entries beyond its end")
     places = np.cumsum(gaps + 1) - 1
@@ -285,7 +292,13 @@ def _levels(values: np.ndarray) -> tuple[np.ndarray, np.float32] | None:
 
     The product is the float32 one, so that `levels * step` is bit-exact.
     """
+    # The smallest magnitude is a whole number of steps as well, `lowest`, and there
+    # are 128 candidates for it. They are tried from 1 on, which is the largest step
+    # and so the fewest bits: of {0.5, 0.75}, lowest = 1 fails (0.75 is no multiple of
+    # 0.5) and lowest = 2 gives the step 0.25 and the levels 2 and 3. A candidate
+    # passes only if the product that the decoder computes is the weight, bit by bit.
     magnitude = np.unique(np.abs(values))
+    # A negative zero or NaN as a value is no level.
     if magnitude.size > _MAX_LEVEL or not magnitude[0] > 0:
         return None
     if not np.isfinite(magnitude[-1]):
@@ -309,7 +322,8 @@ def _near(value: np.float32) -> list[np.float32]:
 def _encode_levels(
     levels: np.ndarray, step: np.float32
 ) -> list[tuple[int, int, list[bytes]]]:
-    # The sign is the lowest bit, so that small magnitudes are small numbers.
+    # The sign is the lowest bit, so that small magnitudes are small numbers. No level
+    # is 0, so that counting begins at 1: levels 1, -1, 2, -2 become 0, 1, 2, 3.
     magnitude = np.abs(levels) - 1
     signed = magnitude * 2 + (levels < 0)
     bits = _bits.width_of(int(magnitude.max())) + 1
@@ -325,7 +339,8 @@ def _encode_table(values: np.ndarray) -> tuple[int, int, list[bytes]] | None:
     """The values that occur, and how often, and which of them is where."""
     most = _entropy.MAX_SYMBOLS
     bits = _as_bits(values)
-    # Weights of a dense network need not be sorted to see that they are many.
+    # The first entries of float weights already hold too many values: most tensors
+    # are refused here, without sorting millions of weights.
     if np.unique(bits[: 2 * most]).size > most:
         return None
     _, first, symbols, counts = np.unique(

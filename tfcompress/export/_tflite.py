@@ -242,6 +242,13 @@ def to_tflite(
     if calibration is not None:
         _refuse_constant(samples)
 
+    # The file is always compared with the model as it was given, before any rounding
+    # and in its own precision. What follows makes the content in one of four ways:
+    # - int4 and int2: fake quantization with ranges from the calibration, and then the
+    #   same conversion as for a trained model. The converter alone writes 8 bits only.
+    # - dynamic_int4: a float file whose kernels become integers afterwards.
+    # - trained: ranges and kernels are frozen to constants first.
+    # - all others: the converter's own quantization.
     expected = call_model(model, samples, remember=True)
     half = [_HALF[dtype] for dtype in _dtypes(model) & set(_HALF)]
     source = _in_float32(model) if half else model
@@ -291,6 +298,7 @@ def to_tflite(
             )
     result = compare_outputs(expected, open_file(content), samples, given)
     assert limit is not None
+    # A tolerance of the caller is taken as it is; the defaults make room.
     room = [*half, *jumping.values()] if tolerance is None else []
     fault = result.fault(max([limit, *room]))
     if fault is not None:
@@ -482,6 +490,9 @@ def _in_float32(model: keras.Model) -> keras.Model:
     """A copy that computes in float32."""
 
     def convert(layer: Any) -> keras.Layer:
+        # Under a mixed policy variables are float32 and only the computation is not:
+        # another policy is enough. Variables in half precision cannot change their
+        # type, so that such a layer is made anew.
         if any(variable.dtype in _HALF for variable in layer.variables):
             twin = type(layer).from_config(_single(layer.get_config()))
             twin.build_from_config(layer.get_build_config())

@@ -34,11 +34,17 @@ def widened(content: bytes) -> bytes:
         for name, value in vars(schema.BuiltinOperator).items()
         if isinstance(value, int)
     }
+    # LiteRT's scheme for 16 bits differs from that for 8 in four ways. Activations are
+    # int16 and symmetric, so that their zero point is 0. Kernels stay int8. Biases,
+    # which are added to sums of int16 times int8, are int64. And the outputs of
+    # softmax, sigmoid and tanh have the fixed step 1/32768. Scales are not touched
+    # elsewhere: `layers.FakeQuantize` gave the 8-bit file the steps of 16 bits.
     for graph in model.subgraphs:
         kernels: set[int] = set()
         sums: set[int] = set()
         for operation in graph.operators:
             code = model.operatorCodes[operation.opcodeIndex]
+            # The older field has one byte, the newer one is 0 in older files.
             name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             if name in _WITH_KERNELS:
                 kernels.add(int(operation.inputs[1]))
@@ -48,6 +54,7 @@ def widened(content: bytes) -> bytes:
                 grid.scale = np.array([1 / 32768], "float32")
                 grid.zeroPoint = np.array([0], "int64")
             options = operation.builtinOptions
+            # By default int16 sums want scales that are powers of two.
             if hasattr(options, "potScaleInt16"):
                 options.potScaleInt16 = False
         for index, tensor in enumerate(graph.tensors):
@@ -56,6 +63,7 @@ def widened(content: bytes) -> bytes:
                 _cast(buffer, "int32", "int64")
                 tensor.type = schema.TensorType.INT64
             elif index not in kernels and tensor.type == schema.TensorType.INT8:
+                # real = scale · (q - zero point): the same number with zero point 0.
                 offset = int(tensor.quantization.zeroPoint[0])
                 _cast(buffer, "int8", "int16", offset)
                 tensor.quantization.zeroPoint = np.array([0], "int64")

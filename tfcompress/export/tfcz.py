@@ -382,6 +382,9 @@ def _check_readable(
     model: keras.Model, content: bytes, arrays: list[np.ndarray]
 ) -> None:
     """Makes sure that what is about to be written is the model that was given."""
+    # In three steps, each of which catches what the one before cannot: the bytes hold
+    # the same arrays; a model can be built from them; and its layers compute the same,
+    # which also depends on attributes that neither config nor variables hold.
     try:
         contents = _parse(content, sum(array.size for array in arrays) + _SPARE_ENTRIES)
     except InvalidFileError as error:
@@ -463,6 +466,8 @@ def _values(
     def note(tensor: Any, value: Any) -> None:
         found.append((tensor._keras_history.operation.name, value))
 
+    # In the scope, variables read as the mapping says, and assignments (of seeds, of
+    # states of recurrent layers) go into the scope and are dropped with it.
     with keras.StatelessScope(state_mapping=mapping):
         for layer in sublayers(model):
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
@@ -563,6 +568,9 @@ def _read_architecture(data: bytes) -> dict[str, Any]:
 
 def _check_objects(architecture: dict[str, Any], variables: int) -> None:
     """Makes sure, before anything is built, that building takes bounded time."""
+    # A file of a few kilobytes can name tens of thousands of layers, and Keras would
+    # build all of them before it is seen that their weights are missing. The loop uses
+    # a list instead of recursion, because the file also decides how deep JSON nests.
     objects = squares = 0
     pending: list[Any] = [architecture]
     while pending:

@@ -54,6 +54,8 @@ def calibrate(model: keras.Model, data: Any, *, limit: int = 1000) -> keras.Mode
     copy = structure.wrap(model, {})
     grids = [x for x in copy._flatten_layers() if isinstance(x, FakeQuantize)]
     learned = [grid for grid in grids if grid.fixed is None]
+    # Calibration only widens ranges, so that it begins at [0, 0]. Zero belongs to every
+    # range: padding and ReLU make zeros that have to be exact.
     for grid in learned:
         for variable in (grid.low, grid.high, grid.seen):
             variable.assign(0.0)

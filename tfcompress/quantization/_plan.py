@@ -200,6 +200,16 @@ def _steps(
     prefix: str,
     decided: dict[int, Decision],
 ) -> list[Step]:
+    # Which tensors get a grid is decided here, and `_prepare` only carries it out.
+    # A grid belongs wherever the integer file rounds, and nowhere else:
+    #
+    #     input -> [grid] -> Conv2D -> ReLU -> [grid] -> Dense -> [grid] -> Softmax
+    #     -> [the grid that LiteRT fixes]
+    #
+    # None stands between Conv2D and ReLU, which are one operator (`_fuses`), none
+    # behind what only moves values ("pass"), and none between two operations in float
+    # (`_stays`). An output of the model is always rounded: the file stores it, so that
+    # a convolution whose result is also an output does not fuse with its ReLU.
     graph = _graph.functional(model)
     walk = list(_graph.calls(model))
     ends = {id(tensor) for tensor in graph.outputs}
@@ -250,6 +260,8 @@ def _choose(
     if not any(map(_is_float, call.outputs)):
         return None
     operation = call.operation
+    # A layer that is called several times is wrapped once, so that the first call
+    # decides. Operations have no variables and are decided call by call.
     if id(operation) not in decided or not isinstance(operation, keras.Layer):
         decision = decide(call, request.activations)
         reason = request.left_out(prefix + operation.name)

@@ -71,6 +71,14 @@ def prepare(
         ValueError: if `model` is subclassed, not built or prepared already, bits
             are out of range, a name is unknown, or nothing would be quantized.
     """
+    # Why the file equals the copy: a float that fake quantization has rounded is
+    # exactly scale · (q - zero point), the number that the file's integer q stands
+    # for. Products and sums of such numbers are those of the integers, up to float32
+    # rounding far below a step, and the next grid rounds them where the file does. So
+    # both can differ only where a sum lies almost halfway between two steps.
+    # It holds only if the copy has the file's operators and kernels. Hence batch
+    # normalizations are folded first: the file stores the folded kernel, and rounding
+    # that one differs from rounding the kernel before.
     _graph.require_graph(model)
     request = Request(model, weights, activations, layers, exclude)
     folded = structure.fold_batch_norm(model)
@@ -122,6 +130,9 @@ class _Grids:
     """Makes the edits that put tensors on grids."""
 
     def __init__(self, bits: int) -> None:
+        # `_of`, which `edits` begins anew: id of a tensor -> the layer whose grid it
+        # lies on. What an operation of kind "pass" returns has its input's entry, so
+        # that a later one of kind "same" rounds to that grid and makes no second one.
         self.bits = bits
         self._names: dict[str, int] = {}
 

@@ -3,6 +3,20 @@
 One table for all layers and `keras.ops` operations that LiteRT computes on
 integers, with the grid that its output gets. All else stays in float, with a
 reason.
+
+LiteRT stores a tensor as integers q with real = scale · (q - zero point):
+
+- activations: int8 with one scale and one zero point for the tensor, so that the
+  range need not be symmetric; int16 with zero point 0;
+- kernels: int8 or int4 in [-127, 127] or [-7, 7] with zero point 0 and one scale for
+  each output channel of a convolution, one for the whole kernel of a `Dense` layer;
+- biases: int32 (int64 with int16) with scale = scale of the input · scale of the
+  kernel, the scale of the products, so that they add to their sum as they are.
+
+Each operator then rounds its sum once, to the grid of its output. An operator that
+moves or compares values has no such step: its output has the grid of its input. And
+for some outputs the grid is fixed: softmax and sigmoid have the scale 1/256 and the
+zero point -128, tanh has 1/128 and 0. The kinds of `Decision` are these cases.
 """
 
 from __future__ import annotations
@@ -94,7 +108,8 @@ _KERNELS = (
     layers.Dense,
 )
 
-# The output holds values of the input, and nothing else (or zeros).
+# The output holds values of the input, and nothing else (or zeros, which lie on every
+# grid, because a range always includes 0): nothing has to be rounded again.
 _PASSING = [
     "Flatten",
     "Reshape",
@@ -216,6 +231,9 @@ def _refused(operation: Any) -> str | None:
 
 
 def _kernel(layer: Any, bits: int) -> Decision:
+    # LiteRT's products clamp their result, so that ReLU and ReLU6 are part of them:
+    # one rounding, behind the activation. Any other activation is an operator of its
+    # own, which reads integers: there is a grid before it, and one behind.
     try:
         QuantizedKernel(layer)
     except ValueError:
