@@ -457,6 +457,8 @@ def _print_test(result: Compressed, data: Dataset) -> None:
 
 def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `compress`: those of the plan, then those that were said."""
+    # These flags have no defaults of their own: `None` means "not said", so that the
+    # plan's value stays, or the default of `compress`, which is written in one place.
     options: dict[str, Any] = {}
     if arguments.plan is not None:
         options = tfc.compression.read_plan(arguments.plan, tfc.compress)

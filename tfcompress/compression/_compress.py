@@ -281,6 +281,20 @@ def compress(
 class _Run:
     """One call of `compress`."""
 
+    # What makes a run resumable. Measuring and planning depend on model, data and
+    # options alone and are done again; `check_same` makes sure that these are the
+    # same. What takes hours is on disk:
+    #
+    #   run.json                   what decides the result, to compare with
+    #   trials.json                trials that have ended
+    #   search.log                 Optuna's journal (or the caller's `storage`)
+    #   trials/0/filters.json      a stage has ended, and how far it went;
+    #   trials/0/filters.keras     the model after it
+    #   trials/0/filters/backup    a stage in progress, epoch by epoch (multipliers
+    #                              and the rounding begin again instead)
+    #   trials/0/filters/best.keras   its best epoch so far
+    #   trials/0/model.keras       the trial's result
+
     def __init__(
         self,
         model: keras.Model,
@@ -396,6 +410,9 @@ class _Run:
                         f"can be used. Received: {name!r}: {saving.note}"
                     )
             return tuple(name for name in methods if name in STAGES)
+        # The file's format is chosen by now, and may be enough. What its figures still
+        # exceed decides: zeros and multipliers alone if few zeros suffice, because
+        # they keep the architecture; otherwise filters, together with what else helps.
         figures = self.offer.file(self.kind)
         over = {
             name
@@ -424,6 +441,9 @@ class _Run:
         return self.kind == "int4" or "qat" in self.options.methods
 
     def _run_trials(self, storage: str | None, keep: bool) -> dict[int, TrialResult]:
+        # The order matters where a process may be killed: first trials.json, then the
+        # engine. A trial that is in the file but still "running" for Optuna is told to
+        # it at the next start, and not trained a second time.
         done = self._read_trials()
         seen = {
             n: {
@@ -566,6 +586,7 @@ class _Run:
             keras.utils.set_random_seed(self.options.seed + trial.number)
             model = train()
             save_model(model, saved)
+        # Last: the model is complete wherever this file exists.
         write_atomic(state, json.dumps({stage: done}))
         settings[stage] = done
         return model
@@ -813,6 +834,8 @@ class _Run:
         weights = hashlib.sha256()
         for variable in self.given.weights:
             weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
+        # Also the name of the study: processes that share a storage and differ in
+        # anything else than the number of trials do not mix their results.
         plan = self._plan()
         plan.pop("trials")  # more of them are the same search
         return {

@@ -121,9 +121,12 @@ class Planner:
                     return within and self._counts_fit(figures)
                 return self._fits(self._expected(candidate, later), file)
 
-            # Every conversion takes seconds. The size of a file is that of its
-            # weights and of what is around them, which hardly changes from one
-            # candidate to the next; so a few real files lead to the rate.
+            # Every conversion takes seconds, and bisection asks dozens of times. The
+            # size of a file is that of its weights and of what is around them, which
+            # hardly changes from one candidate to the next: `fits` computes with
+            # parameters · bytes_each + overhead. Each round converts the answer once,
+            # corrects the overhead by the real size, and asks again. If no file of
+            # five rounds fits, every candidate is converted.
             estimated = self._of_file == ["size"] and not later
             bytes_each = _BYTES[self._kind]
             parameters = self._offer.original["parameters"]

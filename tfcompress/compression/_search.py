@@ -127,6 +127,9 @@ class _Optuna:
 
     def next(self, done: Mapping[int, Any], busy: Collection[int]) -> Trial | None:
         """A trial that was interrupted, or a new one until there are enough."""
+        # A study keeps trials that were interrupted as "running" for ever. With a
+        # journal of its own this process takes all of them up; in a shared storage
+        # only those that it has begun itself, because the others may be alive.
         states = self._optuna.trial.TrialState
         while True:
             known = self._study.get_trials(deepcopy=False)

@@ -60,6 +60,9 @@ def measure(
         logs = model.evaluate(*data, verbose=0, return_dict=True)
         return float(logs["loss"])
 
+    # One group at a time, and each measurement starts from the trained weights again:
+    # a few evaluations for each group, no training. What groups do to each other is
+    # left out, which a sum over groups cannot express anyway.
     base = loss()
     harm = {}
     for group, values in zip(chosen, scores, strict=True):

@@ -129,6 +129,11 @@ class Lesson:
             Diverged: if the loss became NaN before an epoch counted.
             Hopeless: if `report` said so.
         """
+        # `teach` swaps the class of the student for a subclass with another loss, so
+        # that it stays a Functional or Sequential model, which methods can prune and
+        # rebuild. The result gets its own class back, and its own learning rate.
+        # The keeper comes last in the list: it looks at the weights when every method
+        # has changed them, with the zeros in place.
         plain = type(student)
         self.teach(student)
         cosine = self.cosine(student)
@@ -460,6 +465,9 @@ def _shrinking(
     first: int | None = None,
 ) -> keras.Model:
     """Trains with a method, and removes channels at the end of its ramp."""
+    # With filters and 20 epochs, numbered from 0: the pruned fraction grows up to epoch
+    # 8; channels are removed when that begins; epochs 8 to 19 train the small model,
+    # and only they may be the best. An earlier epoch is better because it is larger.
     ramp = _ramp_end(lesson)
 
     def fit(**arguments: Any) -> None:
@@ -589,6 +597,8 @@ class _KeepBest(keras.callbacks.Callback):
         if epoch < self._first:
             return
         if self._metric.worth(value) > self._worth:
+            # A copy, and on disk: training goes on with this model, and a run that
+            # goes on from a backup knows the worth from its state, and only that.
             self._worth = self._metric.worth(value)
             self._best = structure.wrap(self.model, {}, carry_optimizer=False)
             save_model(self._best, self._file)

@@ -236,6 +236,9 @@ def _pictures(place: Path) -> list[Path]:
 
 def _by_hash(names: Sequence[str]) -> np.ndarray:
     """The order of the hashes of names."""
+    # The hash of a name does not depend on the other files: photos that are added
+    # later take their own places, and nearly all of the old ones stay in their split.
+    # A shuffle by seed would draw a new split, with training images in the test set.
     hashes = [hashlib.sha256(Path(name).as_posix().encode()).digest() for name in names]
     return np.array(sorted(range(len(names)), key=hashes.__getitem__), "int64")
 

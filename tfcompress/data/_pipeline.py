@@ -133,6 +133,10 @@ def _tf_batches(
 
     count = len(labels)
     length = _length(count, batch_size, drop_remainder)
+    # A resumed training run has to see the batches of the run that was not
+    # interrupted. So no generator has a state: order and noise are functions of the
+    # seed, the number of the pass and, for noise, of the batch. The number is a
+    # variable of the pipeline, because `fit` reads the same dataset in every epoch.
     with tf.device("CPU:0"):
         tensors = tf.nest.map_structure(tf.constant, (images, labels))
         # Number of the pass. It is read when a pass begins and raised when the

@@ -225,6 +225,8 @@ def hold_out(split: Split, fraction: float, order: np.ndarray) -> tuple[Split, S
             of everything where the labels are no classes.
         order: permutation of the samples; the first of a class are held out.
     """
+    # Class by class, so that a rare class is in both parts and shares stay the same.
+    # The samples keep their order in either part; `order` decides only who goes.
     held_out = np.zeros(len(split), bool)
     classes = split.labels.dtype.kind == "i" and split.labels.ndim == 1
     for members in (

@@ -133,6 +133,11 @@ def _arrays(group: Any) -> dict[str, np.ndarray]:
 
 def _unwrap(config: dict[str, Any], found: _Found) -> None:
     """Puts the layers inside of wrappers in their places."""
+    # A wrapper's entry has the layer inside it in its config:
+    #   {"class_name": "PruneLowMagnitude",
+    #    "config": {"name": "prune_conv1", "layer": {"class_name": "Conv2D", …}}}
+    # The entry becomes the inner one, and every reference by the wrapper's name, in
+    # inbound nodes, inputs and outputs, gets the inner name.
     layers = []
     for entry in config["layers"]:
         kind, own = entry["class_name"], entry["config"]
@@ -227,7 +232,9 @@ def _own(wrapper: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         name = key.split("/")[-1].removesuffix(":0")
         centroids = beside.get(f"cluster_centroids_{name}")
         if centroids is not None:
-            # TFMOT assigns anew in every call, from the weights it has kept.
+            # The file has the weights as they train. TFMOT replaces each by the nearest
+            # centroid in every call, and so it is done here: `middles` are the limits
+            # between neighbors.
             middles = (np.sort(centroids)[1:] + np.sort(centroids)[:-1]) / 2
             own[key] = np.sort(centroids)[np.searchsorted(middles, array)]
         elif "mask" in beside and beside["mask"].shape == array.shape:

@@ -32,6 +32,14 @@ def aligned(report: ReportFigures) -> list[Line]:
     Layers of one name belong together. The others are matched by their place: among
     layers that lie between the same two matched ones, in order, by type.
     """
+    # The lines are those of the first model; each further model fills cells in them,
+    # and layers that have no line yet get one behind the layer before them:
+    #
+    #   first   conv1   conv2             fc
+    #   other   conv1   conv2_new   drop  fc
+    #
+    # conv1 and fc have the same names. Between them conv2_new is of conv2's type, and
+    # shares its line; drop gets a line of its own.
     count = len(report.models)
     lines: list[Line] = []
     for number, model in enumerate(report.models):

@@ -102,6 +102,9 @@ def _trade_off(report: ReportFigures) -> Chart | None:
     texts by model and the encodings of both axes, and for each pair of figures the
     models that no other beats in both.
     """
+    # The page has no server to ask: values, encodings of both axes and frontiers of
+    # all pairs of figures travel in the page, and its script only puts them together.
+    # A figure that at most one model has, or a yes or no, makes no axis.
     names = list(_names(report).values())
     rows = [
         row
@@ -211,6 +214,8 @@ def _axis(report: ReportFigures, row: Row) -> dict[str, Any]:
 
 def _undominated(report: ReportFigures, first: Row, second: Row) -> list[int]:
     """Numbers of the models that no other one beats in both figures."""
+    # The Pareto front. Figures of which more is better change their sign, so that less
+    # is better in both. Models with the same two figures do not beat each other.
     points = []
     for number, model in enumerate(report.models):
         x, y = first.get(model), second.get(model)

@@ -180,6 +180,9 @@ def compare(
         TypeError: if an argument is of another kind.
         ValueError: if an argument is not as described, before any measurement.
     """
+    # What can be wrong with the arguments is found before the first measurement,
+    # because a comparison takes minutes. After that, a figure that cannot be had is
+    # left out, and a note says why.
     _check_names(models)
     _check_kinds(curves, Curves, "curves")
     _check_kinds(heatmaps, Heatmap, "heatmaps")
@@ -328,6 +331,9 @@ def _measure(
             None,
         )
         try:
+            # Model and integer file see the same batches, so that they can be compared
+            # sample by sample, and no more than a batch of outputs is in memory. The
+            # file takes one sample at a time and is slow: it gets every n-th batch.
             plan = plan_of(work.model, tasks, labels, metrics, alike)
             measurement = Measurement(work.model, plan)
             file = _integer_file(work)

@@ -217,6 +217,10 @@ class Measurement:
 
     def scores(self, name: str, value: float) -> np.ndarray | None:
         """One number for each sample whose mean is the metric, if there is one."""
+        # A confidence interval needs one number for each sample, and a Keras metric
+        # keeps its sums only. So the usual candidates (right or wrong, absolute and
+        # squared error, loss) are computed beside it, and the one whose mean is the
+        # metric's value is taken. A metric that is no such mean, as AUC, has none.
         if self._weighted:
             return None
         for column in self._columns(name):
@@ -247,6 +251,8 @@ class Measurement:
         if column is None or len(column) < 2:
             return None, None
         if np.isin(column, (0.0, 1.0)).all():
+            # Zeros and ones are decisions. A precision or a recall may equal their mean
+            # by chance, but it is a fraction of other samples.
             if "accuracy" not in name.lower():
                 return None, None
             return wilson(int(column.sum()), len(column))
@@ -342,6 +348,7 @@ class AgreementMeter:
                 continue
             kind = agreement_kind(task)
             if kind == "relative error":
+                # Σ(e - mean)² = Σe² - (Σe)² / n, from sums over batches.
                 spread = sums[2] - sums[1] ** 2 / count
                 value = math.sqrt(sums[0] / spread) if spread > 0 else math.nan
             else:
@@ -358,6 +365,8 @@ class _Judge:
     """A model that passes outputs of another one through and judges them."""
 
     def __init__(self, model: keras.Model, arguments: dict[str, Any]):
+        # `compile` takes losses and metrics by the names of outputs, so that the layers
+        # that pass outputs through have these names, and the same nesting.
         names = list(getattr(model, "output_names", ())) or None
         if names is None or len(set(names)) < len(model.outputs):
             names = [f"output_{i}" for i in range(len(model.outputs))]

@@ -71,6 +71,9 @@ def schema() -> dict[str, Any]:
 
 def _decode(hint: Any, value: Any, place: str) -> Any:
     """`value` as the annotation `hint` wants it."""
+    # The dataclasses of `_figures` are the format: `asdict` writes them, their
+    # annotations check what is read and describe the schema. A new field with a
+    # default can be added there alone, and older reports can still be read.
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

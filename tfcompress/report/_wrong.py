@@ -35,6 +35,8 @@ def as_png(image: np.ndarray) -> str:
         low, high = -1.0, 1.0
     scaled = np.nan_to_num((pixels - low) / max(high - low, 1e-12))
     data = np.clip(np.rint(255 * scaled), 0, 255).astype("uint8")
+    # A PNG needs no imaging package: a signature, a header (size, 8 bits, gray or
+    # RGB), and the rows, each after a byte for "no filter", compressed with zlib.
     height, width, channels = data.shape
     rows = b"".join(b"\0" + row.tobytes() for row in data)
     header = struct.pack(
