@@ -351,7 +351,7 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
                 print((out / run.folder / "log").read_text()[-2000:], flush=True)
             else:
                 (out / run.folder / "done").touch()
-                # At once: a machine that is lent may be gone before the end.
+                # At once: the machine may be gone before the end.
                 write_records(out)
     stop(working.values())
     left = [run.folder for run in [*working, *waiting]]

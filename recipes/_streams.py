@@ -155,6 +155,9 @@ def batches(
             image = tf.image.resize_with_crop_or_pad(image, side, side)
         return prepare(image), label
 
+    # The shorter side becomes 256 pixels where crops have 224, as is usual on ImageNet.
+    # Noise is drawn beside the images, not inside `map`, whose parallel calls would
+    # draw it in an order of their own.
     if shuffle:
         examples = examples.shuffle(SHUFFLED, seed=seed)
     noise = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)

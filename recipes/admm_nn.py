@@ -309,6 +309,10 @@ def batches(
     """
     import tensorflow as tf
 
+    # A shift is a window in the padded image, and `which` its number, row by row. With
+    # shift = 1 there are 9: 0 is the window at the top left, 4 the image as it is. The
+    # teacher's answers to each of the 9 are stacked in this order by `lessons`, so that
+    # a sample and its target are found with the same number.
     height, width = images.shape[1:3]
     side = 2 * shift + 1
     padded = tf.constant(np.pad(images, [(0, 0), (shift,) * 2, (shift,) * 2, (0, 0)]))
@@ -480,6 +484,8 @@ def phase(round_: Round, model: keras.Model) -> tfc.training.AdmmPhase:
             for x in model.layers
             if hasattr(x, "kernel")
         }
+        # `keep` counts all kernels. The first and the last are kept whole, so that the
+        # hidden ones have to make up for them.
         hidden = sum(sizes[name] for name in pruned_layers(model))
         every = sum(sizes.values())
         share = (keep * every - (every - hidden)) / hidden

@@ -186,6 +186,9 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
     Returns:
         Values by name, as `evaluate` returns them.
     """
+    # What `evaluate` does, with the file in the place of the forward pass: the outputs
+    # go into the model's own loss and metrics, so that the figures can be compared with
+    # those of the model.
     run = _runner(model, file)
     structure = structures(model)[1]
     model.reset_metrics()

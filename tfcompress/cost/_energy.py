@@ -219,6 +219,10 @@ def energy(
         replace(row, operands=override(row.operands)) for row in with_bits(cost, bits)
     ]
     notes = _notes(chip, rows, cost)
+    # Whether weights come from off-chip memory is decided for the model as a whole:
+    # they stay on the chip from one inference to the next only if all of them fit
+    # beside the largest pair of input and output. So a pruned model can save far more
+    # energy than weights: once it fits, off-chip reads of weights are gone.
     skipping = products == "skipped"
     resident = chip.memory is not None and _fits(rows, capacity, skipping, chip)
     estimates = []
@@ -359,6 +363,9 @@ def _multiply_accumulate(
     chip: Profile, operands: Operands
 ) -> tuple[float, float | None]:
     """Joules of one multiplication and one addition, and of a gated one."""
+    # A DRUM multiplier multiplies the k0 and k1 leading bits of its operands: an array
+    # of k0 · k1 cells, and a part that does not depend on them (leading-one detectors,
+    # shifters, accumulation).
     bits = operands.multiplier_bits
     if chip.drum is not None and (bits or not chip.arithmetic):
         first, second = bits or chip.drum.default_bits

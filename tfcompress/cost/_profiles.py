@@ -260,6 +260,8 @@ def _gated(table: _Table) -> float | None:
 
 
 def _memory(table: _Table) -> Memory:
+    # Publications give picojoules for a word (Horowitz: 64 bits); layers are charged by
+    # the bit, because they have words of 32, 8 or 4 bits.
     word = table.number("word_bits", positive=True)
     off_chip = table.joules("off_chip_pj") / word
     index_bits = int(table.number("index_bits")) if table.has("index_bits") else 0

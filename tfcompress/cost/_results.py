@@ -85,6 +85,10 @@ class LayerCost:
     @property
     def accesses(self) -> PhaseAccesses:
         """Elements read and written in the phases of training."""
+        # Table I of `_accesses`, for any layer. A product of data with data (attention)
+        # reads both of its inputs again in the backward pass, because the gradient of
+        # one is a product with the other. A layer whose weights are frozen has no
+        # update, but still passes gradients on to the layers before it.
         both_data = self.macs > self.weight_macs
         updated = self.update_macs or self.trainable
         return PhaseAccesses(

@@ -129,7 +129,7 @@ _LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 def _place(array: np.ndarray, layer: Any, weights: Sequence[Any]) -> int | None:
     """Number of the weight, one of the layer's, that is this array."""
-    # `save_own_variables` of most classes stores the weights as well. They are in the
+    # `save_own_variables` of most classes stores weights as well. They are in the
     # file already, and a reference to one takes a few bytes.
     own = {id(variable) for variable in layer.weights}
     for place, (variable, value) in enumerate(weights):

@@ -460,6 +460,7 @@ def _operation(operation: Any, call: Call, bits: int) -> Decision:
 
 def _has_array(call: Call) -> bool:
     """Whether an operand is an array of several constants."""
+    # LiteRT would need a grid for the array as well, and nothing learns one.
     return any(np.size(ops.convert_to_numpy(array)) > 1 for array in call.arrays)
 
 

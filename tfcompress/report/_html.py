@@ -47,6 +47,10 @@ _POLICY = (
 
 def to_html(report: ReportFigures) -> str:
     """The page."""
+    # One file that can be mailed and opened years later: styles, script, chart library
+    # and all figures are in it, and the policy lets it load nothing. Every text comes
+    # from a user's names or from JSON of unknown origin, and goes through `_text`,
+    # `_embedded` or `_base64` before it becomes a part of the page.
     drawn = charts(report)
     title = _text(shorten(report.title, 200))
     specs = [{"spec": chart.spec, "axes": chart.axes} for chart in drawn]

@@ -37,6 +37,7 @@ def operators(content: bytes) -> list[Operator]:
     interpreter = reference_interpreter(content)
     details = interpreter._get_ops_details()  # the only list of operators there is
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    # A tensor that no operator makes and that is no input is a constant of the file.
     made = {int(index) for op in details for index in op["outputs"]}
     made |= {int(detail["index"]) for detail in interpreter.get_input_details()}
     result = []

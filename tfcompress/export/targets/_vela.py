@@ -53,6 +53,7 @@ def compile_for(content: bytes, accelerator: str) -> TargetFigures:
         ]
         compiled = Path(folder) / "model_vela.tflite"
         size = compiled.stat().st_size if compiled.exists() else None
+    # Where the system keeps weights in DRAM, the summary lists no flash for them.
     on_npu = any(row["Target"] == "NPU" for row in layers)
     cpu = [row["Original Operator"] for row in layers if row["Target"] == "CPU"]
     flash = _KIB * (
