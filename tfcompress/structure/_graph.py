@@ -206,6 +206,9 @@ def rebuilt_class(model: keras.Model) -> type:
 
     It is that of the model if it is constructed as Keras' own classes are.
     """
+    # `class Mine(keras.Model)` without `__init__` is built by Mine(inputs, outputs),
+    # and keeps its `train_step`. With an `__init__` of its own, such as
+    # Mine(classes=10), nobody but the class knows what to give to it.
     if is_of_keras(type(model), "__init__"):
         return type(model)
     return keras.Sequential if isinstance(model, keras.Sequential) else keras.Model
@@ -220,6 +223,7 @@ def calls(model: keras.Model) -> Iterator[Call]:
     """
     graph = functional(model)
     known = {id(tensor) for tensor in graph.inputs}
+    # Keras counts depth from the outputs, so the deepest nodes run first.
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
             if node.is_input or not node.operation:
@@ -300,6 +304,8 @@ def input_layer(tensor: KerasTensor) -> keras.Layer:
 
 def copy_operation(operation: keras.Operation) -> keras.Operation:
     """A copy of an operation without weights, without its place in a graph."""
+    # Rules edit attributes of the copy, such as `newshape`. The lists of nodes must not
+    # be shared: a call of the copy would otherwise appear in the original's graph.
     twin = shallow_copy(operation)
     twin._inbound_nodes = []
     twin._outbound_nodes = []

@@ -1,4 +1,21 @@
-"""Channel groups: what can be removed together, and what cannot, and why."""
+"""Channel groups: what can be removed together, and what cannot, and why.
+
+Three words, from small to large, in a residual stage where two convolutions of 64
+filters each end in one addition:
+
+* a **label** is one channel of one layer: 2 × 64 of them;
+* a **class** is what can only leave together. Filter 5 of the first convolution and
+  filter 5 of the second are one class, because the addition needs both operands to have
+  the same channels: 64 classes;
+* a **group** holds the classes that lie on the same axes of the same variables, here
+  both kernels, both biases, the normalizations between, and the kernels of the layers
+  that read the sum: one group of size 64.
+
+A group has one score and one mask for each channel, and not one for each of its layers.
+If filter 5 of the first convolution were zeroed alone, the sum would still carry filter
+5 of the second, so nothing could be removed. `members` says where in which variable a
+channel of the group lies; masks, scores, costs and cuts all go by it.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +95,8 @@ class ChannelGroup:
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """Every variable axis on which the group's channels lie."""
+        # From class to number within the group, -1 for all other classes. A kernel
+        # behind a Concatenate has channels of several groups on one axis.
         root = self._trace.solution.root
         index = np.full(root.max() + 1, -1)
         index[self.classes] = np.arange(self.size)
@@ -357,6 +376,8 @@ def masks_of(
         shape = [1] * len(axis.variable.shape)
         shape[axis.axis] = -1
         mask = (~gone).astype("float32").reshape(shape)
+        # Masks along two axes of one variable become one: their product broadcasts to
+        # zeros wherever either of the two is masked.
         known = masks.get(id(axis.variable))
         if known is not None:
             mask = mask * known[1]
@@ -426,6 +447,8 @@ def _collect(analysis: Trace) -> Iterator[ChannelGroup]:
     for label_class in present[np.argsort(first[present])].tolist():
         if label_class == root[0]:
             continue
+        # Frozen channels of one place with different reasons make several groups, so
+        # that each row of the table has one reason.
         reason = solution.reasons.get(label_class, "")
         members.setdefault((int(signature[label_class]), reason), []).append(
             label_class
@@ -467,6 +490,8 @@ def _name(
     whole: Mapping[str, np.ndarray],
     taken: set[str],
 ) -> str:
+    # A group that is all output channels of its first producer has the producer's name.
+    # Parts of them, as after a slice, are numbered.
     kernels = [axis for axis in axes if axis.role == "kernel"] or list(axes)
     layer = analysis.key(kernels[0].layer)
     if layer not in taken and np.array_equal(whole.get(layer, ()), classes):
@@ -497,7 +522,8 @@ def resolve_name(argument: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
 
     Raises:
-        ValueError: if there is no such name, or several, with names that exist.
+        ValueError: if there is no such name, or several. The message lists names that
+            exist.
     """
     known = list(dict.fromkeys(known))
     if name in known:

@@ -6,6 +6,19 @@ position that no edit may remove. Ops tie labels to each other or freeze them
 with a reason; `LabelTable.solve` turns that into classes of channels that can
 only be removed together.
 
+An example. A convolution with 3 filters gets the labels 7, 8, 9, and a ReLU follows.
+What labels its output has, and what becomes of them:
+
+| tensor | shape | labels |
+| --- | --- | --- |
+| output of the ReLU | (batch, 4, 4, 3) | 7 8 9, the same at all 16 positions |
+| after `Flatten` | (batch, 48) | 7 8 9 7 8 9 … |
+| after `Concatenate` with channels 4 5 | (batch, 4, 4, 5) | 7 8 9 4 5 |
+| after `Add` with channels 10 11 12 | (batch, 4, 4, 3) | 7 8 9, tied to 10 11 12 |
+| after `x[..., 1:]` | (batch, 4, 4, 2) | 8 9 |
+| the convolution's kernel | (3, 3, inputs, 3) | 7 8 9 along its last axis |
+| the kernel of a `Dense` behind `Flatten` | (48, units) | 7 8 9 7 8 9 … along axis 0 |
+
 Why arrays. The obvious alternative, a graph of layers with index maps on its edges,
 needs a map for every way of moving data (flattening, concatenating, slicing,
 shuffling), and maps that compose. Here a moving operation is carried out on the array
@@ -19,7 +32,7 @@ sigmoid it is 0.5, which a dense layer multiplies by its weights: the product ca
 added to that layer's bias, but a convolution with padding sees 0.5 inside and 0 at the
 border, so that no bias is right everywhere. Therefore each tensor also carries the
 value that a masked channel would have at each place. NaN says that it depends on the
-input, and the channel is frozen where it is read.
+input; the channel is then frozen where a layer with weights mixes it.
 
 A tensor may have millions of entries, but labels hardly ever vary along more than one
 axis. Such axes have size 1 in the arrays, which broadcasting makes up for.
@@ -67,6 +80,9 @@ class Abstract:
 
     def full(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels and constants at full size; batch and unknown axes at 1."""
+        # No label varies along the batch or along an axis of unknown size, so one
+        # position stands for all of them. `broadcast_to` makes views: nothing is
+        # copied.
         shape = tuple(
             1 if size is None or axis == 0 else size
             for axis, size in enumerate(self.shape)
@@ -89,6 +105,8 @@ class Abstract:
         """
         labels, constant = self.full()
         moved = np.asarray(function(labels))
+        # One constant for all positions is the usual case (0 behind a ReLU). It moves
+        # nowhere; only the number of its axes has to follow.
         if self.constant.size == 1:
             value = self.constant.reshape((1,) * moved.ndim)
             return Abstract(compress(moved), value, shape)
@@ -103,6 +121,9 @@ class Abstract:
         Along an axis on which the labels do not vary, differing constants count
         as unknown.
         """
+        # Take relu(x) and sigmoid(x), joined along the height: a channel has one label
+        # in all rows, but carries 0 in some and 0.5 in others. A layer that reads the
+        # channel has one bias for all rows, and none is right for both. NaN says so.
         small = compress(labels)
         for axis, size in enumerate(small.shape):
             if size == 1 and constant.shape[axis] > 1:

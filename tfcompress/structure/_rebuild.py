@@ -9,11 +9,23 @@ layers, on classes that are not registered, and on layers with a `build_config` 
 own. So every operation is called again, with arguments in which the old tensors are
 replaced by the new ones, and Keras records the new graph by itself.
 
+    old graph   conv1(x) → a     relu(a) → b      conv2(b) → c
+    new graph   conv1'(x') → a'  relu'(a') → b'   conv2'(b') → c'
+
+`Rebuild.tensors` pairs a with a', b with b' and so on; `Rebuild.layers` and
+`Rebuild.variables` do so for layers and variables. Whatever goes over to the new model
+(weights, optimizer slots, masks, the self-check) goes along these pairs.
+
+A layer that is called several times is copied at its first call, and the copy is called
+as often. A nested model is such a layer: its graph is rebuilt at the first call, as a
+model of its own. Weights are copied at the end, because Keras creates the variables of
+most layers when they are called.
+
 Old and new variables must not be matched by their paths, which are neither unique nor
 stable, nor by their position in `model.weights`, which depends on the order in which
 layers were made. Each layer is copied by itself, and the variables of the copy are in
-the order of the original's. A layer that is called several times is copied once. What
-is neither config nor variable (adapted statistics, assets) is carried by `_state`.
+the order of the original's. What is neither config nor variable (adapted statistics,
+assets) is carried by `_state`.
 """
 
 from __future__ import annotations
@@ -160,6 +172,8 @@ class Rebuild:
 
     def along(self, tensor: Any, axis: int) -> np.ndarray | None:
         """Kept positions on an axis of a symbolic tensor; None if all."""
+        # A position goes if all that lies there is removed. `_Walk.solve` has made sure
+        # that what is removed is whole positions of one axis.
         labels = self.trace.tensors[id(tensor)].labels
         if labels.shape[axis] == 1 or self._nothing:
             return None
@@ -188,8 +202,12 @@ class Rebuild:
     def _build(self, model: keras.Model) -> keras.Model:
         graph = _graph.functional(model)
         sequential = isinstance(model, keras.Sequential)
+        # A Sequential model stays one as long as the edit leaves a chain of layers. One
+        # that drops or replaces tensors may not; its result is a Functional model.
         if sequential and not self._absent and not self._touches(model):
             return self._build_sequential(model)
+        # Old tensor -> what its readers get, in this graph. That is not always its own
+        # counterpart, which is in `self.tensors`: an edit may put another in its place.
         new: dict[int, Any] = {}
         for tensor in graph.inputs:
             self._record(tensor, self._input(tensor), new)
@@ -203,6 +221,7 @@ class Rebuild:
         for call in _graph.calls(model):
             if needed is not None and id(call.node) not in needed:
                 continue
+            # Of x + branch only x is left: the readers of the sum read x.
             alias = self._zero.alias(call) if self._zero else None
             if alias is not None:
                 new[id(call.outputs[0])] = new[id(alias)]
@@ -238,11 +257,16 @@ class Rebuild:
 
     def _take_over(self, call: _graph.Call, new: dict[int, Any]) -> None:
         """What a normalization returned is what the layer before it returns."""
+        # The layer's own output has no counterpart any more, since the copy has folded
+        # weights. It leaves the pairs, and the self-check compares behind the
+        # normalization.
         (before,), (after,) = call.inputs, call.outputs
         self._record(after, self.tensors.pop(id(before))[1], new)
 
     def _get(self, tensor: Any, new: dict[int, Any]) -> Any:
         """What the readers of a tensor get, built when the first one asks."""
+        # An edit may read the tensor that it replaces, x -> 0.5 * x. It then gets the
+        # counterpart of x itself, or it would ask for its own result.
         if id(tensor) not in new:
             edit = self._edits[None, id(tensor)]
             sources = (
@@ -280,6 +304,9 @@ class Rebuild:
 
     def _live(self, model: keras.Model) -> set[int]:
         """Ids of the nodes that some output still depends on after the edits."""
+        # From the outputs back: a node lives if something wants a tensor that it makes.
+        # Where a tensor is replaced, its readers want what the edit reads in its place,
+        # so a branch that only led to replaced tensors is left out.
         wanted: set[int] = set()  # tensors whose unedited value is read
 
         def want(tensor: Any, node: Any = None) -> None:
@@ -347,6 +374,7 @@ class Rebuild:
         """The copied operation of a call and its arguments, both edited."""
         old = call.operation
         new = self._made.get(id(old))
+        # `_made` is what keeps shared layers shared: the second call finds the copy.
         if new is None:
             if _graph.is_editable(call):
                 new = self._build(old)
@@ -385,6 +413,8 @@ class Rebuild:
                 new = _created(old, config)
             self._restore.extend((new, *pair) for pair in initializers)
         self.layers[id(old)] = (old, new)
+        # State that only the layer's class understands can be handed over to a layer of
+        # the same size, but not cut.
         tensors = (*call.inputs, *call.outputs)
         whole = all(self.shape(t) == tuple(t.shape) for t in tensors)
         self._whole[id(old)] = whole
@@ -395,6 +425,8 @@ class Rebuild:
         wrap = self._wrap.get(id(old))
         if wrap is None:
             return new
+        # The function may look at the weights, as one that clusters them does. So this
+        # copy is built and gets them at once, and not at the end like the others.
         if not new.built and old.built:
             new.build_from_config(old.get_build_config())
         if self._inherit:
@@ -461,13 +493,29 @@ class Rebuild:
         gone = self.removed[self.trace.solution.root[fold.labels]]
         if not gone.any():
             return None
+        # y[o] = bias[o] + Σ_positions Σ_i kernel[position, i, o] · x[i]. A removed
+        # input i has carried the constant c[i] at every position, so that what is lost
+        # is Σ_i c[i] · (Σ_positions kernel[position, i, o]). In float64, because the
+        # sum may run over thousands of products.
         kernel = keras.ops.convert_to_numpy(layer.kernel).astype("float64")
         kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(0)
         return (fold.constant * gone) @ kernel
 
 
 class _Zeros:
-    """Which tensors are zero when some layers are absent, and what follows."""
+    """Which tensors are zero when some layers are absent, and what follows.
+
+    Zeros are followed from the absent layers to the additions where they vanish:
+
+        x ── conv1 ── relu ── conv2 (absent) ── scale ── Add ── …
+        └───────────────────────────────────────────────┘
+
+    conv2 counts as zero, `scale` maps zeros to zeros, and x + 0 is x. The readers of
+    the sum read x, and nothing reads conv1, relu, conv2 and `scale`: they are left out.
+    An operation that makes something else of zeros (a Dense with a bias, a Concatenate)
+    ends the walk with an error, because its result would have to be computed all the
+    same.
+    """
 
     def __init__(self, model: keras.Model, absent: frozenset[int]) -> None:
         self._absent = absent
@@ -513,12 +561,14 @@ class _Zeros:
         kind = type(operation).__name__
         if not isinstance(operation, keras.Layer) and len(call.inputs) < 2:
             kind = ""  # with a number or an array, which does not vanish
+        # x - 0 is x, but 0 - x is not: of a difference, only the second operand may go.
         if kind == "Multiply" or (all(zero) and _keeps_zero(operation, call)):
             self._zeros.update(map(id, call.outputs))
         elif kind == "Add" or (kind == "Subtract" and not zero[0]):
             if all(zero):
                 self._zeros.add(id(call.outputs[0]))
                 return
+            # What is left takes the place of the sum, so it must have the sum's shape.
             rest = [t for t, z in zip(call.inputs, zero, strict=True) if not z]
             if all(tensor.shape != call.outputs[0].shape for tensor in rest):
                 raise ValueError(

@@ -135,6 +135,8 @@ class Trace:
         axis %= len(variable.shape)
         labels = np.broadcast_to(labels, (variable.shape[axis],))
         known = self.axes.get((id(variable), axis))
+        # A shared layer binds its variables at every call. There is one array to cut,
+        # so that position i of one call and position i of the other leave together.
         if known is None:
             self.axes[id(variable), axis] = Axis(
                 layer, variable, axis, labels, role, zero
@@ -157,6 +159,9 @@ class Trace:
         axis %= len(tensor.shape)
         labels = np.moveaxis(tensor.labels, axis, -1)
         size = tensor.shape[axis] or 1
+        # The reader sums over an axis that has no channels on it, such as a Dense layer
+        # behind a Permute that has put the positions last. What channels there are lie
+        # on other axes, of which no variable of the reader could be cut.
         if labels.shape[-1] == 1:
             self.table.freeze(
                 labels, f"channels lie on an axis over which {reader} computes"
@@ -175,6 +180,7 @@ class Trace:
             np.moveaxis(tensor.constant, axis, -1), labels.shape
         ).reshape(-1, labels.shape[-1])
         first = constant[0]
+        # Rows whose constants differ have no common one (NaN differs from itself).
         if len(rows) > 1 and not (constant == first).all():
             first = np.where((constant == first).all(0), first, np.nan)
         return rows[0], first
@@ -288,6 +294,8 @@ class Trace:
         self, tensor: Abstract, function: Callable[[np.ndarray], np.ndarray]
     ) -> Abstract:
         """`tensor` after an elementwise function that acts on constants."""
+        # A tensor has few different constants, most often one: the function runs on
+        # these. What is unknown stays unknown.
         values, inverse = np.unique(tensor.constant, return_inverse=True)
         known = ~np.isnan(values)
         mapped = np.full(values.shape, np.nan)

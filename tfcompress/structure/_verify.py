@@ -1,4 +1,22 @@
-"""The self-check: an edited model computes what the original would."""
+"""The self-check: an edited model computes what the original would.
+
+Both models run on the same random input, call by call and without compilation. The
+original runs first, with the edit in effect on it: masked variables read as zeros, and
+the layers of a dropped branch return zeros. Nothing is written into it, because
+`keras.StatelessScope` hands the masked values to the layers in place of the variables'
+own. Each of its tensors that has a counterpart in the copy is kept, the copy runs next,
+and each pair is compared when the copy computes it. So the first error names the first
+layer that differs, and not only an output at the end.
+
+A tensor of the original has the channels that the copy lacks. They are cut out of it by
+the same labels by which the weights were cut, and the rest must agree:
+
+    original (1, 8, 8, 16), channels 3 and 5 masked  →  without 3 and 5  (1, 8, 8, 14)
+    copy                                                                 (1, 8, 8, 14)
+
+A rule that takes an operation for channel-wise although it is not shows up here, as
+does a registered layer that maps a channel of zeros to something else.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +58,8 @@ def verify(
         VerificationError: naming the first layer at which they differ.
     """
     inputs = random_inputs(model)
+    # A list for each tensor: one inside of a nested model that is called twice has two
+    # values. The copy computes them in the same order.
     expected: dict[int, list[np.ndarray]] = {}
     silent = {
         id(tensor)
@@ -113,6 +133,7 @@ def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
             f"The edited model differs from the original at {name!r}: its output has "
             f"shape {received.shape}, expected {expected.shape}."
         )
+    # Only floats are compared by value. The kind of bfloat16 in NumPy is "V".
     if not expected.size or expected.dtype.kind not in "fV":
         return
     tolerance = _TOLERANCE.get(str(expected.dtype), 0.1)
@@ -140,6 +161,8 @@ def _random(rng: np.random.Generator, shape: list[int], dtype: str) -> Any:
 
 def random_inputs(model: keras.Model) -> list[np.ndarray]:
     """One example, small where the model leaves sizes open."""
+    # A network without padding may need larger maps than 32. The sizes are tried one
+    # after another, and the last error is reported if none works.
     rng = np.random.default_rng(0)
     problem: Exception | None = None
     for size in (32, 128, 256):

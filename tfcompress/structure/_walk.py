@@ -77,6 +77,10 @@ class _Walk:
                 result.keys[id(operation)] = key
                 result.layers.setdefault(key, operation)
             if _graph.is_editable(call):
+                # A nested model has tensors of its own, made when it was built. Its
+                # inputs take over the labels of what this call feeds in. A second call
+                # meets the labels of the first, and `_record` ties the two: the nested
+                # layers exist once, so both calls lose the same channels.
                 inner = _graph.inner_inputs(call) or ()
                 given = [result.tensors[id(tensor)] for tensor in inner]
                 outputs = self.run(operation, given, key + "/")
@@ -121,6 +125,9 @@ class _Walk:
             self._several.append(abstract.labels)
 
     def _note_output(self, key: str, tensor: Abstract) -> None:
+        # A name in `{"conv2": [0, 5]}` means the channels that the layer puts out. That
+        # also holds for layers that create none, such as a ReLU, if their labels lie on
+        # one axis.
         if sum(size > 1 for size in tensor.labels.shape) == 1:
             self.result.outputs.setdefault(key, tensor.labels.ravel())
 
@@ -131,10 +138,15 @@ class _Walk:
         axes, the removable slices are those of one axis, the last that is not
         already coupled away.
 
-        Such tensors come from reshaping: 12 units seen as 3×4 carry 12 labels, and
-        unit 5 alone cannot leave, because it would tear a hole into the array. Along
-        the first axis all rows are tied to the first one; what is left are the four
-        columns. Solving again matters, as these ties may decide about the next tensor.
+        Such tensors come from reshaping. 12 units seen as 3×4 carry the labels
+
+            1  2  3  4
+            5  6  7  8
+            9 10 11 12
+
+        and unit 6 cannot leave alone, because that would leave a hole in the array.
+        All rows are tied to the first one: 1-5-9, 2-6-10 and so on. What can leave are
+        the four columns. `Rebuild.along` relies on this.
         """
         table = self.result.table
         solution = table.solve()
@@ -152,6 +164,7 @@ class _Walk:
                         labels.take([0], axis),
                         "shares a reshaped tensor with frozen channels",
                     )
+                # The next tensor has to see these ties.
                 solution = table.solve()
         return solution
 

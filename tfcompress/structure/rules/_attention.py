@@ -41,6 +41,9 @@ class Attention(Weighted):
         for part, dense in self._denses(op).items():
             labels, constant = trace.vector(given[part], -1, f"{name!r}")
             trace.consume(op, dense.kernel, 0, labels, constant)
+        # A head leaves as a whole; `key_dim` stays. Masking zeroes its query, key and
+        # value. A value of zeros alone makes the head's output zero, whatever the
+        # attention weights are, so that zero reaches the output projection.
         heads = self._heads(trace, op)
         final = op._output_dense
         trace.bind(op, final.kernel, 0, heads, "input")
@@ -88,6 +91,8 @@ class GroupedAttention(Attention):
     )
 
     def _heads(self, trace: Trace, op: Any) -> np.ndarray:
+        # Keras repeats each key-value head for consecutive query heads: with 4 query
+        # heads and 2 key-value heads, these belong to the heads 0 0 1 1.
         queries = op._query_dense.kernel.shape[1]
         groups = op._key_dense.kernel.shape[1]
         heads = trace.create(op, groups, "heads")

@@ -45,7 +45,15 @@ class Kept(Protocol):
 
 
 class Rule:
-    """Base: an operation whose inputs are frozen."""
+    """Base: an operation whose inputs are frozen.
+
+    A rule is asked twice. `trace` runs during the analysis, once for each call, and
+    says what happens to labels. The other two run during the rebuild, when it is known
+    which channels stay: `configure` edits the config from which a layer is copied (a
+    Dense gets fewer `units`), `adjust` edits a copied operation of `keras.ops` or the
+    arguments of a call (a Reshape gets another target). Most rules need neither,
+    because their operation takes whatever size it is given.
+    """
 
     kind: ClassVar[str] = FROZEN
     note: str = ""

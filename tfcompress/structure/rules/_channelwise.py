@@ -56,6 +56,11 @@ class BatchNorm(Weighted):
                 inputs, f"{trace.key(op)!r} normalizes over several axes", call.outputs
             )
         labels, constant = trace.vector(inputs[0], axes[0], f"{trace.key(op)!r}")
+        # y = gamma · (x - mean) / sigma + beta. A removed channel with x = 0 would
+        # leave the constant beta - gamma · mean / sigma behind, which is far from zero
+        # in a trained network. So masking a channel zeroes gamma, beta and mean as
+        # well, and the output is 0 whatever x is. Without a gamma nothing cancels x:
+        # the channel must be zero before. The variance stays; it only divides.
         if not op.scale:
             trace.require_zero(op, labels, constant)
         trace.bind(op, op.gamma, 0, labels, "scale", zero=True)
@@ -269,19 +274,29 @@ class Merge(Rule):
         axes = {
             axis for array, _ in labels for axis in range(rank) if array.shape[axis] > 1
         }
+        # y = a + b, position by position: channel i of the result is zero only if
+        # channel i of both is. The operands' labels are therefore tied, and a residual
+        # stage, in which every block adds to the same tensor, becomes one class for
+        # each channel. Two kinds of operands are not of the same size:
+        # * (batch, 1, 1, channels), as in squeeze-and-excite, has the channels and is
+        #   tied. Its labels broadcast over the positions.
+        # * (batch, height, width, 1), such as a spatial gate, has one value for all
+        #   channels. It is left out, or all of them would be tied to its one label.
         result: np.ndarray | None = None
         for array, real in labels:
-            # An operand that is broadcast over the channels does not matter.
             if axes and all(real[axis] == 1 for axis in axes):
                 continue
             if result is None:
                 result = array
                 continue
             trace.table.tie(result, array, f"{name} joins them with frozen channels")
+            # Any of the tied labels stands for the class. Where one operand has none,
+            # the other's label was just frozen and is kept for its reason.
             result, array = np.broadcast_arrays(result, array)
             result = np.where(result == 0, array, result)
         if result is None:
             return [Abstract.frozen(shape)]
+        # The constant of an operand without labels means nothing: it carries data.
         known = [
             np.where(_labeled(array), constant, np.nan)
             for (array, _), constant in zip(labels, constants, strict=True)
@@ -302,6 +317,7 @@ def _labeled(array: np.ndarray) -> np.ndarray:
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # Zero times what is unknown (NaN) is zero: a gate cannot reopen a removed channel.
     return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 
@@ -327,6 +343,7 @@ class Spatial(Rule):
         rank = len(tensor.shape)
         axis = channel_axis(op, rank)
         labels, constant = trace.vector(tensor, axis, f"{trace.key(op)!r}")
+        # Padding adds zeros: any other constant is no longer the same at all positions.
         if self.pads:
             constant = np.where(constant == 0, 0.0, np.nan)
         if len(out) < rank:  # global pooling without keepdims
@@ -368,6 +385,9 @@ class Reduce(Rule):
             axes = [op.axis % rank]
         else:
             axes = [axis % rank for axis in op.axis]
+        # A sum over the channels does not miss those that are zero. A mean does,
+        # because it divides by their number, and a maximum does where 0 is the largest
+        # value.
         if any(tensor.labels.shape[a] > 1 for a in axes):
             zero = not np.where(tensor.labels != 0, tensor.constant, 0.0).any()
             if not (self.additive and zero):

@@ -47,6 +47,8 @@ class Move(Rule):
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} depends on an unknown size", call.outputs
             )
+        # In the array, the batch and axes of unknown size have size 1. If channels were
+        # moved to such an axis, labels and tensor no longer fit.
         expected = tuple(1 if s is None or a == 0 else s for a, s in enumerate(shape))
         try:
             np.broadcast_to(moved.labels, expected)
@@ -79,6 +81,7 @@ class Reshape(Move):
         target = [1 if s is None or a == 0 else s for a, s in enumerate(shape)]
 
         def function(x: np.ndarray) -> np.ndarray:
+            # Keras' Flatten puts channels last before it flattens.
             if (
                 isinstance(op, keras.layers.Flatten)
                 and op.data_format == "channels_first"
@@ -150,6 +153,9 @@ class Join(Rule):
                 )
                 value = np.where(value == constant, value, np.nan)
             return [Abstract(first, value, shape)]
+        # All axes but the joined one must agree in size, and the joined one must be
+        # written out: 3 channels beside a tensor of 2 without labels (shape 1 in the
+        # array) are 7 8 9 0 0.
         dims = np.broadcast_shapes(
             *(
                 tuple(1 if a == axis else n for a, n in enumerate(labels.shape))
@@ -228,6 +234,7 @@ class GetItem(Move):
     def adjust(
         self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
     ) -> tuple[tuple, dict]:
+        # Only axes of the input count for `given`; None makes a new axis of the output.
         key = self._key(call)
         rank = len(call.inputs[0].shape)
         given = sum(k is not None and k is not Ellipsis for k in key)
@@ -251,6 +258,11 @@ class GetItem(Move):
     def _move_key(key: Any, keep: np.ndarray | None) -> Any:
         if keep is None or (isinstance(key, slice) and key == slice(None)):
             return key
+        # Old positions become new ones. x[..., 2:6] of 8 channels, of which 3 leaves:
+        #     old position   0 1 2 - 4 5 6 7
+        #     new position   0 1 2   3 4 5 6
+        # The slice has chosen 2, 3, 4, 5. What is left of it, 2, 4, 5, is now 2:5. With
+        # a step the new positions may have different gaps, which no slice can express.
         position = np.cumsum(keep) - 1
         if isinstance(key, int):
             return int(position[key])

@@ -50,11 +50,23 @@ class Conv(Weighted):
         axis = channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
         out = trace.create(op, op.filters)
+        # A constant folds into the bias only if every position of the output sees it
+        # through the whole kernel. With padding, those at the border see zeros instead.
         exact = op.padding == "valid" or math.prod(op.kernel_size) == 1
+        # In a grouped convolution, each block of filters reads a block of the inputs.
+        # The input axis of the kernel is shared by all blocks: its position p is input
+        # p of each of them. With 4 inputs, 6 filters and 2 groups:
+        #
+        #     inputs   0 1 | 2 3       position 0 of the kernel is inputs 0 and 2
+        #     filters  0 1 2 | 3 4 5   filters 0, 1, 2 read inputs 0 and 1
+        #
+        # Cutting position 0 removes inputs 0 and 2, so these are tied. All blocks must
+        # also keep equally many filters, so 0 and 3 are tied, 1 and 4, 2 and 5.
         if op.groups == 1:
             trace.consume(op, op.kernel, -2, labels, constant, exact and op.use_bias)
         elif op.groups == len(labels):
-            # One input channel a group: whole groups can go.
+            # One input channel a group: the kernel's input axis has length 1 and cannot
+            # be cut, but a whole group can go, an input with all filters that read it.
             trace.require_zero(op, labels, constant)
             trace.table.tie(
                 np.repeat(labels, op.filters // op.groups),
@@ -75,6 +87,7 @@ class Conv(Weighted):
 
     def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
         filters = kept.size(op.kernel, -1)
+        # Where whole groups go, the number of filters in each group stays.
         if op.groups > 1 and op.kernel.shape[-2] == 1:
             config["groups"] = op.groups * filters // op.filters
         config["filters"] = filters
@@ -91,6 +104,8 @@ class ConvTranspose(Weighted):
     ) -> list[Abstract]:
         axis = channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        # Constants do not fold. How many entries of the kernel reach a position of the
+        # output depends on the position, at the border and with strides.
         trace.consume(op, op.kernel, -1, labels, constant)
         out = trace.create(op, op.filters)
         trace.bind(op, op.kernel, -2, out, "kernel", zero=True)
@@ -136,6 +151,8 @@ class DepthwiseConv(Weighted):
     ) -> list[Abstract]:
         axis = channel_axis(op, len(inputs[0].shape))
         labels, constant = trace.vector(inputs[0], axis, f"{trace.key(op)!r}")
+        # An input leaves together with the outputs that are made of it, which carry the
+        # same label. The mask zeroes their bias; with zero coming in, they are zero.
         trace.require_zero(op, labels, constant)
         trace.bind(op, op.kernel, -2, labels, "channelwise")
         out = np.repeat(labels, op.depth_multiplier)
@@ -186,6 +203,10 @@ class EinsumDense(Weighted):
         name = trace.key(op)
         tensor = inputs[0]
         shape = shape_of(call.outputs[0])
+        # Each letter of the kernel has one of three roles. In "abc,cde->abde", c is
+        # summed over (the kernel and the data have it), d and e are made (the kernel
+        # and the output have them). A letter that all three have would be a kernel of
+        # its own for each position, for which there is no rule.
         shared = [c for c in kernel if c in data and c in output]
         if "..." in op.equation or shared:
             return trace.freeze(
@@ -203,11 +224,15 @@ class EinsumDense(Weighted):
         made = [c for c in kernel if c in output and c not in data]
         if not made:
             return [Abstract.frozen(shape)]
+        # A tensor can lose slices of one axis only, so one axis gets labels: the last
+        # one that is made.
         letter = made[-1]
         axis = output.index(letter)
         out = trace.create(op, op.kernel.shape[kernel.index(letter)])
         trace.bind(op, op.kernel, kernel.index(letter), out, "kernel", zero=True)
         if op.bias is not None:
+            # The bias has the last axes of the output, from the first in `bias_axes`
+            # on.
             bias_axis = output.replace(data[0], "", 1)
             offset = len(op.bias.shape) - len(bias_axis)
             position = bias_axis.index(letter) + offset
@@ -248,6 +273,10 @@ class Recurrent(Weighted):
 
     A unit whose kernel, recurrent and bias columns are zero stays at zero when
     its output activation maps 0 to 0.
+
+    An LSTM shows why: its cell state is f·c + i·g, and its output o·act(c). With those
+    columns at zero, the candidate is g = act(0) = 0. The cell state then begins at 0
+    and stays there, and the output is o·act(0) = 0, whatever the gates f, i and o are.
     """
 
     kind = PRODUCER
@@ -269,6 +298,9 @@ class Recurrent(Weighted):
             trace.table.freeze(out, f"activation of {name!r} does not keep 0")
         if op.stateful:
             trace.table.freeze(out, f"{name!r} is stateful")
+        # Keras keeps the kernels of all gates side by side: for 2 units and 4 gates,
+        # the columns belong to the units 0 1 0 1 0 1 0 1. A unit is all of its columns,
+        # and the row of the recurrent kernel through which the others read it.
         wide = np.tile(out, self.gates)
         trace.bind(op, cell.kernel, 1, wide, "kernel", zero=True)
         trace.bind(op, cell.recurrent_kernel, 0, out, "recurrent")
