@@ -87,6 +87,9 @@ class Branch:
             return "it has a single layer with a kernel, hence no middle"
         if len({id(tensor) for tensor in reader.inputs}) > 1:
             return f"its layer {reader.operation.name!r} reads several tensors"
+        # A channel gate acts on the whole branch only if its layers form a chain: all
+        # others come from the first one, or lead to the last one. A layer that is
+        # parallel to the reader would bypass the gate.
         others = [call for call in self.kernels if call is not reader]
         if position == "before":
             made = self.bit[id(reader.outputs[0])]
@@ -138,6 +141,8 @@ def _branch_at(
         return "its operands come from nothing in common, so neither is a skip"
     # Tensors are numbered in order of execution: the last one that both need.
     features = view.tensors[common.bit_length() - 1]
+    # What only leads to one operand and comes after the common tensor is that side of
+    # the block. The side with fewer kernels is the skip: none, or one for a projection.
     sides = []
     for operand in add.inputs:
         own = view.ancestors[id(operand)] & ~view.ancestors[id(features)]

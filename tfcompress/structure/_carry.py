@@ -1,4 +1,12 @@
-"""Carrying compile state and optimizer slots over to an edited model."""
+"""Carrying compile state and optimizer slots over to an edited model.
+
+A model that shrinks while it trains must not lose the optimizer's slots: without its
+moments, Adam's next step moves every weight by the full learning rate. So each slot is
+cut as its variable was cut. A kernel (3, 3, 16, 32) that has become (3, 3, 12, 24) has
+two Adam slots of the first shape, and the new optimizer gets the part (3, 3, 12, 24) of
+them. For the same batch, the smaller model then takes the step that the masked one
+would take.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +86,7 @@ class _Carry:
         self._lost: list[str] = []
 
     def copy(self, optimizer: Any) -> Any:
-        """A copy that is not built yet. Equal for equal optimizers."""
+        """A copy that is not built yet; the same one for the same optimizer."""
         if optimizer is None:
             return None
         if id(optimizer) not in self._copies:
@@ -106,6 +114,8 @@ class _Carry:
         if isinstance(rate, keras.Variable):
             return kind.from_config(optimizer.get_config())
         # A schedule or a function is shared, because it may have no config.
+        # `get_config` would ask for one, so it is called on a twin without the
+        # schedule.
         plain = _graph.shallow_copy(optimizer)
         vars(plain)["_learning_rate"] = None
         return kind.from_config({**plain.get_config(), "learning_rate": rate})
@@ -129,6 +139,9 @@ class _Carry:
 
     def _settings(self, old: Any, new: Any) -> None:
         """What was set beside the config."""
+        # What a user has assigned to an attribute after the construction is in no
+        # config. Plain values are taken over; variables follow in `_carry`. Anything
+        # else that the constructor has not made in the copy as well is named as lost.
         for name, value in vars(old).items():
             if name in _OWN or _variables_in(value):
                 continue
@@ -144,6 +157,8 @@ class _Carry:
 
     def finish(self) -> None:
         """Builds the compiled optimizer and gives it its variables."""
+        # Normally the compiled optimizer is the copy that was passed in. Where Keras
+        # has wrapped it in another one, there is no old optimizer to pair that with.
         compiled = self.rebuild.model.optimizer
         roots = [o for o, twin in self._copies.values() if twin is compiled]
         if self.slots and roots and roots[0].built:

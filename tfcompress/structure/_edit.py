@@ -260,6 +260,9 @@ class Shrunk:
         Raises:
             ValueError: if the variable is not in the new model.
         """
+        # Each step counts positions in what the step before has left. If the first
+        # keeps 0 2 3 of 0 1 2 3 4 and the second keeps 1 2 of these three, 2 3 have
+        # stayed.
         axis %= len(old.shape)
         positions = np.arange(old.shape[axis])
         variable = old
@@ -314,6 +317,9 @@ def shrink_recorded(
     groups = channel_groups(model)
     model = groups.model
     steps: list[Rebuild] = []
+    # Branches first. The channels of a branch's last layer are those of the residual
+    # stream. They cannot be removed while another layer fills the stream, although they
+    # add nothing but zeros. The branch as a whole can.
     for name in _dead_branches(groups):
         try:
             # Compared with the model as it is: the branch must really be zero.
@@ -321,6 +327,7 @@ def shrink_recorded(
         except ValueError:
             continue  # no skip connection around it: channel by channel, below
         model = steps[-1].model
+    # Classes and variables belong to one model object: the copy is analyzed anew.
     if steps:
         groups = channel_groups(model)
     removed = zero_classes(groups)
@@ -683,6 +690,8 @@ def _round(groups: ChannelGroups, removed: np.ndarray, multiple_of: int) -> np.n
     removed = removed.copy()
     if multiple_of == 1:
         return removed
+    # If 13 of 40 channels stay and `multiple_of` is 8, three of the 27 others stay as
+    # well. They are zero already, or `_cut` makes them zero.
     for group in groups:
         gone = np.flatnonzero(removed[group.classes])
         spare = min(gone.size, -(group.size - gone.size) % multiple_of)
@@ -742,6 +751,8 @@ def _dead_branches(groups: ChannelGroups) -> list[str]:
     Their filters (or the scale of a normalization) are all zero, and so are
     their biases; a zero bias alone proves nothing. Their activation keeps zero.
     """
+    # With a normalization last in the branch, its own variables decide. The kernels
+    # before it may be anything, because 0 · x + 0 is 0.
     analysis = groups.analysis
     zero: dict[int, bool] = {}
     makes: set[int] = set()

@@ -55,6 +55,8 @@ class Folding:
 
         All other variables are copied.
         """
+        # f · (W x + b) + s = (f · W) x + (f · b + s). The new kernel and bias are
+        # computed in float64 and rounded once, on assignment.
         factor, shift = self._affine()
         kernel, bias = getattr(self.layer, self.kernel), self.layer.bias
         for source, target in _attributes(self.layer, new):
@@ -70,6 +72,9 @@ class Folding:
 
     def finite(self) -> bool:
         """Whether the folded weights are numbers of the kernel's type."""
+        # A variance of 0 without an epsilon gives an infinite factor, and a large
+        # factor may exceed the range of float16. Such a normalization stays where it
+        # is.
         kernel = getattr(self.layer, self.kernel)
         factor, shift = self._affine()
         with np.errstate(over="ignore"):
@@ -88,6 +93,8 @@ class Folding:
         return factor, shift
 
     def _scaled(self, kernel: keras.Variable, factor: np.ndarray) -> np.ndarray:
+        # Output c · m + j of a depthwise convolution is made by kernel[..., c, j], with
+        # m the depth multiplier: the factors in this order are a matrix (channels, m).
         value = _array(kernel)
         if self.pairs:
             return value * factor.reshape(value.shape[-2:])
@@ -192,7 +199,8 @@ def _einsum(layer: Any, norm: Any, position: int, call: Call) -> Folding | None:
     axes = layer.bias_axes or letter
     if letter not in axes:
         return None
-    # A bias has the axes of the output from the first of `axes` on.
+    # A bias has the axes of the output from the first of `axes` on: in "abc,cde->abde"
+    # with `bias_axes="de"` it has the axes d, e, and d is the first of them.
     first = min(map(output.index, axes))
     return Folding(
         layer,
@@ -209,6 +217,8 @@ def _with(**how: Any) -> Callable[..., Folding | None]:
 
 _L = keras.layers
 
+# Transposed kernels are (..., filters, inputs). A separable convolution is linear in
+# its pointwise kernel, which comes last, so that kernel alone takes the factors.
 _KINDS: dict[type, Callable[[Any, Any, int, Call], Folding | None]] = {
     **dict.fromkeys((_L.Conv1D, _L.Conv2D, _L.Conv3D, _L.Dense), _with()),
     **dict.fromkeys(

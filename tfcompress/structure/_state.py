@@ -1,4 +1,4 @@
-"""What a layer knows beside its config and its variables."""
+"""What a layer knows in addition to its config and its variables."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def prepare_state(old: keras.Layer, new: keras.Layer, whole: bool) -> None:
         new: its copy, built or not.
         whole: whether the copy reads and makes tensors of the same shapes.
     """
+    # Only Keras' own classes are known to keep everything in configs and variables.
+    # Attributes of other classes are carried if the copy has the same sizes: an array
+    # of one value for each channel could not be cut, because nothing says that it is
+    # one.
     sources, targets = sublayers(old), sublayers(new)
     if len(sources) != len(targets):  # some are made when a layer is built
         sources, targets = [old], [new]
@@ -152,6 +156,8 @@ def _parts(value: Any) -> Iterator[Any]:
 def _usual_attributes() -> frozenset[str]:
     """What Keras and its backend put into every layer that is built and called."""
 
+    # Found out with a layer that does nothing, since the list differs between versions
+    # and backends.
     class Bare(keras.Layer):
         def build(self, shape: Any) -> None:
             self.add_weight(shape=())

@@ -65,8 +65,9 @@ class Conv(Weighted):
         if op.groups == 1:
             trace.consume(op, op.kernel, -2, labels, constant, exact and op.use_bias)
         elif op.groups == len(labels):
-            # One input channel a group: the kernel's input axis has length 1 and cannot
-            # be cut, but a whole group can go, an input with all filters that read it.
+            # One input channel in each group: the kernel's input axis has length 1 and
+            # cannot be cut, but a whole group can go, an input with all filters that
+            # read it.
             trace.require_zero(op, labels, constant)
             trace.table.tie(
                 np.repeat(labels, op.filters // op.groups),
