@@ -23,7 +23,13 @@ Choice = tuple[keras.Variable, np.ndarray]
 
 
 class _Link(keras.constraints.Constraint):
-    """One of the constraints of a variable, applied after the one it had before."""
+    """One of the constraints of a variable, applied after the one it had before.
+
+    A variable has one constraint. Links make a chain of several: with a user's
+    `NonNeg` and two methods, `variable.constraint` is link2(link1(NonNeg)), and an
+    update is passed from the inside out. Methods may be taken out in any order, as
+    `_without` does.
+    """
 
     def __init__(self, inner: keras.constraints.Constraint | None) -> None:
         self.inner = inner
@@ -73,6 +79,8 @@ class _Held(_Link):
         )
 
     def apply(self, w: Any) -> Any:
+        # A choice, not a product with a mask: zero times an update that is NaN would be
+        # NaN. Held values do not change by one bit.
         return ops.where(self.where.value, self.value.value, ops.convert_to_tensor(w))
 
     def change(self, where: np.ndarray) -> None:
@@ -129,6 +137,8 @@ class _Constrained(ABC, Generic[L]):
             choices: as for `attach`; variables that are left out stay as they
                 are.
         """
+        # The step is not traced again: the link is the same, only its variable changes.
+        # A change is in force at once, and not only after the next update.
         for variable, entries in choices:
             _, link = self._links[id(variable)]
             link.change(entries)
@@ -195,6 +205,8 @@ class MaskedVariables(_Constrained[_Masked]):
 
     def apply_statistics(self) -> None:
         """Zeroes what is masked of the variables that no optimizer updates."""
+        # Optimizers apply constraints, so nothing does for the moving mean of a
+        # normalization, which the forward pass updates.
         for variable, link in self._links.values():
             if not variable.trainable:
                 variable.assign(link.apply(variable))

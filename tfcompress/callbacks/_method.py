@@ -39,7 +39,7 @@ class Method(keras.callbacks.Callback):
     | `_reapply` | `fit` ends | corrects weights that something else has written |
     | `_detach` | then, or when a run failed | takes the state out |
 
-    The base class keeps what is easy to get wrong:
+    The base class does what is easy to get wrong:
 
     * State is attached before the first epoch, not when `fit` begins, because a
       callback that restores an interrupted run may come later in the list.
@@ -169,6 +169,9 @@ class Method(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         """Called by Keras with the model that will be trained."""
+        # A driver that made the model smaller has called `replace_model` before, which
+        # sets `_model`. What differs here is a model that has nothing to do with the
+        # last one, as in a `fit` of another network with the same callback.
         if model is not self._model:
             self._release()
             self._forget()
@@ -176,6 +179,8 @@ class Method(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks everything that can be checked before anything trains."""
+        # After a run that has failed, this callback may still be attached, and so may
+        # others, which need not be in the list of the present run.
         self._release()
         _release_stale(self.model, self.params)
         _check_run(type(self).__name__, self.model)
@@ -186,6 +191,8 @@ class Method(keras.callbacks.Callback):
         """Attaches the method before the first epoch, and lets it advance."""
         with self._guarded():
             if not self._is_attached:
+                # Set before, so that `_guarded` takes out what `_attach` has put in if
+                # it fails half-way.
                 self._is_attached = True
                 _note(self.model, self)
                 self._attach()
@@ -264,6 +271,8 @@ class Method(keras.callbacks.Callback):
 
     def _last_step(self, batch: int, step: int) -> int:
         """The last of the steps that run before the next call, `step` the first."""
+        # With 10 steps in an epoch, and 4 in one execution, Keras announces the batches
+        # 0, 4 and 8, which stand for 0–3, 4–7 and 8–9.
         together = getattr(self.model, "steps_per_execution", 1)
         total = (self.params or {}).get("steps")
         if total:
@@ -291,6 +300,8 @@ class Method(keras.callbacks.Callback):
         Args:
             shrunk: the `Shrunk` record of how the model was made smaller.
         """
+        # The note moves first. If it stayed, a later `fit` of the old model would take
+        # the method out as a leftover, although it is at work in the new one.
         if self._is_attached:
             _strike(self.model, self)
             _note(shrunk.model, self)
@@ -333,10 +344,10 @@ class Method(keras.callbacks.Callback):
 
 
 def diverged(what: str) -> ValueError:
-    """The error of a run whose numbers are no numbers any more.
+    """The error of a training run in which NaN or infinity has appeared.
 
     Args:
-        what: what is not finite.
+        what: what is not finite, with its verb, such as "the loss is".
     """
     return ValueError(
         f"Training has diverged: {what} not finite. Nothing was chosen from such "
@@ -360,6 +371,8 @@ def _strike(model: keras.Model, method: Method) -> None:
 
 def _release_stale(model: keras.Model, params: Any) -> None:
     """Takes out what methods of a run that failed have left in a model."""
+    # Keras gives all callbacks of a run the same dict of facts. A method with another
+    # one belongs to an earlier run.
     for method in vars(model).get(_ATTACHED, ()):
         if method.params is not params:
             method._release()
@@ -416,9 +429,9 @@ def _move_methods_to_front(found: keras.callbacks.CallbackList) -> None:
     the stack: `CallbackList.set_params` is what calls `Method.set_params`. In a
     training loop of somebody's own, without such a list, the order stays as it is.
 
-    Keras iterates over the list at this moment, and would miss one callback and
-    visit another twice after a move; therefore all are told the facts again, of
-    which being told twice does no harm.
+    Keras iterates over the list at this moment. After a move it would miss one
+    callback and visit another twice. Therefore all are told the facts again; to be
+    told twice does no harm.
     """
     ordered = sorted(found.callbacks, key=_rank)
     if any(a is not b for a, b in zip(ordered, found.callbacks, strict=True)):

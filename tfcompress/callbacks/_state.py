@@ -4,7 +4,7 @@ A step that TensorFlow has traced reads any variable that it closes over. A step
 that JAX has traced does not: it is a pure function, whose inputs are the variables
 of the model, of the optimizer and of the metrics. Every other variable is a
 constant of the time of the tracing, and a mask kept in one would silently stay the
-first mask for ever. There, a method's variables therefore join
+first mask forever. On JAX, a method's variables therefore join
 
 * the optimizer's variables, if the update of the weights reads them (masks and held
   values, which constraints apply). They stay out of what the optimizer saves;
@@ -27,16 +27,16 @@ __all__ = ["StepState", "no_weights", "retrace"]
 
 
 def retrace(model: keras.Model, *, inference: bool = False) -> None:
-    """Has the compiled steps of a model traced anew.
+    """Makes Keras trace the compiled steps of a model again.
 
-    JAX looks for earlier traces of a function that equals the one to be compiled, as
-    long as that one is alive, and methods of a model are equal. What the step knows
-    as a constant would stay what it was, had the old one not gone first.
+    The old step is dropped first. JAX looks up earlier traces by the equality of
+    functions, as long as the earlier function is alive, and two bound methods of one
+    model are equal. It would find the old trace, with the old constants in it.
 
     Args:
         model: the compiled `keras.Model`.
-        inference: whether steps that evaluate and predict are meant, too. Defaults
-            to `False`.
+        inference: whether the steps that evaluate and predict are traced again as
+            well. Defaults to `False`.
     """
     model.train_function = None
     model.make_train_function()
@@ -68,6 +68,9 @@ class StepState:
         """
         variable = self._variable(value, dtype, name)
         if _must_track():
+            # A wrapper that scales the loss lists the variables of the optimizer inside
+            # it as its own. Tracked there, the variable is known to both, and both must
+            # leave it out of what they save.
             optimizer = _innermost(self.model.optimizer)
             optimizer._track_variable(variable)
             self._of_updates.append(variable)
@@ -87,6 +90,7 @@ class StepState:
     def track_for_loss(self, variable: keras.Variable) -> None:
         """Lets the forward pass read and write a variable made elsewhere."""
         if _must_track():
+            # Of the objects in this list Keras only reads the attribute `state`.
             holder = _NoWeight(variable)
             self.model._seed_generators.append(holder)
             self._of_loss.append(holder)
@@ -108,16 +112,16 @@ class StepState:
 
 
 class _NoWeight:
-    """A variable of a model that is no weight, as the state of a generator is."""
+    """A variable of a model that is not a weight, like the state of a generator."""
 
     def __init__(self, state: keras.Variable) -> None:
         self.state = state
 
 
 def no_weights(model: keras.Model) -> list[keras.Variable]:
-    """The variables that methods have made part of a model's steps, at this moment.
+    """The variables that methods have added to a model's steps, as of now.
 
-    They stand where the states of its random generators stand.
+    They are among the states of its random generators.
     """
     return [
         holder.state
@@ -156,6 +160,8 @@ class _Saver:
 
 
 def _hide(optimizer: Any, variable: keras.Variable) -> None:
+    # An attribute of the object hides the method of its class. It is set past Keras'
+    # own `__setattr__`, which tracks what an optimizer is given.
     saver = vars(optimizer).get("save_own_variables")
     if saver is None:
         saver = _Saver(optimizer)

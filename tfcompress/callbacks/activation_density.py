@@ -98,9 +98,9 @@ class ActivationDensity(Method):
     With `data`, densities are those of a sample at the end of each epoch, with
     the model in inference mode. Without, they are counted inside the training
     step, in training mode, on the first eighth of the samples of each batch: data
-    should be shuffled. Either way the model's results stay as they are. A
-    training that ends in an exception goes on being counted until the next `fit` with
-    this callback.
+    should be shuffled. Either way the model's results stay as they are. After a run
+    that ends in an exception, the model goes on counting until the next `fit` with a
+    method of this library.
 
     GELU, swish and the like are never exactly zero. For these a `threshold` is
     needed, and a warning says so where there is none.

@@ -94,7 +94,7 @@ class ADMM(Method):
         TypeError: if an argument has the wrong type.
         ValueError: if an argument has a value out of range. When training
             begins: if a name is unknown, or `state_path` holds the state of a
-            training with other kernels or of later steps than the model's.
+            training run with other kernels, or of later steps than the model's.
     """
 
     _selects = True
@@ -155,6 +155,8 @@ class ADMM(Method):
         self._penalize()
 
     def _penalize(self) -> None:
+        # ‖W - Z + U‖² needs Z and U only as the difference Z - U: one variable for each
+        # kernel joins the compiled step, and Z and U stay on the host.
         self._state = state = StepState(self.model)
         self._rho = state.for_loss(self.rho(self._updates), "float32", "rho")
         for kernel in self._kernels:
@@ -304,6 +306,10 @@ class ADMM(Method):
 
     def _update(self) -> None:
         """Equation 7 and the update of the scaled multipliers."""
+        # In place, so that no third array of the model's size is held: `dual` becomes U
+        # + W, the point that is projected (equation 7), and then U + W - Z, the next U.
+        # The distance to the set adds up in U, so that the pull on W grows as long as W
+        # stays away.
         for kernel in self._kernels:
             kernel.dual += kernel.weights()
         self._dual = {}
@@ -347,6 +353,8 @@ class ADMM(Method):
         return self.constraints
 
     def _change_rho(self, before: float, after: float) -> None:
+        # U is the multiplier divided by rho. The multiplier, the force that has built
+        # up, must not jump where rho does.
         if after != before:
             self._rho.assign(after)
             for kernel in self._kernels:
@@ -390,6 +398,8 @@ class ADMM(Method):
 
     def _restore(self, state_path: Path) -> bool:
         """Takes up the newest stored state that is not newer than the weights."""
+        # A state may be older than the weights: the update that is missing is made at
+        # the next occasion. One that is newer has seen weights that are lost.
         paths = [path for path in _versions(state_path) if path.exists()]
         now = self.updates_done
         for path in paths:

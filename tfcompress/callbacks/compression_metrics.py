@@ -44,7 +44,7 @@ class CompressionMetrics(Method):
         target: the part of the model to count; see `Method`. Defaults to `None`.
 
     Attributes:
-        costs: the `ModelCost` at the end of each epoch of the last training,
+        costs: the `ModelCost` at the end of each epoch of the last training run,
             without the channels that are zero.
 
     Raises:

@@ -100,11 +100,11 @@ class DynamicSurgery(Method):
 
     Before step k of the surgery, the masks of each layer are updated with
     probability (1 + gamma · k) ^ -power, drawn for each layer by itself, so that
-    they settle while the training goes on. Steps are counted by the optimizer:
-    compile anew to begin at 0, or set `begin`. The draws depend on `seed` and the
-    step only, and masks, μ and σ are weights of the model. A training that is
-    interrupted and restored (by `keras.callbacks.BackupAndRestore`, say) thus
-    goes on as if it had not been.
+    they settle while training goes on. Steps are counted by the optimizer: compile
+    again to begin at 0, or set `begin`. The draws depend on `seed` and the step only,
+    and masks, μ and σ are weights of the model. Therefore a training run that is
+    interrupted and restored, by `keras.callbacks.BackupAndRestore` for example, goes
+    on as if it had not been interrupted.
 
     Logged at the end of each epoch: `surgery_sparsity`, the fraction of the
     weights of the layers concerned that are masked, and `surgery_pruned` and
@@ -260,6 +260,11 @@ class DynamicSurgery(Method):
             if not np.any(ops.convert_to_numpy(own.statistics)):
                 own.statistics.assign(_statistics(own.kernel, own.mask))
             mean, std = ops.convert_to_numpy(own.statistics).tolist()
+            # For each weight w with mask m:
+            #     |w| ≤ a: m = 0      a < |w| ≤ b: m stays      |w| > b: m = 1
+            # `leaves` are weights with m = 1 and `returns` are weights with m = 0, so
+            # that one exclusive or switches both. Masked weights have gone on learning,
+            # which is why some exceed b.
             low, high = thresholds(mean, std, factor)
             size = ops.abs(own.kernel)
             leaves = ops.logical_and(own.mask, size <= low)

@@ -50,8 +50,8 @@ class FilterPruning(Method):
     from 0, so `Linear(0.0, 0.8, begin=0, end=79)` reaches its target in the
     last of 80 epochs. A second `fit` with the same callback and model goes on
     counting; so does a second `fit_shrinking` with the model that the first one
-    returned. Otherwise rates are of the channels that the model has when its
-    training begins, whatever was removed before. With `unit="step"`, t is the
+    returned. Otherwise rates refer to the channels that the model has when the
+    training run begins, whatever was removed before. With `unit="step"`, t is the
     optimizer's count of updates, which includes earlier runs with that
     optimizer.
 
@@ -213,6 +213,9 @@ class FilterPruning(Method):
         self._state = self._masks = None
 
     def _begin_epoch(self, epoch: int) -> None:
+        # The first `fit` ran the epochs 0 to 19. If the second begins at 0 again, the
+        # schedule goes on at 20 (offset 20). If it has `initial_epoch=20`, epoch
+        # numbers go on by themselves (offset 0).
         if self._offset is None:
             self._offset = max(0, self._next_epoch - epoch)
         super()._begin_epoch(epoch + self._offset)
@@ -313,6 +316,8 @@ class FilterPruning(Method):
 
     def _all_masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
         """The present masks, also of variables of which nothing is masked yet."""
+        # The masks of all channels name every variable that can ever be masked. Each
+        # gets its constraint now, before the step is traced; later only values change.
         everything = {group.name: np.arange(group.size) for group in self._living()}
         present = structure.keep_masks(
             self._groups, {name: self._pruned[name] for name in everything}
@@ -366,6 +371,8 @@ class FilterPruning(Method):
             for name in self._draws(spare, missing, sum(wanted.values())):
                 wanted[name] += 1
         else:
+            # Of each group only as many channels compete as the floor lets it lose, its
+            # lowest. Pruned ones have the score -inf and do not compete.
             candidates: list[tuple[float, str]] = []
             for name, count in spare.items():
                 alive = np.sort(scores[name][np.isfinite(scores[name])])
@@ -412,6 +419,9 @@ class FilterPruning(Method):
 
     def _gone(self, name: str) -> int:
         """Number of channels of a group that are zero or were removed."""
+        # Of 64 channels at the beginning, 48 may be left in a model that was made
+        # smaller, and 8 of these may be zero: 64 - (48 - 8) = 24 are gone. Rates are of
+        # the 64.
         present = self.selection.chosen[name].size - self._pruned[name].size
         return self._sizes[name] - present
 
@@ -421,6 +431,10 @@ class FilterPruning(Method):
 
     def _zeros(self, name: str, wanted: int) -> int:
         """Number of zero channels in the present group if `wanted` are pruned."""
+        # What the rate asks for, counted in the present group: if 24 of 64 are to be
+        # gone, 40 stay, and of a group of 48 that are left, 8 are zero. What stays is
+        # rounded up to `multiple_of`, so that at times fewer are pruned than the rate
+        # says.
         left = max(1, self._sizes[name] - wanted)
         left = math.ceil(left / self.multiple_of) * self.multiple_of
         return max(0, self.selection.chosen[name].size - left)

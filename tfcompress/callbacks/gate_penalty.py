@@ -35,10 +35,10 @@ class GatePenalty(Method):
     λ↑ is `Piecewise({0: 0.0, 125: 2.0, 190: 3.0})`.
 
     The weights are variables of the gates, so that a new value needs no new
-    tracing; they are in force from the first epoch (or step) and back at zero
-    when training ends (one that ends in an exception leaves them in force until
-    the next with this callback). The validation loss contains the penalties as
-    well.
+    tracing. They are in force from the first epoch (or step), and are set back to
+    zero when training ends. A run that ends in an exception leaves them in force
+    until the next `fit` with a method of this library. The validation loss contains
+    the penalties as well.
 
     At the end of each epoch it logs, over the epoch's batches, `r_polar` (the
     mean of the first sum) and `r_act` (the mean fraction of open gates), and
@@ -65,7 +65,7 @@ class GatePenalty(Method):
 
     Attributes:
         openings: gate -> mean fraction of the samples for which its outputs were
-            open, for each epoch of the last training.
+            open, for each epoch of the last training run.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -118,6 +118,9 @@ class GatePenalty(Method):
         super()._begin_epoch(epoch)
 
     def _advance(self, step: int) -> None:
+        # Each gate adds its own term to the loss. The factor 1 / L of equations 8, 9
+        # and 11 is in the weights, so that the sum over the gates is the mean of the
+        # paper.
         wanted = self.polarization(step), self.activation(step)
         if wanted != self._set:
             for gate in self._gates.values():

@@ -79,9 +79,10 @@ class IncrementalApproximation(Method):
     them: the more iterations, the fewer they are. Moving averages of normalizations
     need time to follow, so leave some epochs after the last of many iterations.
 
-    What is approximated is a weight of the layer, and the iteration follows from
-    epoch and batch. A training that is interrupted and restored goes on where it
-    was. One that is stopped early leaves its layers partly approximated.
+    Which weights are approximated is kept in a variable of the layer, and the
+    iteration follows from epoch and batch. A training run that is interrupted and
+    restored goes on where it was. One that is stopped early leaves its layers partly
+    approximated.
 
     The fraction of the unpruned weights that is approximated is logged at the end
     of each epoch as `approximated`.
@@ -311,7 +312,10 @@ def _grow(target: _Target, iteration: int, iterations: int, order: str) -> list[
             group.kernel.value, drum.weight_bits, fraction_bits=drum.fraction_bits
         )
         error = np.abs(ops.convert_to_numpy(truncated) - kernel)
-        # Cumulative, so that an epoch that is begun again changes nothing.
+        # The algorithm takes 1 / (N - i + 1) of the weights that are left. With N = 4
+        # that is 1/4 of all, 1/3 of 3/4, 1/2 of 2/4 and the last quarter: after
+        # iteration i, i / N of all. Cumulative, so that an epoch that is begun again
+        # changes nothing.
         count = int(np.count_nonzero(group.unpruned)) * iteration // iterations
         rank = _ORDERS[order](kernel, error)
         grown = grow(rank, group.unpruned, group.done, count)

@@ -169,6 +169,8 @@ class MagnitudePruning(Method):
         if wanted == self._last or not any(wanted.values()):
             return
         assert self._masks is not None
+        # All weights are ranked again. Those that are masked are zero and rank lowest,
+        # so that a rate that grows only adds to them.
         values = {name: self._values(name) for name in self._kernels}
         if self.scope == "network":
             listed = [value for own in values.values() for value in own]
