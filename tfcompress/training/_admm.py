@@ -195,6 +195,8 @@ def hard_prune(
     selected = select_kernels(model, names, exclude, argument)
     pairs = [(name, kernel) for name, own in selected.items() for kernel in own]
     _check_finite(pairs)
+    # One projection for each joint constraint, whose kernels compete with each other,
+    # and one for each kernel otherwise.
     joint: dict[int, tuple[Constraint, list[keras.Variable]]] = {}
     for name, kernel in pairs:
         constraint = given[name] if isinstance(given, dict) else given
@@ -303,8 +305,8 @@ def admm_compress(
             `fit_shrinking`. One run at a time may use the folder. Defaults to
             `None`: no backup.
         keep_backup: whether a run that is complete leaves its backup; the same call
-            then returns at once what it returned. Whoever saves the result deletes
-            the folder after that. Defaults to `False`: it is deleted.
+            then returns at once what it returned. Save the result first and delete
+            the folder afterwards. Defaults to `False`: it is deleted.
         **fit_arguments: anything else that `fit` takes, except epochs.
 
     Returns:
@@ -331,6 +333,9 @@ def admm_compress(
             for name in ("admm", "retrain"):
                 if work.is_done(number, name):
                     continue
+                # Each phase is a run with the ADMM penalty, the projection, and a run
+                # in which what the projection has fixed is held. A backup says which
+                # stages are done, and holds the state of the one that is open.
                 training = _stage_training(name, phase, work.rate)
                 run = Run(
                     work.model,
@@ -494,6 +499,10 @@ def _stage_training(
 
 def _without_dead_channels(model: keras.Model) -> keras.Model:
     """The model without the channels that no weight feeds, or none reads."""
+    # Silencing a channel zeroes weights that fed or read other channels, and these may
+    # be dead after that. So there are rounds until nothing changes. With a generator in
+    # the place of the list, `any` would end a round at the first group that has
+    # changed.
     groups = structure.channel_groups(model)
     while any([_silence(group) for group in groups if group.prunable]):
         pass
@@ -507,6 +516,8 @@ def _silence(group: Any) -> bool:
     A channel without inputs is constant, its bias. It is given up as well: the
     next layer's bias learns what it contributed.
     """
+    # Left alone are channels in which other variables take part, such as those of
+    # recurrent and depthwise layers.
     roles = {member.role for member in group.members}
     if not roles <= {"kernel", "bias", "scale", "offset", "mean", "variance", "input"}:
         return False

@@ -48,10 +48,15 @@ class Saved:
 class Backup:
     """One file that holds a model and the state of the run that trains it.
 
-    It is a Keras model file with two members more: the state as JSON, and the
+    It is a Keras model file with two more members: the state as JSON, and the
     arrays of the state. One file is replaced in one step, so that there is no
-    moment at which model and state do not fit, and a run that is killed leaves
-    the backup before or the one after.
+    moment at which model and state do not fit. A run that is killed while it saves
+    leaves either the backup before or the new one.
+
+        backup.keras
+        ├── config.json, metadata.json, model.weights.h5   Keras' own
+        ├── tfcompress/state.json    {"run": {…}, "seeds": [{"__array__": "a0"}], …}
+        └── tfcompress/arrays.npz    a0, a1, …
 
     Beside the model and the state that it is given, it keeps what a run draws
     from: the states of the model's seed generators (of dropout, for example),
@@ -116,6 +121,8 @@ class Backup:
         _check_optimizer(model, state["iterations"])
         for variable, value in zip(_generators(model), state["seeds"], strict=True):
             variable.assign(value)
+        # Last, because loading a model draws from Python's generator: seeds of
+        # initializers and of dropout.
         version, numbers, gauss = state["python_random"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(tuple(state["numpy_random"]))
@@ -250,6 +257,9 @@ def _numpy(variable: Any) -> np.ndarray:
 
 def _layers(model: keras.Model) -> list[list[str]]:
     """Class and name of each layer, in order, those inside of others included."""
+    # A process that builds the same model twice gets `conv2d` and `conv2d_1`. If a run
+    # is resumed by a second `build()` in one notebook, its layers have other names than
+    # in the backup, though they are the same layers in the same order.
     layers = model._flatten_layers(include_self=False)
     return [[type(layer).__name__, layer.name] for layer in layers]
 
@@ -308,6 +318,10 @@ def _renamed(state: Any, names: Mapping[str, str]) -> Any:
     """The state of a run with other names for the layers that its keys name."""
     if not names:
         return state
+    # A name counts where it is a whole part of a key: between the start, "/" or "_" and
+    # the end, "/", "#" or "_". With conv2d -> conv2d_5:
+    #     "density/conv2d", "conv2d#2", "val_conv2d_loss"   are renamed
+    # Longest names first, or conv2d_1 -> conv2d_6 would be taken for conv2d.
     longest = sorted(map(re.escape, names), key=len, reverse=True)
     pattern = re.compile(rf"(?<![^/_])({'|'.join(longest)})(?=$|[/#_])")
 

@@ -231,8 +231,8 @@ def resize_by_density(
     so do layers that are coupled to them or that they read, unless `layers` names
     them.
 
-    Every network starts its training anew: at epoch 0, with the learning rate
-    and the optimizer of a first step.
+    Every network is trained from the beginning: from epoch 0, with the first learning
+    rate and a fresh optimizer.
 
     Example:
 
@@ -283,8 +283,8 @@ def resize_by_density(
             as if it had not been interrupted, see `fit_shrinking`. One run at a time
             may use the folder. Defaults to `None`, no backup.
         keep_backup: whether a run that is complete leaves its backup; the same call
-            then returns at once what it returned. Whoever saves the result deletes
-            the folder after that. Defaults to `False`: it is deleted.
+            then returns at once what it returned. Save the result first and delete
+            the folder afterwards. Defaults to `False`: it is deleted.
         verbose: as for `fit`. Defaults to `"auto"`.
         **fit_arguments: anything else that `fit` takes, such as
             `validation_data`.
@@ -407,7 +407,10 @@ class _Rounds:
     settings: dict[str, Any]
 
     def result(self, model: keras.Model) -> DensityResult:
-        """Trains networks until one is the final one, and that to the end."""
+        """Trains networks until one is the final one, and trains that to the end."""
+        # A resumed run goes through the same rounds. Networks that are on disk are
+        # loaded instead of being trained. The widths that follow from them are the
+        # same, so that the run arrives where the earlier one was interrupted.
         first = model
         nets: list[DensityNet] = []
         stop: Stop | None = None
@@ -438,7 +441,8 @@ class _Rounds:
     ) -> DensityNet:
         """Trains a network until its density has saturated.
 
-        Or to the end, if it was trained as `before` says.
+        If `before` is given, the network was trained so far already, and is trained on
+        to the end.
         """
         density = self.density.callback(stop=before is None)
         if before is not None:
@@ -585,6 +589,9 @@ class _Sizing:
         self, model: keras.Model, densities: Mapping[str, float]
     ) -> dict[str, int]:
         """Layer or group name -> width by density (equation 2), where it differs."""
+        # A group of coupled layers can have one width only: the mean of its members'
+        # densities decides. With a function that builds networks, each layer owns
+        # itself.
         members: dict[str, list[float]] = {}
         owner = self._owners(model, densities)
         for name, density in densities.items():
@@ -684,6 +691,7 @@ class _Sizing:
         return {name: _group(groups, name) for name in layers}
 
     def _width(self, size: int, density: float) -> int:
+        # Halves round up. Python's `round` would take them to the next even number.
         width = max(1, math.floor(density * size + 0.5))
         return min(size, math.ceil(width / self.multiple_of) * self.multiple_of)
 

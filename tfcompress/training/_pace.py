@@ -23,7 +23,7 @@ __all__ = ["Pace", "pays"]
 # How much of the work that is saved is saved in time, before it was measured:
 # narrow layers in small batches gain less than their share.
 _YIELD = 0.5
-# Building a model anew takes about as long as this many analyzes of it.
+# Building a model again takes about as long as this many analyses of it.
 _ANALYSES = 15
 
 
@@ -37,9 +37,10 @@ def pays(
 ) -> bool:
     """Whether a model should be made smaller now.
 
-    It should if the epochs that remain pay for the removal twice, since what is
-    predicted is no certainty, and waiting costs more than it saves: as much as a
-    removal has been wasted since the last one, or nothing more will be pruned.
+    It should if two things hold. The epochs that remain save at least twice what the
+    removal costs, because predictions may be wrong. And waiting no longer pays: the
+    time wasted since the last removal has reached the cost of one, or nothing more is
+    being pruned.
 
     Args:
         gain: fraction of the time of a step that a removal saves.

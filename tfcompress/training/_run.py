@@ -104,6 +104,7 @@ class Run:
 
     def replace_model(self, model: keras.Model) -> None:
         """Goes on with another model."""
+        # A callback may have asked to stop in the epoch that has just ended.
         model.stop_training = self.stopped
         self.model = model
         self._told.set_model(model)
@@ -124,7 +125,12 @@ class Run:
 
 
 class _Callbacks(keras.callbacks.CallbackList):
-    """A list of callbacks for which several fits are one training run."""
+    """A list of callbacks for which several fits are one training run.
+
+    `fit` takes a `CallbackList` as it is. It calls `on_train_begin` and `on_train_end`
+    in every epoch, because every epoch is a `fit` of its own. These calls stop here;
+    the callbacks get them once, from `begin` and `end`.
+    """
 
     def __init__(self, callbacks: list[Any], **kwargs: Any) -> None:
         super().__init__(callbacks, add_history=True, **kwargs)
@@ -148,7 +154,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._final_logs = logs
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts batches anew."""
+        """Counts batches from zero."""
         self.batches = 0
         super().on_epoch_begin(epoch, logs)
 
@@ -161,7 +167,7 @@ class _Callbacks(keras.callbacks.CallbackList):
 
 
 def check_finite(model: keras.Model, history: Mapping[str, Sequence[Any]]) -> None:
-    """Refuses to go on with numbers that are none.
+    """Refuses to go on with weights or a loss that are not numbers.
 
     Args:
         model: the model after an epoch.
@@ -183,14 +189,14 @@ def check_finite(model: keras.Model, history: Mapping[str, Sequence[Any]]) -> No
 
 
 def _diverged(what: str) -> ValueError:
-    """The error of a run whose numbers are none any more.
+    """The error of a training run in which NaN or infinity has appeared.
 
     Args:
         what: where that was seen.
     """
     return ValueError(
         f"Training has diverged: {what}. Try a lower learning rate, or clip gradients. "
-        "A backup, if there is one, is of the last epoch before."
+        "A backup, if there is one, holds an epoch before that."
     )
 
 

@@ -64,7 +64,7 @@ class HardwarePlan:
 
     @property
     def speedup(self) -> float:
-        """Speed-up of all layers together, which take turns."""
+        """Speed-up of all layers together, which run one after another."""
         time = math.fsum(layer.macs / layer.speedup for layer in self.layers)
         return math.fsum(layer.macs for layer in self.layers) / time
 
@@ -191,6 +191,8 @@ def search_fractions(
             f"accuracy {least:.4f}. Received: initial={dict(start)!r}, which reach "
             f"{trials(fractions(0.0)):.4f}"
         )
+    # t never falls: the search takes for granted that the accuracy does not suffer when
+    # a layer gets its weights back, and goes on from the t that was reached.
     while True:
         t = _largest(lambda t: trials(fractions(t)) >= least, t, steps)
         kept = {n: alpha for n, alpha in fractions(t).items() if n in start}

@@ -47,10 +47,10 @@ def fit_shrinking(
     the present model. A callback that has a method `before_shrink(epoch)` is
     called with the number of the next epoch before channels are removed;
     `FilterPruning` then prunes for that epoch already, so that it runs at its
-    final size. One that has a method `replace_model(shrunk)`, as every method of this
-    library, is told in this way how the smaller model was made, before `set_model`
-    is called: what it keeps for each weight or channel (masks, held values, Z and U)
-    goes over to the weights that stay.
+    final size. If it has a method `replace_model(shrunk)`, as every method of this
+    library has, that is called with the record of how the smaller model was made,
+    before `set_model` is called: what the callback keeps for each weight or channel
+    (masks, held values, Z and U) goes over to the weights that stay.
 
     The result equals masked training, `fit` and then `finalize`, up to the
     rounding of floating-point sums, as long as the data come in the same order.
@@ -78,12 +78,12 @@ def fit_shrinking(
     **Interruptions.** With `backup_dir`, a run that was killed goes on as if nothing
     had happened: weights, optimizer, generators of dropout and noise, callbacks,
     the order of shuffled arrays and the `History` are those of a run that was not
-    interrupted, bit for bit on one machine. Callbacks of one's own have to keep
-    their state by methods `get_state` and `set_state`, as the package's do. A
-    `tf.data.Dataset` has to be made anew with the same seeds; batches that were
-    seen in a pass that is under way are read once more and skipped. Of augmentation
-    with a generator of its own the state is not kept. A Python generator has to
-    begin anew, too.
+    interrupted, bit for bit on one machine. Your own callbacks have to keep their
+    state by methods `get_state` and `set_state`, as those of the package do. A
+    `tf.data.Dataset` has to be made again with the same seeds; batches that were
+    seen in a pass that is under way are read once more and skipped. The state of an
+    augmentation that has a generator of its own is not kept. A Python generator has
+    to begin at its start again.
 
     Example:
 
@@ -119,8 +119,8 @@ def fit_shrinking(
             if its layers have other automatic names. One run at a time may use
             the folder. Defaults to `None`, no backup.
         keep_backup: whether a run that is complete leaves its backup; the same
-            call then returns at once what it returned. Whoever saves the model
-            deletes the folder after that, so that a process killed in between
+            call then returns at once what it returned. Save the model first and
+            delete the folder afterwards: a process that is killed in between then
             loses nothing. Defaults to `False`: it is deleted.
         verbose: as for `fit`. Defaults to `"auto"`.
         **fit_arguments: anything else that `fit` takes.
@@ -166,6 +166,8 @@ def fit_shrinking(
                 shrink_every == "auto"
                 or (run.epoch - initial_epoch) % shrink_every == 0
             )
+            # The model that is returned has no zero channels, whether a removal is due
+            # or not.
             if run.goes_on and not due:
                 continue
             _make_smaller(run, callbacks, multiple_of, pace)
@@ -181,6 +183,11 @@ def _make_smaller(
     run: Run, callbacks: Sequence[Any], multiple_of: int, pace: Pace | None
 ) -> None:
     """Removes what is zero if it pays, and tells the callbacks before and after."""
+    # The order matters. `FilterPruning` prunes for the next epoch before channels are
+    # removed, or that epoch would run at the size of the last one. Methods are told of
+    # the smaller model with its record, and take their state over, before `set_model`
+    # is called with the bare model: a method that finds another model there than the
+    # one it knows takes everything out of the old one and begins from nothing.
     if run.goes_on:
         for callback in callbacks:
             if hasattr(callback, "before_shrink"):
@@ -208,6 +215,8 @@ def _shrunk(model: keras.Model, multiple_of: int) -> Shrunk | None:
         if not structure.zero_indices(structure.channel_groups(model)):
             return None
         shrunk = shrink_recorded(model, multiple_of=multiple_of)
+    # Zero channels may all be ones that have to stay: the last one of a layer, or those
+    # that fill up to `multiple_of`.
     return shrunk if shrunk.model.count_params() < model.count_params() else None
 
 
@@ -255,7 +264,7 @@ def _warn_of_norms(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def _norms(optimizer: Any) -> set[str]:
-    """What of an optimizer, or of those inside it, looks at whole variables."""
+    """Options and classes, of an optimizer or those inside it, that take norms."""
     found = {
         option
         for option in ("clipnorm", "global_clipnorm")

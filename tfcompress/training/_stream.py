@@ -199,13 +199,15 @@ class Stream(DataAdapter):
         """Passes on that an epoch ends, and once that `fit` begins."""
         if not self._probing or self._epochs == 1:
             self._source.on_epoch_end()
-        # The first time in each `fit`, this is called before the first epoch. Until
-        # then Keras takes a batch just to see its shapes, if it takes any.
+        # `fit` resets its iterator before the first epoch, which calls this as well.
+        # Until then Keras takes a batch just to see its shapes, if it takes any.
         self._probing = False
 
     # Steps ----------------------------------------------------------------------------
 
     def _iterator(self, kind: str) -> Iterator[Any]:
+        # At the beginning of each `fit`, Keras may take a batch to build the model from
+        # its shapes. If it came from the data, every epoch would lose one.
         if self._probing:
             if self._example is None:
                 self._example = self._source.example(kind)
