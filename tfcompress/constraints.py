@@ -329,7 +329,7 @@ class NOfM(Constraint):
         magnitude = np.moveaxis(np.abs(weights), axis, -1)
         _check_finite(magnitude, infinite=True)
         length = magnitude.shape[-1]
-        # A group is completed with -1, which no weight loses against.
+        # A group is filled up with -1, less than any magnitude.
         padding = [(0, 0)] * (weights.ndim - 1) + [(0, -length % self.m)]
         groups = np.pad(magnitude, padding, constant_values=-1)
         groups = groups.reshape(*groups.shape[:-1], -1, self.m)
@@ -514,6 +514,10 @@ def _threshold(arrays: Sequence[np.ndarray], count: int) -> tuple[float, int]:
     and gathers what lies inside. A bracket that misses is widened, so that the
     answer is exact whatever the sample.
     """
+    # If a portion p of all magnitudes lies above the threshold, the number of such ones
+    # in a sample of n is about n · p, with a standard deviation of √(n · p · (1 - p))
+    # if the sample is random. The bracket is six of these on either side. Only what
+    # lies in it has to be looked at one by one.
     total = sum(values.size for values in arrays)
     sample = _sample(arrays)
     portion = count / total
@@ -579,6 +583,12 @@ def _best_step(points: np.ndarray, counts: np.ndarray, top: int) -> float:
     A point x moves from level j + 1 to level j where q passes x / (j + 1/2).
     Before the first crossing every point is on the top level.
     """
+    # With the levels c fixed, Σ (x - q c)² = Σ x² - 2 q Σ x c + q² Σ c² is smallest at
+    # q = Σ x c / Σ c², where it is Σ x² - (Σ x c)² / Σ c². So the best assignment has
+    # the largest (Σ x c)² / Σ c². At a crossing one c falls from j + 1 to j: Σ x c
+    # falls by x, and Σ c² by (j + 1)² - j² = 2 j + 1. Running sums over the sorted
+    # crossings give both for all assignments. Between, `product` is Σ x c and `square`
+    # is Σ c².
     lower = np.arange(1, top, dtype=np.float64)
     crossing = np.divide.outer(points, lower + 0.5).ravel()
     order = np.argsort(crossing, kind="stable")

@@ -94,7 +94,6 @@ class Criterion(ABC):
             One float array of shape `(group.size,)` for each group.
         """
 
-    # Watching is optional, so these two are empty rather than abstract.
     def raw(
         self,
         model: keras.Model,
@@ -113,6 +112,7 @@ class Criterion(ABC):
         """Variables that a criterion writes inside the training step."""
         return ()
 
+    # Watching is optional, so these three are empty rather than abstract.
     def attach(self, model: keras.Model, groups: Sequence[Any]) -> None:  # noqa: B027
         """Called when a training run begins, before its step is traced.
 
@@ -232,8 +232,8 @@ class L2Norm(_WeightNorm):
 class Random(Criterion):
     """A fixed random order, independent of the weights: the control experiment.
 
-    The scores depend on the seed, the group's name and its size only, so a
-    training that is interrupted and resumed prunes the same channels.
+    The scores depend on the seed, the group's name and its size only, so a training
+    run that is interrupted and resumed prunes the same channels.
 
     Example:
 
@@ -245,7 +245,7 @@ class Random(Criterion):
         seed: a whole number, 0 or larger. Defaults to `0`.
 
     Raises:
-        TypeError: if `seed` is no number.
+        TypeError: if `seed` is not a number.
         ValueError: if `seed` is not whole, or negative.
     """
 
@@ -302,7 +302,7 @@ class MeanActivation(Criterion):
         data: samples to measure on: inputs as for `fit`, a tuple `(inputs,
             labels)`, an iterable of batches of either that ends, as a
             `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose training split
-            is taken. `None` accumulates over the training. Defaults to `None`.
+            is taken. `None` accumulates while training. Defaults to `None`.
     """
 
     def __init__(self, data: Any = None) -> None:
@@ -553,6 +553,8 @@ def _by_kernel(group: Any, means: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def _by_channel(values: np.ndarray, channels: np.ndarray, size: int) -> np.ndarray:
     """Averages values of positions into values of the group's channels."""
+    # A channel may lie at several positions, such as a unit of an LSTM, which has a
+    # column in each of the four gates. Positions of other groups are -1.
     mine = channels >= 0
     total = np.bincount(channels[mine], weights=values[mine], minlength=size)
     count = np.bincount(channels[mine], minlength=size)
@@ -563,6 +565,9 @@ def _dead_inputs(
     groups: Sequence[Any], pruned: Mapping[str, np.ndarray]
 ) -> dict[int, _Dead]:
     """Where variables read pruned channels: id of variable -> axis, positions."""
+    # The next layer's weights that read a pruned channel have no effect, but are still
+    # there while the model is only masked. Were they counted, a masked model and the
+    # smaller one made of it would rank the next layer's filters differently.
     dead: dict[int, _Dead] = {}
     for group in groups:
         gone = pruned.get(group.name)

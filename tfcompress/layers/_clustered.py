@@ -92,6 +92,10 @@ class ClusteredKernel(KernelWrapper):
         if self.preserve_sparsity:
             # 0 takes part as a centroid that is not trained.
             known = ops.sort(ops.concatenate([known, ops.zeros((1,), value.dtype)]))
+        # The nearest of sorted centroids is found by counting the midpoints below a
+        # weight: between -1, 0 and 4 lie -0.5 and 2, so 1.5 has one below it, and goes
+        # to centroid 1, which is 0. `take` has the gradient of Han et al., equation 3:
+        # a centroid gets the sum of the gradients of the weights that took it.
         middles = ops.stop_gradient((known[1:] + known[:-1]) / 2)
         flat = ops.reshape(ops.stop_gradient(value), (-1,))
         nearest = ops.searchsorted(middles, flat)
@@ -165,6 +169,10 @@ def _centroids(values: np.ndarray, count: int, start: str, seed: int) -> np.ndar
 
 def _kmeans(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """k-means in one dimension, where clusters are intervals."""
+    # k-means++: each further centroid is drawn with a probability in proportion to the
+    # squared distance to the nearest one so far. Then Lloyd's steps: weights to the
+    # nearest centroid, centroids to the mean of their weights. An empty one stays where
+    # it is.
     found = [rng.choice(values)]
     distance = (values - found[0]) ** 2
     while len(found) < count:

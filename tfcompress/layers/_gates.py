@@ -17,7 +17,7 @@ __all__ = ["ChannelGate", "Gate", "LayerGate"]
 
 ESTIMATORS = ("ste", "gumbel", "bernoulli")
 
-# Of the statistics that inference uses: settles within a short run.
+# Of the statistics that inference uses: they settle within a short run.
 _MOMENTUM = 0.9
 
 Shape = tuple[int | None, ...]
@@ -49,7 +49,7 @@ class Gate(keras.Layer):
         self.temperature = positive("temperature", temperature)
         self.open_bias = number("open_bias", open_bias, least=None)
         self.seed = seed
-        self.measuring = False  # whether inference is counted, too
+        self.measuring = False  # whether inference is counted as well
         if estimator == "gumbel":
             self._noise = keras.random.SeedGenerator(seed)
 
@@ -168,6 +168,8 @@ class Gate(keras.Layer):
         return binary_step(logits)
 
     def _above_mean(self, logits: Any, training: bool | None) -> Any:
+        # As in a batch normalization: the mean of the batch while training, a moving
+        # mean at inference, where a sample must not depend on the others of its batch.
         if not training:
             return mean_step(logits, self._threshold)
         mean = ops.mean(ops.cast(logits, "float32"))
@@ -176,6 +178,10 @@ class Gate(keras.Layer):
         return mean_step(logits, mean)
 
     def _account(self, gate: Any, training: bool | None) -> None:
+        # `opening` is ḡ of equations 8 to 11, the fraction of the batch for which a
+        # gate is open. Its gradient reaches the logits through the straight-through
+        # step. What is only counted is cut off from the gradient. Each batch counts by
+        # its number of samples, because the last one may be smaller.
         gate = ops.cast(gate, "float32")
         opening = ops.mean(gate, axis=0)
         polarity = ops.mean((1.0 - opening) * opening)
@@ -202,7 +208,7 @@ class Gate(keras.Layer):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class LayerGate(Gate):
-    """Lets a residual branch pass, or not, as its input asks for.
+    """Lets a residual branch pass, or not, depending on the block's input.
 
     The layer gate of Zhi et al., "A New Baseline for GreenAI: Finding the Optimal
     Sub-Network via Layer and Channel Pruning" (2023), Table 1 and Figure 2:

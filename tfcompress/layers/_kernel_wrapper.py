@@ -21,7 +21,13 @@ class KernelWrapper(keras.layers.Wrapper):
     The layer's variables stay what they are; what its inputs are multiplied with
     is `effective_kernel` of them, and gradients flow through that to the
     variables. Subclasses override `effective_kernel`. Wrappers nest: the outer
-    one is applied first, and the inner one to what it returns.
+    one is applied first, and the inner one to what it returns. A call of
+    `QuantizedKernel(MaskedKernel(conv))` thus computes
+
+        conv(x, mask(quantize(kernel))) + bias
+
+    Why a wrapper, and not a subclass of `Conv2D`: weights that a subclass adds are
+    saved, but Keras does not load them. A wrapper's are.
 
     The kernels are those of `Conv1D`, `Conv2D`, `Conv3D`, their transposed forms,
     `DepthwiseConv1D`, `DepthwiseConv2D` and `Dense`, and the depthwise and the
@@ -89,6 +95,10 @@ class KernelWrapper(keras.layers.Wrapper):
 
     def call(self, inputs: Any) -> Any:
         """The inner layer's output with the effective kernels."""
+        # The layer's own `call` is not used: it would multiply with the kernel that it
+        # stores. `_KINDS` has what each kind computes, with the product left open.
+        # `product` fills it in, and hands kernel and operation from wrapper to wrapper
+        # inwards, until the innermost one multiplies.
         core = self.core
         _check(core)
 
@@ -207,6 +217,8 @@ def _kind(layer: keras.Layer) -> tuple[tuple[str, ...], Callable]:
 
 
 def _conv(layer: Any, inputs: Any, product: Product) -> Any:
+    # "causal" is zeros on the left and no padding after that. `ops.conv` has no such
+    # mode; Keras' Conv1D pads by itself, too.
     padding = layer.padding
     if padding == "causal":
         left = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)

@@ -75,7 +75,10 @@ class MaskedKernel(KernelWrapper):
         mask = next(own.mask for own in self.masks if own.kernel is variable)
         mask = ops.convert_to_tensor(mask)
         masked = ops.where(mask, value, ops.zeros_like(value))
-        # Exact: value + (value - value) and value + (0 - value).
+        # The derivative of this sum with respect to `value` is 1 everywhere, because
+        # what is inside `stop_gradient` counts as a constant. The value is exact: it is
+        # value + (value - value) where the mask is True, and value + (0 - value)
+        # elsewhere.
         return value + ops.stop_gradient(masked - value)
 
     def _mask(self, kernel: keras.Variable) -> KernelMask:

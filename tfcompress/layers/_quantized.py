@@ -173,6 +173,8 @@ class FakeQuantize(keras.Layer):
     def _observe(self, inputs: Any) -> None:
         """Moves the range toward that of a batch."""
         low, high, finite = _extremes(inputs)
+        # `seen` is 0 before the first batch: the weight of the past is 0, and the range
+        # becomes that of the batch.
         weight = self.momentum * self.seen.value
         for variable, value in ((self.low, low), (self.high, high)):
             moved = weight * variable.value + (1.0 - weight) * value
@@ -311,6 +313,10 @@ class QuantizedKernel(KernelWrapper):
 
     def effective_kernel(self, variable: keras.Variable, value: Any) -> Any:
         """The kernel on its grid, with the gradient of one that is not."""
+        # An example with 4 bits, so L = 7, and a step of 0.1: 0.234 becomes round(2.34)
+        # = 2 steps, 0.2; 0.9 would be 9 steps, and is clipped to 7. In the backward
+        # pass the kernel is `value` itself: the derivative of rounding, 0 nearly
+        # everywhere, would stop all learning.
         exact = ops.cast(ops.stop_gradient(value), "float32")
         step = self._step(variable, exact)
         levels = self._levels
@@ -487,6 +493,9 @@ def grid_of(
         Integers, and the step in the shape of `values` with 1 for `axes`, or
         `None`.
     """
+    # The largest weight of a group that lies on a grid is a whole number of steps: 1,
+    # 2, … or `most`. Each number is tried, and the first whose step makes all weights
+    # of the group whole numbers is taken. A step for each group, hence the arrays.
     values = values.astype("float64")
     largest = np.abs(values).max(axis=axes, keepdims=True)
     step = np.full(largest.shape, np.nan)

@@ -31,6 +31,7 @@ def binary_step(x: Any) -> Any:
     Returns:
         A tensor of the shape and dtype of `x`, of exact zeros and ones.
     """
+    # clip(x, -1, 1) has the derivative of equation 5: 1 inside [-1, 1], and 0 outside.
     x = ops.convert_to_tensor(x)
     step = ops.cast(x > 0, x.dtype)
     return _with_gradient_of(ops.clip(x, -1.0, 1.0), step)
@@ -100,4 +101,6 @@ def mean_step(x: Any, threshold: Any = None) -> Any:
 
 def _with_gradient_of(soft: Any, hard: Any) -> Any:
     """The value of `hard`, exactly, with the gradient of `soft`."""
+    # soft - soft is exactly 0 in the forward pass, where soft is finite. In the
+    # backward pass `stop_gradient` is a constant, and what is left is d soft / dx.
     return ops.stop_gradient(hard) + (soft - ops.stop_gradient(soft))

@@ -15,8 +15,8 @@ Function = Callable[..., Any]
 def with_gradient_of(smooth: Function, function: Function) -> Function:
     """A function with the value of one function and the gradient of another.
 
-    Nothing is computed twice: of `smooth` only the gradient is taken, and compilers
-    drop what nothing reads.
+    The forward pass computes `function` only. The backward pass computes `smooth` and
+    its gradient; compilers drop what only the value of `smooth` would need.
 
     Args:
         smooth: function of tensors that is differentiated.
@@ -39,6 +39,8 @@ def with_gradient_of(smooth: Function, function: Function) -> Function:
 def _on_tensorflow(smooth: Function, function: Function) -> Function:
     import tensorflow as tf
 
+    # `smooth` is recorded inside of the gradient only, so that the forward pass does
+    # not compute it.
     @tf.custom_gradient
     def result(*operands: Any) -> Any:
         def gradient(upstream: Any) -> Any:

@@ -1,4 +1,7 @@
-"""DRUM's truncation on JAX, on the bits of numbers; bit by bit that of the others."""
+"""DRUM's truncation on JAX, on the bits of numbers; bit by bit that of the others.
+
+How it works is explained with examples in `_tensorflow`; this is the same arithmetic.
+"""
 
 from __future__ import annotations
 

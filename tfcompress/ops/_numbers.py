@@ -31,12 +31,15 @@ class Format:
 
     @property
     def bias(self) -> int:
-        """What the stored exponent of a float is larger than the exponent by."""
+        """How much the stored exponent of a float exceeds the true exponent."""
+        # Half the range of the stored exponent: 127 for the 8 bits of float32.
         return (1 << (self.width - self.mantissa - 2)) - 1
 
     @property
     def infinity(self) -> int:
-        """The bits of infinity, which all finite magnitudes are below."""
+        """The bits of infinity: those of all finite magnitudes are smaller."""
+        # Magnitudes of floats, read as integers, have the same order as the floats. NaN
+        # comes after infinity. That is why one comparison of integers finds both.
         return ((1 << (self.width - 1 - self.mantissa)) - 1) << self.mantissa
 
     @property
@@ -45,7 +48,7 @@ class Format:
         return 1 << self.mantissa
 
     def power_of_two(self, exponent: int) -> int:
-        """The bits of 2^exponent; of infinity and of 0 beyond the normal range."""
+        """The bits of 2^exponent: of infinity if it is too large, of 0 if too small."""
         stored = exponent + self.bias
         if stored <= 0:
             return 0

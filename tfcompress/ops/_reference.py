@@ -44,6 +44,8 @@ def _truncate_float(x: np.ndarray, bits: int, fraction_bits: int | None) -> np.n
         wide = x.astype("float64")
     finite = np.isfinite(wide)
     magnitude = np.abs(np.where(finite, wide, 0))
+    # frexp: magnitude = m · 2^exponent with 1/2 ≤ m < 1. Times 2^(k - exponent) it lies
+    # in [2^(k-1), 2^k): its whole part is the k leading bits.
     _, exponent = np.frexp(magnitude)
     normal = finite & (exponent - 1 > -kind.bias) & (magnitude > 0)
     shift = np.where(normal, bits - exponent, 0)
@@ -59,6 +61,7 @@ def _truncate_float(x: np.ndarray, bits: int, fraction_bits: int | None) -> np.n
 
 def _truncate_integer(x: np.ndarray, bits: int) -> np.ndarray:
     magnitude = np.where(x < 0, -(x + 1), x).astype("uint64") + (x < 0)
+    # The number of bits of a magnitude is the number of powers of two up to it.
     length = sum(
         (magnitude >= np.uint64(1 << place)).astype("uint64") for place in range(64)
     )

@@ -76,6 +76,18 @@ def _truncate(x: tf.Tensor, bits: int, fraction_bits: int | None) -> tf.Tensor:
 def _truncate_float(
     x: tf.Tensor, kind: Format, bits: int, fraction_bits: int | None
 ) -> tf.Tensor:
+    # The stored significand begins after the leading one, which is implied. So of k
+    # bits that count, k - 1 are stored, and the last `drop` = stored + 1 - k are not
+    # kept. float32 stores 23 bits. For k = 5, `drop` is 19:
+    #
+    #     0x3F800000   1.0      0 01111111 0000 0000000000000000000
+    #     clear 20 bits, the 19 and the last of the kept ones
+    #     set bit 19            0 01111111 0001 0000000000000000000
+    #     0x3F880000   1.0625
+    #
+    # With k = 1 only the implied one is kept, and it is set already. Subnormals have no
+    # implied one; they become zeros of their sign. A magnitude below 2^(k - f) is less
+    # than 2^k steps of the grid 2^-f: it fits into k bits and passes.
     whole = tf.as_dtype(f"int{kind.width}")
     number = tf.bitcast(x, whole)
     # Not `number & mask`, which TFLite does not have.
@@ -97,7 +109,13 @@ def _truncate_float(
 def _truncate_integer(x: tf.Tensor, kind: Format, bits: int) -> tf.Tensor:
     if bits >= kind.width - 1:
         return x
-    # The magnitude of the lowest number does not exist; it passes.
+    # An example with k = 3, 37 = 0b100101:
+    #     ones      0b111111   the leading one, copied into all places below
+    #     dropped   0b000111   `ones` without its first k: the places that are cleared
+    #     last      0b001000   the place above, which is set
+    #     kept      0b101000   37 without `dropped`, with `last`: 40
+    # If nothing is dropped, the number has at most k bits, and passes.
+    # The magnitude of the lowest number does not exist; it passes, too.
     lowest = x == x.dtype.min
     magnitude = tf.where(lowest, tf.zeros_like(x), tf.abs(x))
     ones = magnitude  # all bits from the leading one downwards
@@ -106,7 +124,7 @@ def _truncate_integer(x: tf.Tensor, kind: Format, bits: int) -> tf.Tensor:
             ones = tf.bitwise.bitwise_or(ones, _shift(ones, step))
     dropped = _shift(ones, bits)  # those behind the k leading ones
     last = dropped + _constant(1, x)  # the weight of the last that is kept
-    kept = tf.bitwise.bitwise_or(magnitude, dropped) - dropped
+    kept = tf.bitwise.bitwise_or(magnitude, dropped) - dropped  # magnitude & ~dropped
     kept = tf.bitwise.bitwise_or(kept, last)
     truncated = tf.where(x < _constant(0, x), -kept, kept)
     passes = tf.logical_or(lowest, dropped == _constant(0, x))
