@@ -33,7 +33,7 @@ class Method(keras.callbacks.Callback):
     |---|---|---|
     | `_prepare` | `fit` begins; the model was replaced | checks names, finds layers |
     | `_attach` | before the first epoch | puts state into the compiled step |
-    | `_advance(t)` | before epoch or step t | changes what t asks for |
+    | `_advance(t)` | before epoch or step t | applies the schedules' values at t |
     | `_end_epoch(epoch)` | an epoch has ended | measures, corrects statistics |
     | `_logs` | then | returns what is logged |
     | `_reapply` | `fit` ends | corrects weights that something else has written |
@@ -108,10 +108,10 @@ class Method(keras.callbacks.Callback):
         """Puts what the method needs into the compiled step of `self.model`."""
 
     def _advance(self, step: int) -> None:
-        """Changes what an epoch or an update of the optimizer asks for."""
+        """Applies what the schedules say for an epoch, or an optimizer update."""
 
     def _end_epoch(self, epoch: int) -> None:
-        """Does what an epoch's end asks for."""
+        """Does what is due at the end of an epoch."""
 
     def _logs(self) -> Mapping[str, Any]:
         """Returns what is logged at the end of an epoch."""

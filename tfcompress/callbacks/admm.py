@@ -178,7 +178,7 @@ class ADMM(Method):
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Updates Z and U, where steps are counted."""
+        """Updates Z and U, if `unit` is "step"."""
         # Several steps may have run since the last look.
         if self.unit == "step" and (
             self.updates_done - self._last_update >= self.update_every

@@ -107,9 +107,9 @@ class FilterPruning(Method):
             anew for every channel, all with the same probability (algorithm 3).
             Defaults to `"layer"`.
         floor: fraction of a group's channels, in (0, 1], that a ranking other than
-            `"layer"` leaves in every group, and at least one. The paper has none,
-            and without one raw scores empty the late layers, whose weights all
-            begin at one scale. Defaults to `0.1`.
+            `"layer"` leaves in every group, and at least one. The paper has no
+            floor. Without one, raw scores can empty late layers: these are wide, so
+            their weights are small from the initialization on. Defaults to `0.1`.
         target: the part of the model to prune; see `Method`. Defaults to `None`.
 
     Raises:
@@ -193,7 +193,7 @@ class FilterPruning(Method):
         for name, group in chosen.items():
             self._sizes.setdefault(name, group.size)
             if self._pruned[name].size == group.size:
-                # Weights that all start at zero are no pruned filters.
+                # A group of zeros only was initialized like that. It is not pruned.
                 self._pruned[name] = _NOTHING
         self._last_rates = {}
         with scope_of(self.model):
@@ -351,7 +351,7 @@ class FilterPruning(Method):
         self._last_rates = rates
 
     def _missing(self, rate: float) -> int:
-        """How many more channels a rate of the whole network asks for."""
+        """How many more channels must go to reach a rate of the whole network."""
         gone = sum(self._gone(name) for name in self.selection.chosen)
         return round(rate * sum(self._sizes.values())) - gone
 

@@ -302,7 +302,7 @@ def _groups(target: _Target) -> list[_Groups]:
 
 
 def _grow(target: _Target, iteration: int, iterations: int, order: str) -> list[bool]:
-    """Approximates up to what an iteration asks for; whether each kernel changed."""
+    """Approximates up to the share of an iteration; tells which kernels changed."""
     drum, changed = target.drum, []
     for group in _groups(target):
         kernel = ops.convert_to_numpy(group.kernel)

@@ -297,6 +297,6 @@ def _check_end(schedule: Any, pattern: NOfM) -> None:
         if round(one.bounds()[1] * pattern.m) != pattern.m - pattern.n:
             raise ValueError(
                 "Invalid value for argument `schedule`. Expected one that ends at a "
-                f"sparsity of {final:g}, which {pattern.n} of {pattern.m} weights "
-                f"mean. Received: a schedule that ends at {one.bounds()[1]:g}"
+                f"sparsity of {final:g}, that of {pattern.n} kept weights in "
+                f"{pattern.m}. Received: a schedule that ends at {one.bounds()[1]:g}"
             )

@@ -127,11 +127,11 @@ class DrumMultiply(KernelWrapper):
 
     @property
     def jump(self) -> float:
-        """Largest relative change of an operand that next to no change can cause.
+        """Largest relative change that a rounding error can cause in an operand.
 
-        Truncation is a step function: where an activation lies at a step, the
-        order of a sum decides in which of two neighbors it ends, which differ in
-        the last of the bits that count.
+        Truncation is a step function. Where an activation lies at a step, the order
+        of a sum decides which of two neighbors it becomes, and these differ in the
+        last of the bits that count.
         """
         return 0.0 if self.partition == "none" else 2.0 ** (1 - self.activation_bits)
 

@@ -27,8 +27,9 @@ CLIPPING = {2: 1.224, 3: 1.952, 4: 2.474, 5: 2.899, 6: 3.270, 7: 3.608}
 
 # A narrower range would not survive the converter, which widens it.
 _LEAST_RANGE = 1e-5
-# Of what is zero everywhere, behind ReLUs that let nothing pass. The runtime refuses
-# the steps of the least range: it multiplies by the quotient of two steps, below 256.
+# The range of a tensor that is zero everywhere, behind ReLUs that let nothing pass. It
+# is not the least range: the runtime multiplies by quotients of steps, and refuses
+# those of 256 or more, to which so small a step leads.
 _RANGE_OF_ZEROS = 1.0
 
 # What TFLite fixes for the outputs of sigmoid and softmax, and of tanh.
@@ -54,12 +55,12 @@ class FakeQuantize(keras.Layer):
     its input on. The range is saved and loaded with the model; `finalize` drops
     the layer.
 
+    Called with `observe=False`, the layer rounds to its range without learning
+    from the tensor: for operations whose output shares the grid of their input.
+
     Attributes:
         calibrating: while True, calls extend the range by all that they see, and
             pass their input on.
-
-    Called with `observe=False`, the layer rounds to its range without learning
-    from the tensor: for operations whose output shares the grid of their input.
 
     Example:
 
@@ -199,7 +200,7 @@ class InFloat(keras.Layer):
     """Passes a tensor on, to an operation that stays in float.
 
     `quantization.prepare` puts it before everything that an integer file computes
-    in float, so that the file says the same: converters would otherwise quantize
+    in float, so that the file does so as well: converters would otherwise quantize
     the parts of such an operation by ranges that they make up. `finalize` drops
     the layer.
     """

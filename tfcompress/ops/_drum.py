@@ -34,19 +34,20 @@ def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> Any:
     r"""The operand that a DRUM multiplier with `bits` bits makes of `x`.
 
     Hashemi, Bahar and Reda, "DRUM: a dynamic range unbiased multiplier for
-    approximate applications" (ICCAD 2015). Of the magnitude the k = `bits` bits
-    from the leading one are kept, the last of them is set to one, and the rest is
-    zero; with u = 2^(⌊log₂|x|⌋ − k + 1), the weight of the last bit kept,
+    approximate applications" (ICCAD 2015). The multiplier keeps the k = `bits` bits
+    of the magnitude from the leading one on. It sets the last of them to one, and the
+    rest to zero. With u = 2^(⌊log₂|x|⌋ − k + 1), the weight of the last bit kept,
 
     $$T_k(x) = \operatorname{sign}(x) \cdot
       \left(\lfloor |x| / u \rfloor \mathbin{|} 1\right) \cdot u, \qquad
       T_1(x) = \operatorname{sign}(x) \cdot 2^{\lfloor \log_2 |x| \rfloor}.$$
 
-    Integers below 2^k in magnitude pass unchanged, and the lowest integer of a
-    dtype, whose truncation would not fit. Floats have no such size, so that
-    T_5(1.0) = 1.0625, unless they stand for fixed-point numbers n · 2^-f: then
-    those below 2^(k-f) pass, and the result is that of the integers n. Zeros,
-    infinities and NaN pass; other subnormal floats become zeros of their sign.
+    Integers below 2^k in magnitude pass unchanged. So does the lowest integer of a
+    dtype, because its truncation would not fit. For floats no size is small enough
+    to pass: T_5(1.0) = 1.0625. This is different if they stand for fixed-point
+    numbers n · 2^-f: then those below 2^(k-f) pass, and the result is that of the
+    integers n. Zeros, infinities and NaN pass; subnormal floats become zeros of
+    their sign.
 
     The gradient is straight-through, that of `x`.
 
@@ -175,7 +176,7 @@ def portable() -> Iterator[None]:
 
 
 def check_gradient(gradient: Any) -> Any:
-    """Raises unless `gradient` is one that there is."""
+    """Raises unless `gradient` is "exact" or "approximate"."""
     if gradient not in ("exact", "approximate"):
         raise ValueError(
             "Invalid value for argument `gradient`. Expected 'exact' or 'approximate'. "

@@ -72,8 +72,8 @@ def is_nested_model(operation: keras.Operation) -> bool:
 def inner_inputs(call: Call) -> tuple[KerasTensor, ...] | None:
     """What a call feeds into a nested model, in the order of its own inputs.
 
-    Masks that travel along are left out. None if the operation is no model whose
-    graph can be walked.
+    Masks that travel along are left out. None if the operation is not a model whose
+    graph can be walked, or if what it is given does not match its inputs one by one.
     """
     model = call.operation
     if not is_nested_model(model):
@@ -135,7 +135,7 @@ def require_graph(model: Any, argument: str = "model") -> None:
 
 
 def edited(model: Any) -> Any:
-    """The model whose graph stands for `model`: the student of a distiller."""
+    """The model whose graph is edited: the student of a distiller, else `model`."""
     if isinstance(model, keras.distillation.Distiller):
         return model.student
     return model

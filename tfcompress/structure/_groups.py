@@ -182,8 +182,8 @@ class ChannelGroups(Sequence[ChannelGroup]):
         if not found:
             raise ValueError(
                 "Invalid value for argument `layer`. Expected a layer whose output "
-                f"has channels. Received: layer={layer!r}, whose output depends on "
-                "no variable by channels."
+                f"has channels. Received: layer={layer!r}, whose output has no "
+                "channels that lie on an axis of a variable."
             )
         raise ValueError(
             "Invalid value for argument `layer`. Expected a layer whose output "

@@ -84,7 +84,7 @@ def _carry_vocabulary(old: Any, new: Any) -> None:
 
 
 def builds_itself(layer: keras.Layer) -> bool:
-    """Whether a class, not of Keras, says how its layers are built from a config."""
+    """Whether a class that is not of Keras has its own `build_from_config`."""
     return overrides(layer, "build_from_config")
 
 

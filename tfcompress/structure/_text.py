@@ -1,4 +1,4 @@
-"""Text from outside, made safe to print."""
+"""Text that others wrote, such as names of layers, made safe to print."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class AdmmResult:
 
     @property
     def pruning_ratio(self) -> float:
-        """Kernel weights at the beginning over those that are left."""
+        """Kernel weights at the beginning, divided by the non-zero ones now."""
         return self.weights / self.nonzero
 
     def __str__(self) -> str:
@@ -498,7 +498,7 @@ def _stage_training(
 
 
 def _without_dead_channels(model: keras.Model) -> keras.Model:
-    """The model without the channels that no weight feeds, or none reads."""
+    """The model without the channels that no weight feeds, or that none reads."""
     # Silencing a channel zeroes weights that fed or read other channels, and these may
     # be dead after that. So there are rounds until nothing changes. With a generator in
     # the place of the list, `any` would end a round at the first group that has

@@ -47,8 +47,8 @@ class DensityNet:
         densities: layer name -> its density, for each epoch.
         saturation: number of epochs after which the density had saturated;
             `None` if it had not.
-        trend: where the density went until the network was resized or not:
-            "convex" (fell), "flat" or "concave" (rose).
+        trend: where the density went in the epochs after which it was decided
+            whether to resize: "convex" (fell), "flat" or "concave" (rose).
         epochs: how long the network was trained.
         history: the logs of each epoch, by name, without densities.
         macs: multiply–accumulates for one sample (the paper's OPS).
@@ -82,7 +82,7 @@ class DensityResult:
     """What `resize_by_density` did; `print` shows a table.
 
     Attributes:
-        nets: the networks that were trained, from the one given on.
+        nets: the networks that were trained, beginning with the one given.
         stop: why there are no more: the density of the last one rises ("concave"),
             so that the one before is the final one; every layer would keep its
             width ("unchanged"); or "max_rounds".
@@ -520,7 +520,7 @@ class _Backup:
         return net
 
     def delete(self, count: int) -> None:
-        """Deletes as many networks."""
+        """Deletes the first `count` networks."""
         for index in range(count):
             self._file(index).delete()
 

@@ -305,7 +305,7 @@ def register_producer(
 
     Raises:
         TypeError: if `layer` is not a layer class, or `macs` is not callable.
-        ValueError: if `layer` is no subclass of `like`, or `like` creates no
+        ValueError: if `layer` is not a subclass of `like`, or `like` creates no
             channels.
     """
     if not (isinstance(layer, type) and issubclass(layer, keras.Layer)):
