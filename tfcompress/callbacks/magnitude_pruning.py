@@ -36,6 +36,8 @@ def largest(weights: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
     """
     sizes = [np.abs(each) for each in weights]
     flat = np.concatenate([size.ravel() for size in sizes])
+    # In float32, as TensorFlow Model Optimization computes it, so that the counts
+    # agree.
     kept = max(1, round(float(np.float32(flat.size) * np.float32(1 - sparsity))))
     threshold = np.partition(flat, flat.size - kept)[flat.size - kept]
     return [size >= threshold for size in sizes]

@@ -173,6 +173,9 @@ class DrumMultiply(KernelWrapper):
         self, operation: Operation, inputs: Any, variable: keras.Variable, value: Any
     ) -> Any:
         """The product of inputs and kernel as the partition says."""
+        # The multiplier is the last to see a weight, after the wrappers inside have
+        # made of it what they do. So the truncation goes inwards with the operation,
+        # and is not applied to `value` here.
         if self.partition == "none":
             return self.inward(operation, inputs, variable, value)
         mask = None if self.partition == "all" else self._mask(variable)

@@ -46,8 +46,8 @@ def drum_truncate(x: Any, bits: int, fraction_bits: int | None = None) -> Any:
     dtype, because its truncation would not fit. For floats no size is small enough
     to pass: T_5(1.0) = 1.0625. This is different if they stand for fixed-point
     numbers n · 2^-f: then those below 2^(k-f) pass, and the result is that of the
-    integers n. Zeros, infinities and NaN pass; subnormal floats become zeros of
-    their sign.
+    integers n. Zeros, infinities and NaN pass; other subnormal floats become zeros
+    of their sign.
 
     The gradient is straight-through, that of `x`.
 

@@ -1,4 +1,10 @@
-"""The edits: every one returns a new model and leaves the original untouched."""
+"""The edits: every one returns a new model and leaves the original untouched.
+
+All take the same way. `trace` labels the channels of the model. The edit chooses
+classes of channels, layers or tensors. `Rebuild` makes the copy. Where copy and
+original are to compute the same, `verify` compares them. `carry_compile` gives the copy
+the compile state and the optimizer's slots.
+"""
 
 from __future__ import annotations
 

@@ -581,6 +581,8 @@ class _Sizing:
         self._selected(model)
         if self.builds:
             return model
+        # Callbacks may lower the rate while a network trains. The next one begins with
+        # the first rate again, so that is noted here.
         rate = model.optimizer.get_config()["learning_rate"]
         self.rate = rate if isinstance(rate, float) else None  # or a schedule
         return structure.resize(model, {}, verify=False)
@@ -726,6 +728,8 @@ def _net(
 
 def _keep_frozen(old: keras.Model, new: keras.Model) -> None:
     """Gives layers that do not train the weights that they had."""
+    # `resize(weights="random")` initializes all layers, also those that were frozen
+    # because of what they have learned before.
     layers = policy.named_layers(new)
     for name, layer in policy.named_layers(old).items():
         if not layer.trainable and layer.weights and name in layers:

@@ -171,6 +171,8 @@ def search_fractions(
     t = 0.0
 
     def fractions(t: float) -> dict[str, float]:
+        # The layer with the most operations loses t of its weights, the others less, in
+        # proportion to theirs.
         top = max((macs[name] for name in start if name not in dense), default=1)
         fallen = {
             name: max(alpha - t * macs[name] / top, min(floor, alpha))

@@ -199,6 +199,11 @@ def rules() -> dict[str, Rule]:
 
 def rule_for(operation: Any, inputs: Sequence[Abstract]) -> Rule:
     """The rule of `operation`, or the probe."""
+    # Layers are found by their exact class, because a subclass may compute something
+    # else (`register_producer(like=…)` is for those that do not). The classes of
+    # operations of `keras.ops` are not public, so these are found by name. Where no
+    # channel comes in, only layers with weights have something to say: they may create
+    # channels.
     rule = _LAYERS.get(type(operation))
     if rule is None and not isinstance(operation, keras.Layer):
         rule = _OPS.get(type(operation).__name__)
