@@ -328,7 +328,7 @@ class _Run:
         options, budget = self.options, self.options.budget
         self._say("Measuring the original")
         self.quality = self.task.quality(self.model)
-        self.metric = chosen_metric(self.quality, options.monitor)
+        self.metric = chosen_metric(self.quality, options.monitor, self.model)
         if not np.isfinite(self.quality[self.metric.name]):
             raise ValueError(
                 "Invalid value for argument `model`. Expected a trained model. "

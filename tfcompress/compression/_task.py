@@ -14,24 +14,13 @@ import numpy as np
 from tfcompress._checks import invalid
 from tfcompress.export import unpack
 from tfcompress.export._runtime import open_file
+from tfcompress.report._evaluate import direction
 from tfcompress.structure._graph import structures
 
 __all__ = ["Metric", "Task", "chosen_metric", "quality_of_file"]
 
 _BATCH = 128
 _HELD_OUT = 0.1
-_GROWS = (
-    "acc",
-    "auc",
-    "precision",
-    "recall",
-    "f1",
-    "fbeta",
-    "iou",
-    "dice",
-    "r2",
-    "similarity",
-)
 _EXPECTED = (
     "(inputs, labels) as arrays, or a tf.data.Dataset or keras.utils.PyDataset of "
     "batches of (inputs, labels)"
@@ -232,33 +221,56 @@ def _runner(model: keras.Model, file: Path) -> Callable[[Any], list[np.ndarray]]
     return run
 
 
-def chosen_metric(logs: dict[str, float], monitor: str | None) -> Metric:
+def chosen_metric(
+    logs: dict[str, float], monitor: str | None, model: keras.Model
+) -> Metric:
     """The metric to choose by.
 
     Args:
         logs: what `evaluate` returned.
         monitor: its name; `None` for the first accuracy, else the first metric,
             else the loss; the loss where several outputs have metrics of their
-            own and none is an accuracy.
+            own and none is an accuracy, or nothing tells whether more of the only
+            metric is better.
+        model: the model that was evaluated.
 
     Raises:
-        ValueError: if there is no metric of that name.
+        ValueError: if there is no metric of that name, or nothing tells whether
+            more of it is better.
     """
+    kinds = {
+        inner.name: inner
+        for metric in model.metrics
+        for inner in (getattr(metric, "metrics", None) or [metric])
+    }
+
+    def known(name: str) -> tuple[str, str | None]:
+        """The name without that of an output, and where the metric is better."""
+        # An output may be called "accel": its "accel_mae" is no accuracy.
+        ends = [kind for kind in kinds if f"_{name}".endswith(f"_{kind}")]
+        own = max(ends, key=len, default=name)
+        return own, direction(own, kinds.get(own))
+
     if monitor is not None:
         name = monitor.removeprefix("val_")
         if name not in logs:
             raise ValueError(invalid("monitor", f"one of {sorted(logs)}", monitor))
-        return Metric(name, _grows(name))
-    accuracies = [name for name in logs if "acc" in name.lower()]
-    if accuracies:
-        return Metric(accuracies[0], True)
+        _, better = known(name)
+        if better is None:
+            expected = (
+                "a metric of Keras, or one whose name has a word such as 'accuracy' or "
+                "'error', so that it is known whether more is better"
+            )
+            raise ValueError(invalid("monitor", expected, monitor))
+        return Metric(name, better == "up")
+    for name in logs:
+        own, better = known(name)
+        if "acc" in own.lower() and better == "up":
+            return Metric(name, True)
     others = [name for name in logs if not name.endswith("loss")]
-    name = others[0] if len(others) == 1 else "loss"
-    return Metric(name, _grows(name))
-
-
-def _grows(name: str) -> bool:
-    return any(part in name.lower() for part in _GROWS)
+    if len(others) == 1 and (better := known(others[0])[1]):
+        return Metric(others[0], better == "up")
+    return Metric("loss", False)
 
 
 def _check(model: keras.Model, data: Any, argument: str) -> None:

@@ -36,7 +36,7 @@ _FRACTIONS = (
 )
 _UP = (
     *("acc", "auc", "precision", "recall", "f1", "iou", "dice", "similarity", "r2"),
-    *("psnr", "ssim"),
+    *("psnr", "ssim", "fbeta"),
 )
 _DOWN = (
     *("loss", "error", "mae", "mse", "rmse", "entropy", "divergence", "hinge"),
@@ -209,11 +209,11 @@ class Measurement:
             ends = [known for known in kinds if name.endswith(f"_{known}")]
             metric = kinds[max(ends, key=len)] if ends else None
         unit = _unit(name, metric)
-        direction = _direction(name, metric)
+        trend = direction(name, metric)
         if not math.isfinite(value):
-            return MetricFigure(None, direction, unit)
+            return MetricFigure(None, trend, unit)
         low, high = self._interval(name, value, unit)
-        return MetricFigure(value, direction, unit, low, high)
+        return MetricFigure(value, trend, unit, low, high)
 
     def scores(self, name: str, value: float) -> np.ndarray | None:
         """One number for each sample whose mean is the metric, if there is one."""
@@ -481,7 +481,13 @@ def _unit(name: str, metric: Any) -> str:
     return ""
 
 
-def _direction(name: str, metric: Any) -> str | None:
+def direction(name: str, metric: Any) -> str | None:
+    """Whether more is better ("up") or less ("down"); `None` if nothing tells.
+
+    Args:
+        name: name of the metric.
+        metric: the metric, or `None`.
+    """
     known = getattr(metric, "_direction", None)
     if known in ("up", "down"):
         return str(known)

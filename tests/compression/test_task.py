@@ -1,0 +1,59 @@
+"""How good a model and its file are, and which metric says so."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.compression._task import Metric, chosen_metric
+
+L = keras.layers
+
+
+def judged(metrics, loss="mse", outputs=("value",)):
+    """A model with these metrics, and what `evaluate` returns."""
+    x = inputs = keras.Input((3,))
+    model = keras.Model(inputs, [L.Dense(2, name=name)(x) for name in outputs])
+    model.compile("adam", loss, metrics=metrics)
+    y = np.eye(2, dtype="float32")[np.arange(4) % 2]
+    logs = model.evaluate(
+        np.ones((4, 3), "float32"), [y] * len(outputs), verbose=0, return_dict=True
+    )
+    return logs, model
+
+
+@pytest.mark.parametrize(
+    ("metric", "grows"),
+    [
+        (keras.metrics.OneHotMeanIoU(2), True),
+        (keras.metrics.SensitivityAtSpecificity(0.5), True),
+        (keras.metrics.PearsonCorrelation(), True),
+        (keras.metrics.MeanAbsoluteError(), False),
+        (keras.metrics.MeanAbsoluteError(name="acceptance"), False),
+    ],
+)
+def test_a_metric_tells_itself_whether_more_is_better(metric, grows):
+    logs, model = judged([metric])
+    assert chosen_metric(logs, None, model) == Metric(metric.name, grows)
+    assert chosen_metric(logs, f"val_{metric.name}", model).grows == grows
+
+
+def test_the_name_of_an_output_is_no_accuracy():
+    logs, model = judged([["mae"], ["mse"]], ["mse"] * 2, ("accel", "place"))
+    assert "accel_mae" in logs and "accel_loss" in logs
+    assert chosen_metric(logs, None, model) == Metric("loss", False)
+    assert chosen_metric(logs, "accel_mae", model) == Metric("accel_mae", False)
+
+
+def test_a_metric_that_tells_nothing_is_not_guessed():
+    def kappa(y_true, y_pred):
+        return keras.ops.mean(y_true * y_pred, axis=-1)
+
+    def dice_loss(y_true, y_pred):
+        return 1 - keras.ops.mean(y_true * y_pred, axis=-1)
+
+    logs, model = judged([kappa])
+    assert chosen_metric(logs, None, model) == Metric("loss", False)
+    with pytest.raises(ValueError, match="whether more is better"):
+        chosen_metric(logs, "kappa", model)
+    logs, model = judged([dice_loss])
+    assert chosen_metric(logs, "dice_loss", model) == Metric("dice_loss", False)
