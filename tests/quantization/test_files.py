@@ -281,6 +281,33 @@ def test_layers_that_are_always_zero_run(activations, tmp_path):
     np.testing.assert_allclose(tfc.export.run(artifact.path, x), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("activations", [8, 16])
+def test_biases_fit_beside_weights_that_are_almost_nothing(activations, tmp_path):
+    """As pruning and weight decay leave them: |b| / (s · t) is beyond 32 bits."""
+    conv = L.Conv2D(4, 3, **BIAS)
+    inner = keras.Sequential([keras.Input((6, 6, 4)), conv])
+    dense = L.Dense(3, bias_initializer="ones")
+    model = network(lambda x: dense(L.Flatten()(inner(x))), (6, 6, 4))
+    conv.kernel.assign(conv.kernel * np.array([1e-4, 1e-9, 0, 1], "float32"))
+    conv.bias.assign([1.0, -2.0, 3.0, 0.5])
+    dense.kernel.assign(dense.kernel * 1e-8)
+    artifact, _, x = exported(model, tmp_path, activations=activations)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 1.01 * output.step
+    rows = {
+        row.name: row
+        for row in tfc.export.debug(
+            tfc.quantization.calibrate(
+                tfc.quantization.prepare(model, activations=activations), x
+            ),
+            artifact.path,
+            x,
+        ).rows
+    }
+    row = rows[f"{inner.name}/{conv.name}"]
+    assert row.own_difference <= 2.01 * row.step
+
+
 FLOAT = {
     "lstm": (lambda x: L.Dense(3)(L.LSTM(6)(x)), (5, 4), "lstm"),
     "attention": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -9,6 +11,7 @@ import keras
 from tfcompress import structure
 from tfcompress.layers import FakeQuantize, InFloat, KernelWrapper, QuantizedKernel
 from tfcompress.policy import named_layers
+from tfcompress.structure import _graph
 
 __all__ = ["frozen", "is_prepared", "is_wide", "ranges"]
 
@@ -50,7 +53,9 @@ def frozen(model: keras.Model, *, recover: bool = False) -> keras.Model:
     # constant kernels. What wrappers do to a kernel (a mask, clusters) is computed
     # here once, from the outside in, in the order of a training step; the quantizer
     # then stands alone in the copy, with the result as its constant.
-    def freeze(layer: Any) -> keras.Layer:
+    inputs = _input_steps(model)
+
+    def freeze(name: str, layer: Any) -> keras.Layer:
         inner = _quantized(layer)
         if inner is None:
             return layer.freeze()
@@ -62,10 +67,10 @@ def frozen(model: keras.Model, *, recover: bool = False) -> keras.Model:
                 wrapper = wrapper.layer
             return value
 
-        return inner.freeze(given, recover)
+        return inner.freeze(given, recover, inputs.get(id(layers[name])))
 
     changed = {
-        name: freeze
+        name: partial(freeze, name)
         for name, layer in layers.items()
         if isinstance(layer, InFloat | FakeQuantize) or _quantized(layer) is not None
     }
@@ -82,6 +87,32 @@ def ranges(model: keras.Model) -> list[tuple[float, float] | None]:
             if isinstance(node.operation, FakeQuantize)
         ]
         found.append(readers[0].range if readers else None)
+    return found
+
+
+def _input_steps(model: keras.Model) -> dict[int, float]:
+    """Id of a layer with a quantized kernel -> the smallest step of its inputs."""
+    found: dict[int, float] = {}
+
+    def follow(graph: keras.Model, given: Sequence[float | None]) -> list[float | None]:
+        steps = dict(zip(map(id, _graph.functional(graph).inputs), given, strict=True))
+        for call in _graph.calls(graph):
+            operation, inside = call.operation, _graph.inner_inputs(call)
+            # What only moves values hands their grid on. What computes is followed by a
+            # grid of its own, so that it does not matter what stands for it here.
+            before = [step for t in call.inputs if (step := steps[id(t)]) is not None]
+            after = [min(before, default=None)] * len(call.outputs)
+            if inside is not None:
+                after = follow(operation, [steps[id(t)] for t in inside])
+            elif isinstance(operation, FakeQuantize):
+                after = [operation.step]
+            elif _quantized(operation) is not None and before:
+                known = found.get(id(operation), before[0])
+                found[id(operation)] = min(known, *before)
+            steps.update(zip(map(id, call.outputs), after, strict=True))
+        return [steps[id(t)] for t in _graph.functional(graph).outputs]
+
+    follow(model, [None] * len(model.inputs))
     return found
 
 

@@ -125,8 +125,8 @@ class FakeQuantize(keras.Layer):
         if self.frozen is not None and self.bits == 16:
             # The converter knows 8 bits only; `export` widens what it makes. The
             # step is that of 16 bits, what lies beyond the range is cut off.
-            largest = max(-self.frozen[0], self.frozen[1], _LEAST_RANGE)
-            step = (largest if any(self.frozen) else _RANGE_OF_ZEROS) / 32767
+            step = self.step
+            assert step is not None
             return _on_grid(inputs, -128 * step, 127 * step, 8, least=0.0)
         if self.fixed is not None or self.frozen is not None:
             low, high = self.frozen or _FIXED[str(self.fixed), self.bits]
@@ -150,6 +150,18 @@ class FakeQuantize(keras.Layer):
             return None
         low, high = (float(ops.convert_to_numpy(v)) for v in (self.low, self.high))
         return low, high
+
+    @property
+    def step(self) -> float | None:
+        """Distance of two values of the grid; `None` without a range."""
+        if self.range is None:
+            return None
+        low, high = self.range
+        if low == high:
+            high = _RANGE_OF_ZEROS
+        if self.bits == 16:
+            return max(-low, high, _LEAST_RANGE) / 32767
+        return max(high - low, _LEAST_RANGE) / 255
 
     def freeze(self) -> FakeQuantize:
         """Makes the present range a constant, as files need it. Returns itself."""
@@ -356,7 +368,12 @@ class QuantizedKernel(KernelWrapper):
         rounded = np.rint(ops.convert_to_numpy(value) / step)
         return np.clip(rounded, -self._levels, self._levels).astype("int8"), step
 
-    def freeze(self, values: Any = None, recover: bool = False) -> QuantizedKernel:
+    def freeze(
+        self,
+        values: Any = None,
+        recover: bool = False,
+        input_step: float | None = None,
+    ) -> QuantizedKernel:
         """Makes the kernels constants on their grids, as files need them.
 
         Args:
@@ -364,6 +381,8 @@ class QuantizedKernel(KernelWrapper):
                 around this one change it. Defaults to `None`.
             recover: whether a kernel that lies on a grid of at most 8 steps on
                 either side keeps it, whatever its range. Defaults to False.
+            input_step: the step of the layer's inputs, so that biases fit the
+                integers of the file. Defaults to `None`: they are not looked at.
 
         Returns:
             Itself.
@@ -379,6 +398,9 @@ class QuantizedKernel(KernelWrapper):
         self._grids = found
         if self.between is not None:
             self.between.freeze()
+            input_step = self.between.step  # of the product that the bias is added to
+        if input_step is not None and self.core.bias is not None:
+            self._make_room(input_step, values)
         return self
 
     def cost_layer(self) -> tuple[keras.Layer, dict[str, Any]]:
@@ -411,6 +433,31 @@ class QuantizedKernel(KernelWrapper):
         # A channel of zeros is zero on every grid.
         largest = ops.where(largest > 0, largest, ops.ones_like(largest))
         return largest / self._levels
+
+    def _make_room(self, input_step: float, values: Any) -> None:
+        """Widens the steps of the last kernel where a bias would overflow."""
+        # A file has biases as integers of 32 bits with the step s · t, that of inputs
+        # times that of the kernel, and cuts off what does not fit. Where pruning,
+        # weight decay or a small gamma has left a channel weights that are nothing
+        # beside its bias b, that would change the output: so t >= |b| / (s · 2^30).
+        # What the wider step does to the weights is far below the bias: with n weights
+        # the sum moves by 128 s · n · t / 2 = n |b| · 6e-8 at most, and with inputs of
+        # 16 bits by n |b| · 1.6e-5, half of a step of the output for each weight.
+        assert self._grids is not None
+        kernel = self.kernels[-1]
+        levels, step = self._grids[id(kernel)]
+        bias = np.abs(ops.convert_to_numpy(self.core.bias).astype("float64"))
+        if step.size == 1:
+            bias = bias.max(initial=0.0)
+        least = (bias / (input_step * 2**30)).reshape(step.shape).astype("float32")
+        if not (least > step).any():
+            return
+        value = kernel.value if values is None else values(kernel)
+        value = ops.convert_to_numpy(ops.cast(value, "float32"))
+        wider = np.where(least > step, least, step)
+        # Other channels keep their integers, also those that were recovered.
+        levels = np.where(least > step, np.rint(value / wider).astype("int8"), levels)
+        self._grids[id(kernel)] = levels, wider
 
     def _axes(self, variable: keras.Variable) -> tuple[int, ...]:
         """The axes that share a step."""
