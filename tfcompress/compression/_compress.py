@@ -127,31 +127,31 @@ def compress(
 ) -> Compressed:
     """Makes a trained model smaller until it meets a budget.
 
-    It measures the model and what each method could save; chooses the methods that
-    the budget's figures profit from; finds how far each has to go so that the
-    exported file meets the budget; applies them one after the other while it trains
-    on, with the original as the teacher; keeps the epoch that is best on the
-    validation data; exports, checks the file against the data, and reports. Whole
-    channels go before single weights, and both before bits: what a method has
-    removed stays removed.
+    It measures the model and what each method could save. It chooses the methods that
+    lower the figures of the budget, and finds how far each has to go so that the
+    exported file meets the budget. It applies them one after the other in further
+    training runs, with the original as the teacher, and keeps the epoch that is best
+    on the validation data. Then it exports the model, checks the file against the
+    data, and reports. Whole channels are removed before single weights, and both
+    before bits, so that what a method has removed stays removed.
 
     The budget decides how small the model gets, and training how good it is: the
-    result is the best model found within the budget. If nothing meets the budget,
-    or the quality drops by more than `max_drop`, the nearest is returned, and
-    `Compressed.statement` says so.
+    result is the best model found within the budget. If no model meets the budget,
+    the nearest one is returned. `Compressed.statement` says whether the budget is met
+    and whether the quality dropped by more than `max_drop`.
 
     Loss, optimizer and metrics are the model's own. The learning rate begins at
     the compiled optimizer's (the largest value of its schedule) and falls to zero
     along a cosine, unless one of the `callbacks` sets it.
 
-    With `trials`, Optuna searches: how pruning is spread over the depth, the
-    learning rate, the share of the distillation, the criterion and, with
-    `methods="auto"`, whether gates or densities come before the filters. Each trial
-    is planned to meet the budget.
+    With `trials`, Optuna searches for the best settings: how pruning is spread over
+    the depth, the learning rate, the share of the distillation, the criterion and,
+    with `methods="auto"`, whether gates or densities come before the filters. Each
+    trial is planned to meet the budget.
 
-    With `out`, a run that is interrupted goes on where it was when it is called
-    again, and ends with the same trials. Two processes cannot use one folder; to
-    share a search, give each its own `out` and the same `storage`.
+    With `out`, the same call resumes a run that was interrupted, and ends with the
+    same trials. Two processes cannot use one folder; to share a search, give each its
+    own `out` and the same `storage`.
 
     Example:
 
@@ -179,17 +179,17 @@ def compress(
             `monitor` on the validation data: a difference where more is better
             (0.01 is one point of accuracy), else a relative growth. Defaults to
             `0.01`.
-        methods: `"auto"`, or what to use. Which go as far as the budget needs:
+        methods: `"auto"`, or a list of methods. These go as far as the budget needs:
             `"filters"`; single weights by magnitude, `"weights"`, or by ADMM,
-            `"admm"`; and `"drum"`, approximate multipliers. Which go as far as the
+            `"admm"`; and `"drum"`, approximate multipliers. These go as far as the
             data allow: `"gates"` on residual branches, and `"density"`, widths by
-            activation density. At most one file format of `"float16"`,
-            `"dynamic"`, `"int8"`, `"int4"` (TFLite) and `"tfcz"`; `"qat"` trains
+            activation density. At most one file format can be listed: `"float16"`,
+            `"dynamic"`, `"int8"`, `"int4"` (TFLite) or `"tfcz"`. `"qat"` trains
             with int8's rounding in force, as `"int4"` always does. Defaults to
-            `"auto"`: int8 where the budget limits the file; single weights where
+            `"auto"`: int8 if the budget limits the file; single weights if
             zeros lower every figure that is too large, and not too many are needed;
-            multipliers where the energy is limited and `hardware` has them;
-            otherwise filters, together with those; and `"qat"` where the int8 file
+            multipliers if the energy is limited and `hardware` has them;
+            otherwise filters, together with those; and `"qat"` if the int8 file
             is worse than `max_drop` allows.
         epochs: epochs of training by each method in each trial; learning the
             rounding takes a quarter of them in addition. Defaults to `20`.
@@ -200,11 +200,11 @@ def compress(
         criterion: what filters are chosen by, as in `callbacks.FilterPruning`.
             Defaults to `"l1"`.
         spread: how pruning is divided among the layers: `"sensitivity"` measures
-            how the loss of the trained model rises when filters of one layer go,
-            and weighs that against what they take (single weights are ranked by
+            how the loss of the trained model rises when filters of one layer are
+            removed, and weighs that against their cost (single weights are ranked by
             magnitude over all layers); `"uniform"` prunes the same share
             everywhere. Defaults to `"sensitivity"`.
-        teacher: whose answers the model learns, too: `"self"`, the original;
+        teacher: the model whose answers are learned, too: `"self"`, the original;
             another model with the same inputs and outputs; or `None`. Defaults to
             `"self"`.
         temperature: of the distillation. Defaults to `3.0`.
@@ -223,11 +223,11 @@ def compress(
             before others have ended does not learn from them. Defaults to
             `"local"`.
         hardware: profile of the modeled energy. Defaults to `"horowitz_45nm"`.
-        products: what a multiplication by a zero weight takes on that hardware:
-            `"computed"`, `"gated"` or `"skipped"`, see `cost.energy`. Other than
-            the default only where the budget limits the energy. Defaults to
-            `"computed"`.
-        out: folder for files and for what a run needs to go on. Defaults to
+        products: what that hardware does with a multiplication by a zero weight:
+            `"computed"`, `"gated"` or `"skipped"`, see `cost.energy`. Other values
+            than the default are allowed only if the budget limits the energy.
+            Defaults to `"computed"`.
+        out: folder for files and for what a run needs to be resumed. Defaults to
             `None`, nothing is kept.
         seed: of everything that is random here. Defaults to `0`.
         verbose: 0 is silent, 1 tells each step, 2 shows the epochs, too. Defaults

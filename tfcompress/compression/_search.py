@@ -70,7 +70,7 @@ def optuna_engine(
     folder: Path | None,
     name: str,
 ) -> Engine:
-    """An engine that learns from trial to trial which settings are good.
+    """An engine that learns from each trial which settings are good.
 
     Args:
         count: how many trials, of all processes that share the storage.

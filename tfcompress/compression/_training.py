@@ -84,12 +84,12 @@ class Lesson:
         learning_rate: at the beginning; it falls to zero along a cosine. `None`
             starts with the compiled optimizer's own.
         rate_factor: what the first learning rate is multiplied by.
-        teacher: whose answers are learned, too; `None` for nobody.
+        teacher: the model whose answers are learned, too; `None` for none.
         temperature: of the distillation.
         distillation: its share of the loss.
         callbacks: further callbacks.
-        folder: for what a run needs to go on.
-        report: called with epoch and metric of each epoch that counts; tells
+        folder: for what a run needs to be resumed.
+        report: called with epoch and metric of each epoch that counts; returns
             whether to give up.
         verbose: as for `fit`.
     """
@@ -163,7 +163,7 @@ class Lesson:
         return best
 
     def teach(self, student: keras.Model) -> None:
-        """Makes a model learn what the teacher answers, too: its class changes."""
+        """Makes a model learn the teacher's answers, too, by changing its class."""
         if self.teacher is None or self.distillation == 0:
             return
         student.__class__ = distilled_class(
@@ -203,7 +203,7 @@ def train_filters(
     criterion: str,
     lesson: Lesson,
 ) -> keras.Model:
-    """Prunes filters while training, with what the original knows.
+    """Prunes filters while training, with the original as the teacher.
 
     Args:
         model: the compiled original. It is not modified.

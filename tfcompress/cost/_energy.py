@@ -155,14 +155,14 @@ def energy(
     tiles of the capacity, the cheaper choice, and the other is read again for
     each tile. The sample is on the chip to begin with.
 
-    What a zero weight saves depends on the hardware, and so on `products`:
+    The saving of a zero weight depends on the hardware, which `products` describes:
 
-    - `"computed"`: nothing. Zeros are multiplied as any other number.
-    - `"gated"`: the switching of the multiplier, whose operands are kept still.
-      The cycle is spent and the weight is read; the profile states the energy
+    - `"computed"`: it saves nothing. Zeros are multiplied like any other number.
+    - `"gated"`: it saves the switching of the multiplier, whose operands are kept
+      still. The cycle is spent and the weight is read; the profile states the energy
       that is left.
-    - `"skipped"`: everything. Only weights that are not zero are stored, each
-      with an index, and multiplied.
+    - `"skipped"`: it saves everything. Only weights that are not zero are stored,
+      each with an index, and multiplied.
 
     Example:
 

@@ -62,9 +62,9 @@ def measure_energy(
     """Measures the energy of a block of code, where the machine counts it.
 
     Reads the RAPL counters of Linux: those of whole processor packages (and of
-    DRAM where it is apart), which count everything that runs on them, other
-    programs too. A counter may wrap once in the block, after many minutes at
-    full power. Where there is no counter, or only the superuser may read it, the
+    DRAM, if it has its own counter). They count everything that runs there, also
+    other programs. A counter may wrap once in the block, after many minutes at
+    full power. If there is no counter, or only the superuser may read it, the
     result says "not measured on this machine"; it is never an estimate.
 
     Example:

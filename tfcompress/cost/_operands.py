@@ -1,7 +1,7 @@
-"""How a layer tells with which operands it computes.
+"""How a layer declares the operands that it computes with.
 
-A layer that wraps another one, and computes the same with other operands, says
-so with a method that this package looks for:
+A layer that wraps another one, and computes the same with other operands, declares
+that with a method that this package looks for:
 
     def cost_layer(self) -> tuple[keras.Layer, dict[str, Any]]:
         return self.layer, {"multiplier_bits": (1, 5)}
@@ -51,7 +51,7 @@ class Operands:
 
 
 def unwrap(layer: keras.Layer) -> tuple[keras.Layer, dict[str, Any]]:
-    """The layer that does the work, and what the layers around it say."""
+    """The layer that does the work, and what the layers around it declare."""
     said: dict[str, Any] = {}
     while hasattr(layer, "cost_layer"):
         inner, details = layer.cost_layer()
@@ -71,7 +71,7 @@ def operands(operation: keras.Operation, tensor: Any) -> Operands:
 
     Args:
         operation: the layer or operation.
-        tensor: its output, whose dtype tells the width where nothing else does.
+        tensor: its output, whose dtype is the width if nothing else declares one.
     """
     # From the most specific: what wrappers say (`cost_layer`), then Keras' own int8
     # quantization, then dtypes. Operands are integers only if both widths are known to
@@ -98,7 +98,7 @@ def effective_values(operation: Any, variable: keras.Variable) -> np.ndarray:
 
 
 def _told(operation: Any) -> tuple[Any, dict[str, Any]]:
-    """The layer at the core of `operation`, and what the layers around it say."""
+    """The layer at the core of `operation`, and what the layers around it declare."""
     said: dict[str, Any] = {}
     while True:
         if hasattr(operation, "cost_layer"):

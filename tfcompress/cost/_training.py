@@ -98,7 +98,7 @@ def training_cost(
     Args:
         sizes: a `ModelCost` for each epoch; or a `History` (or its dictionary)
             with `"macs"` for each epoch, of a model whose weights were all
-            trained, which tells nothing of memory accesses.
+            trained, from which memory accesses cannot be computed.
         samples: samples in an epoch.
         batch_size: samples in a batch. Defaults to 1, as in the paper.
 

@@ -32,10 +32,10 @@ class LayerError:
             output.
         added: how much larger it is than the largest error of its inputs.
         max_difference: largest absolute difference of any value.
-        own_difference: the same for what the layer makes of the inputs that it has in
-            the file; `None` where a layer is called several times. A file of a model
-            of `quantization.prepare` rounds some values to the next step, so that one
-            step is no fault.
+        own_difference: the same, if the layer is computed in Keras from the inputs
+            that it has in the file; `None` where a layer is called several times. A
+            file of a model of `quantization.prepare` rounds some values to the next
+            step, so that one step is not an error.
         step: distance of two values that the file can tell apart there; 0 where
             it computes in float.
     """
@@ -91,9 +91,9 @@ def debug(
     """Compares an exported file with the Keras model, layer by layer.
 
     Both are run on the same samples, and each layer's output in the file is
-    compared with that in Keras. Errors of a layer continue in the layers that follow:
-    `added` tells where they arise, and `own_difference` is what a layer computes
-    differently from the same inputs.
+    compared with that in Keras. Errors of a layer continue in the layers that follow.
+    `added` shows where they arise, and `own_difference` is the difference of a layer
+    on the same inputs.
 
     Example:
 
@@ -205,8 +205,8 @@ def _own_differences(
 ) -> dict[str, float]:
     """Largest difference of each layer that is called once, from the file's inputs.
 
-    The model is run once more; every tensor that the file has, too, is compared and
-    then replaced by that of the file, so that no error goes on.
+    The model is run once more. Every tensor that the file has, too, is compared and
+    then replaced by that of the file, so that no error continues in later layers.
     """
     times = Counter(name for name, _ in calls)
     owners: dict[int, list[str]] = {}  # a layer, and what rounds its output

@@ -75,7 +75,7 @@ def convert_elsewhere(model: keras.Model, **task: Any) -> Any:
 
 
 def work(folder: str, to_tflite: Callable[..., Any]) -> None:
-    """What the process does: converts the model of a folder, and stores the result."""
+    """The work of the process: converts the model of a folder, stores the result."""
     place = Path(folder)
     # Made by the process that waits for this one, so it is trusted.
     model = keras.saving.load_model(place / _MODEL, compile=False, safe_mode=False)

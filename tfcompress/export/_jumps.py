@@ -101,7 +101,7 @@ def check_jumps(
 
 
 class _Operands(keras.Layer):
-    """What the multipliers of a layer make of its inputs."""
+    """The inputs of a layer, truncated as its multipliers do."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the layers of a packed model know beside its variables.
+"""State that the layers of a packed model keep beside its variables.
 
 Keras saves a model's state layer by layer: a layer may add arrays
 (`save_own_variables`) and files (`save_assets`), and its random generators have
@@ -128,7 +128,7 @@ _LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 
 def _place(array: np.ndarray, layer: Any, weights: Sequence[Any]) -> int | None:
-    """Number of the weight, one of the layer's, that is this array."""
+    """The number of the layer's weight that equals this array, if there is one."""
     # `save_own_variables` of most classes stores weights as well. They are in the
     # file already, and a reference to one takes a few bytes.
     own = {id(variable) for variable in layer.weights}

@@ -94,7 +94,7 @@ class Parity:
         Args:
             tolerance: the largest difference of each output, as a share of its
                 range, and the largest share of changed decisions. One step of an
-                integer output, and half of one for its rounding, is no fault.
+                integer output, and half of one for its rounding, is always allowed.
         """
         for number, output in enumerate(self.outputs):
             name = f"output {number}: " if len(self.outputs) > 1 else ""

@@ -126,10 +126,10 @@ def to_tflite(
     LiteRT has no convolution of such weights.
 
     With 4 bits and less, kernels that lie on a grid of so few steps already (as
-    `constraints.Levels` and `quantization.prepare` leave them) are stored as they
-    are; others are rounded, which costs accuracy that training with `prepare`
-    keeps. Convolutions and `Dense` layers get 4 bits, transposed and, with
-    `"dynamic_int4"`, depthwise convolutions more.
+    after `constraints.Levels` and `quantization.prepare`) are stored unchanged.
+    Other kernels are rounded, which costs accuracy that training with `prepare`
+    keeps. Convolutions and `Dense` layers get 4 bits; transposed convolutions and,
+    with `"dynamic_int4"`, depthwise convolutions get more.
 
     `"int8"` is what microcontrollers and integer accelerators expect, inputs
     and outputs included; its scales are in the file and `tfcompress.export.run`
@@ -144,10 +144,10 @@ def to_tflite(
     compared on identical inputs, its truncated operands bit for bit; the tolerance
     of the whole network is the largest such step then, 2^(1 - k) of k bits.
 
-    Nothing is left at `path` unless the file works: it is loaded, run and
+    A file appears at `path` only if it works: it is loaded, run and
     compared first, output by output, and then put in place in one step. A file
-    that is beyond `tolerance` is refused, and the layer is named that adds most
-    to the error; `debug` lists all.
+    beyond `tolerance` is refused, and the error names the layer that adds most
+    to the difference; `debug` lists all layers.
 
     Example:
 
@@ -176,7 +176,7 @@ def to_tflite(
             `"int8"`, and int16 for models that are prepared for 16 bits.
         tolerance: the largest difference of each output, as a share of its largest
             value, and the largest share of samples, close calls left out, on which
-            the file decides otherwise. Defaults to `None`: 0.001 without
+            the file makes another decision. Defaults to `None`: 0.001 without
             quantization, 0.02 for `"float16"`, 0.2 for `"dynamic"` and models of
             `quantization.prepare`, 0.25 for `"int8"`, 0.5 with 4 bits and less.
 
@@ -369,7 +369,7 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _refuse_rounding(model: keras.Model, quantization: str | None) -> None:
-    """Raises where a layer says why its weights must stay what they are."""
+    """Raises if a layer has a reason why its weights must not be rounded."""
     if quantization is None:
         return
     for layer in model._flatten_layers():
@@ -442,7 +442,7 @@ def _settings(
 
 
 def _samples(model: keras.Model, calibration: Any) -> tuple[Samples, str]:
-    """What the file is compared on, and where it is from."""
+    """The samples that the file is compared on, and whether they were given."""
     if calibration is not None:
         samples, _ = take_samples(model, calibration, limit=SAMPLE_LIMIT)
         return samples, "given"
@@ -457,7 +457,7 @@ def _samples(model: keras.Model, calibration: Any) -> tuple[Samples, str]:
 
 
 def _refuse_text(model: keras.Model) -> None:
-    """Raises where an input is no number."""
+    """Raises if an input is text."""
     for tensor in model.inputs:
         if tensor.dtype == "string":
             raise ValueError(
@@ -471,7 +471,7 @@ def _refuse_text(model: keras.Model) -> None:
 
 
 def _refuse_constant(samples: Samples) -> None:
-    """Raises where all samples are one and the same number."""
+    """Raises if all samples consist of one and the same number."""
     if all(array.size and array.min() == array.max() for array in samples):
         raise ValueError(
             _checks.invalid(

@@ -105,8 +105,8 @@ class PackedFile:
         bytes: its size.
         architecture_bytes: size of the architecture.
         tensors: one entry for each variable.
-        state_bytes: size of what layers know beside their variables: states of
-            random generators, vocabularies, and what classes of your own save.
+        state_bytes: size of the state that layers keep beside their variables: states
+            of random generators, vocabularies, and what classes of your own save.
     """
 
     path: Path
@@ -199,14 +199,14 @@ def pack(
     on equidistant levels, or of a few values, cost a few bits. For each variable
     the shortest code that reproduces it exactly is chosen: `unpack` returns the same
     numbers, bit by bit (a negative zero, which masks leave behind, becomes a zero).
-    What layers know beside their variables goes along: vocabularies, states of random
-    generators, and what classes of your own write in `save_own_variables` and
-    `save_assets`.
-    Compile and optimizer state and what stateful layers remember are not stored.
+    State that layers keep beside their variables is stored, too: vocabularies, states
+    of random generators, and what classes of your own write in `save_own_variables`
+    and `save_assets`. Compile state, optimizer state and the memory of stateful layers
+    are not stored.
 
     The file is read back before it gets its name: weights are compared, and the
-    output of every layer on random input. A layer that does not come back as it
-    was is named, and nothing is written.
+    output of every layer on random input. If a layer computes something else, an
+    error names it, and nothing is written.
 
     Example:
 
@@ -289,9 +289,9 @@ def unpack(
 
     Every size in the file is checked against what is left of the file and
     against `max_entries` before memory is taken, and the number of layers and of
-    their variables before they are built. So a damaged or hostile file costs an
-    exception, no more memory than its own size and `max_entries` account for, and
-    little time.
+    their variables before they are built. So a damaged or hostile file raises an
+    exception. It takes little time, and no more memory than its own size and
+    `max_entries` account for.
 
     Args:
         path: file that `pack` wrote.

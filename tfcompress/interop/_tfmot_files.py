@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
 
 @dataclass
 class _Found:
-    """What TFMOT has put into a model.
+    """The layers that TFMOT has added to a model.
 
     Attributes:
         inner: name of a wrapper -> of the layer inside.

@@ -19,9 +19,9 @@ def calibrate(model: keras.Model, data: Any, *, limit: int = 1000) -> keras.Mode
     """A copy of a prepared model whose ranges are those of typical inputs.
 
     Every range becomes the smallest and the largest value that the tensor takes
-    on the data, with kernels on their grids and all else in float. With it,
-    `prepare` quantizes after training: the file is what the copy computes, and
-    training can start from there.
+    on the data, with kernels on their grids and everything else in float. This
+    quantizes a model after training: the file computes what the copy computes. A
+    training run can also start from the copy.
 
     Example:
 

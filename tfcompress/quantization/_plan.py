@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `prepare` makes of a model; `print` shows a table.
+    """The plan of `prepare` for a model; `print` shows a table.
 
     Attributes:
         rows: one `Row` for each layer and operation, in the order of computation.
@@ -86,7 +86,7 @@ def plan(
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> Plan:
-    """Tells which layer `prepare` gives which bits, and why one stays in float.
+    """Lists the bits that `prepare` gives each layer, and why a layer stays in float.
 
     Batch normalizations that `structure.fold_batch_norm` folds are not in the
     table: they are part of the layer before.

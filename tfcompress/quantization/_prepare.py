@@ -39,10 +39,11 @@ def prepare(
       calibration: the ranges were learned;
     - `finalize(qat)` leaves the plain float model with its kernels on the grid.
 
-    Batch normalizations go into the layers before them, as they do in every
-    integer file, and so train as part of their kernels. Those that cannot become
-    depthwise convolutions of size 1. Where a layer is not known, or not computed
-    on integers by LiteRT, it stays in float; `plan` says which and why.
+    Batch normalizations are folded into the layers before them, as in every
+    integer file, and so train as part of their kernels. A batch normalization that
+    cannot be folded becomes a depthwise convolution of size 1. A layer that is
+    unknown, or that LiteRT does not compute on integers, stays in float; `plan` lists
+    these layers with the reasons.
 
     Example:
 

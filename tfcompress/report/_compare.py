@@ -103,18 +103,18 @@ def compare(
 ) -> Report:
     """Compares models of any task in quality, size, work, speed and modeled energy.
 
-    Quality is what the models are compiled with: their own metrics and losses, for
-    every output, with sample weights, as `model.evaluate` has them. A model that is
-    not compiled is measured as the first one that is; if none is, or there are no
-    metrics, the task is found from outputs and labels: accuracy for classes and
-    for yes or no, accuracy of pixels and of labels, mean absolute and root mean
-    squared error for numbers. The same metrics are computed on the outputs of
-    integer files.
+    Quality is measured by what the models are compiled with: their own metrics and
+    losses, for every output, with sample weights, as `model.evaluate` computes them. A
+    model that is not compiled is measured as the first compiled one. If none is
+    compiled, or there are no metrics, the task is found from outputs and labels:
+    accuracy for classes and for yes or no, accuracy of pixels and of labels, mean
+    absolute and root mean squared error for numbers. The same metrics are computed on
+    the outputs of integer files.
 
     Every model is exported to TFLite, to float32 and, with `calibration`, to
     int8. The files are timed in turns with one thread, so that a noisy machine
-    is fair to all; the models themselves are left as they are. A figure that
-    cannot be had is missing in the report, and a note says why.
+    is fair to all. The models themselves are not modified. If a figure cannot be
+    found, it is missing in the report, and a note gives the reason.
 
     Example:
 
@@ -154,12 +154,12 @@ def compare(
         bits: widths of weights and activations for the modeled energy, as for
             `tfcompress.cost.energy`; or a dict of such by name of the model.
             Defaults to `None`: those that the models compute in.
-        targets: hardware to ask what it makes of the files, as for
+        targets: hardware whose tools give figures of the files, as for
             `tfcompress.export.target`: names, profiles or paths of profiles.
             Defaults to `()`.
         histories: training curves by name: `keras.callbacks.History` objects or
             dicts of lists. Defaults to `None`.
-        curves: further line charts, such as sensitivities. Defaults to `()`.
+        curves: more line charts, such as sensitivities. Defaults to `()`.
         heatmaps: further grids. Defaults to `()`.
         tolerance: how much worse than the first model the model to ship may be:
             points of a fraction (0.01 is one point), otherwise a share of the
@@ -170,8 +170,8 @@ def compare(
         title: heading of the report. Defaults to `"Compression report"`.
         provenance: facts to note beside versions and machine, such as the seed
             and the data set. Defaults to `None`.
-        verbose: 1 to tell on standard error what is being done, 0 for silence.
-            Defaults to `1`.
+        verbose: 1 to print progress to standard error, 0 for silence. Defaults to
+            `1`.
 
     Returns:
         A `Report`.

@@ -46,7 +46,7 @@ _DOWN = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model's outputs are judged by.
+    """The losses and metrics that judge a model's outputs.
 
     Attributes:
         compiled: losses and metrics of the model, as `compile` takes them;

@@ -1,4 +1,4 @@
-"""What each output of a model decides, and how its decisions are compared."""
+"""The task of each output of a model, and how its decisions are compared."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Check:
 
 @dataclass(frozen=True)
 class TargetFigures:
-    """What a target's tool says of a file; `None` where it does not say.
+    """Figures of a file from a target's tool; `None` where it has no figure.
 
     Attributes:
         target: name of the target.

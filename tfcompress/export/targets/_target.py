@@ -25,7 +25,7 @@ def target(
     path: str | os.PathLike[str] | bytes,
     name: str | os.PathLike[str] | TargetProfile,
 ) -> TargetFigures:
-    """What some hardware makes of an exported file, by its maker's own tool.
+    """Figures of an exported file on some hardware, from its maker's own tool.
 
     - `"ethos-u55-128"` and other accelerators of Arm (u55-32, -64, -128, -256;
       u65-256, -512; u85-128, -256, -512, -1024, -2048): the compiler Vela and its
@@ -37,7 +37,7 @@ def target(
     - `"this computer"`: LiteRT with one thread. Latency.
 
     Vela compresses zeros and repeated values, so that pruned and clustered
-    weights shrink its flash though the `.tflite` file is as large as before. On a
+    weights take less flash, although the `.tflite` file is as large as before. On a
     microcontroller they save nothing; fewer channels and layers save everywhere.
 
     The first two need `pip install "tfcompress[targets]"`.
