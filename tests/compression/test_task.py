@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.compression._task import Metric, chosen_metric
+from tfcompress import export
+from tfcompress.compression._task import Metric, chosen_metric, quality_of_file
 
 L = keras.layers
 
@@ -57,3 +58,21 @@ def test_a_metric_that_tells_nothing_is_not_guessed():
         chosen_metric(logs, "kappa", model)
     logs, model = judged([dice_loss])
     assert chosen_metric(logs, "dice_loss", model) == Metric("dice_loss", False)
+
+
+def test_padding_counts_in_a_file_no_more_than_in_keras(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 20, (32, 10)).astype("int32")
+    x[:, 4:] = 0  # padding, whose labels no model could know
+    tokens = keras.Input((10,), dtype="int32")
+    embedded = L.Embedding(20, 4, mask_zero=True)(tokens)
+    model = keras.Model(tokens, L.Dense(5, activation="softmax")(embedded))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    labels = np.asarray(model(x)).argmax(-1)
+    labels[:, 4:] = (labels[:, 4:] + 1) % 5
+    expected = model.evaluate(x, labels, verbose=0, return_dict=True)
+    assert expected["accuracy"] == 1
+    file = tmp_path / "model.tflite"
+    export.to_tflite(model, file)
+    found = quality_of_file(model, file, (x, labels))
+    assert found == pytest.approx(expected, rel=1e-4)

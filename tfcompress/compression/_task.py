@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from tfcompress._checks import invalid
 from tfcompress.export import unpack
@@ -183,8 +184,10 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
     model.reset_metrics()
     losses = weight = 0.0
     logs: dict[str, Any] = {}
+    masked = True  # until the first batch shows that it is not
     for inputs, labels, weights in _batches(data):
         answers = [keras.ops.convert_to_tensor(array) for array in run(inputs)]
+        masked = masked and _copy_masks(model, inputs, answers)
         given = keras.tree.pack_sequence_as(structure, answers)
         count = len(answers[0])
         loss = model.compute_loss(
@@ -196,6 +199,19 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
     result = {name: float(np.asarray(value)) for name, value in logs.items()}
     model.reset_metrics()
     return {**result, "loss": losses / weight}
+
+
+def _copy_masks(model: keras.Model, inputs: Any, answers: list[Any]) -> bool:
+    """Marks padding in a file's answers as the model marks it; whether there is any.
+
+    Losses and metrics leave out the steps of a sequence that a mask of Keras hides. A
+    file knows no masks.
+    """
+    outputs = keras.tree.flatten(model(inputs, training=False))
+    masks = [get_keras_mask(output) for output in outputs]
+    for answer, mask in zip(answers, masks, strict=True):
+        set_keras_mask(answer, mask)
+    return any(mask is not None for mask in masks)
 
 
 def _runner(model: keras.Model, file: Path) -> Callable[[Any], list[np.ndarray]]:
