@@ -228,6 +228,9 @@ def _amount(figure: Figure, given: Any) -> tuple[float, bool]:
         given_number = value
     else:
         given_number = float(given)
+    # A bare number up to 1 is a fraction: nobody limits a model to one byte or one MAC.
+    # Joules are the exception, since an inference takes far less than one; so an
+    # absolute energy needs its unit ("40uJ"), and a larger bare number is refused.
     if not 0 < given_number < math.inf:
         raise ValueError(invalid(figure.name, expected, given))
     if given_number <= 1:

@@ -170,6 +170,7 @@ _PRODUCTS: dict[str, Callable[[Any, Use], Work]] = {
 
 # Everything else -------------------------------------------------------------
 
+# The same numbers under another shape or type: nothing is computed, nothing is written.
 _VIEWS = frozenset(
     {
         *("Reshape", "Ravel", "ExpandDims", "Squeeze", "Cast", "SaturateCast"),
@@ -177,6 +178,7 @@ _VIEWS = frozenset(
     }
 )
 
+# Numbers that are moved: nothing is computed, but the output is written.
 _COPIES = frozenset(
     {
         *("Transpose", "Swapaxes", "Moveaxis", "Rearrange", "Concatenate", "Stack"),

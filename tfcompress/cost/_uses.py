@@ -181,6 +181,7 @@ def _keeps_batch(operation: keras.Operation) -> bool:
     return kind.__name__ not in _MAY_FOLD_BATCH
 
 
+# They can move the batch axis, fold it into another one, or join several batches.
 _MAY_FOLD_BATCH = frozenset(
     {
         *("Reshape", "Ravel", "Transpose", "Swapaxes", "Moveaxis", "Rearrange"),

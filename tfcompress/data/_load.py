@@ -186,5 +186,7 @@ def _limited(split: Split, limit: int | None, seed: int) -> Split:
     if limit > len(split):
         expected = f"None or at most the {len(split)} training images there are"
         raise ValueError(invalid("limit", expected, limit))
+    # Drawn after validation was held out, which therefore is the same for every limit.
+    # The first entries of one permutation: a smaller limit is a subset of a larger one.
     order = np.random.default_rng(seed).permutation(len(split))
     return at(split, np.sort(order[:limit]))

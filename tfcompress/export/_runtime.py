@@ -249,6 +249,8 @@ class Program:
         For files that were opened to keep their tensors. Without the batch, the
         shape may differ from that in Keras.
         """
+        # The interpreter reuses memory: a tensor in the middle is overwritten by later
+        # operators unless the file was opened with `keep`.
         found: dict[int, list[np.ndarray]] = {index: [] for index in indices}
         details = {i: self._interpreter._get_tensor_details(i, 0) for i in indices}
         count = len(inputs[0])

@@ -294,6 +294,10 @@ def activation(name: str, bits: int) -> Decision:
     return _float(f"LiteRT computes {name} in float here")
 
 
+# What LiteRT computes with several operators is taken apart here, because each of them
+# stores a tensor, and that tensor needs a grid whose range is learned, too.
+
+
 def _silu(grid: Maker, x: Any) -> Any:
     return layers.Multiply()([x, grid(layers.Activation("sigmoid")(x), "unit")])
 
