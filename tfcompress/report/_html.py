@@ -130,9 +130,9 @@ def _cards(report: ReportFigures) -> str:
     on_file = rows.get(f"int8:{quality.key}")
     if file == "int8" and on_file and on_file.get(model) is not None:
         quality = on_file
-    # One card for each line of `_CARDS`, with the first figure that the model has. If the
-    # verdict is a float32 file, figures of int8 files would describe another file. Where
-    # the model has none, the card is shown as not known, so that the gap is seen.
+    # One card for each line of `_CARDS`, with the first figure that the model has. If
+    # the verdict is a float32 file, figures of int8 files would describe another one.
+    # Where the model has none, the card is shown as not known, so that the gap is seen.
     chosen = [quality]
     for keys in _CARDS:
         known = [rows[key] for key in keys if key in rows]
