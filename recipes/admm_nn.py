@@ -484,8 +484,8 @@ def phase(round_: Round, model: keras.Model) -> tfc.training.AdmmPhase:
             for x in model.layers
             if hasattr(x, "kernel")
         }
-        # `keep` counts all kernels. The first and the last are kept whole, so that the
-        # hidden ones have to make up for them.
+        # `keep` is a fraction of all kernels. The first and the last are kept whole, so
+        # the hidden ones have to be pruned further than that.
         hidden = sum(sizes[name] for name in pruned_layers(model))
         every = sum(sizes.values())
         share = (keep * every - (every - hidden)) / hidden

@@ -281,9 +281,9 @@ def compress(
 class _Run:
     """One call of `compress`."""
 
-    # What makes a run resumable. Measuring and planning depend on model, data and
-    # options alone and are done again; `check_same` makes sure that these are the
-    # same. What takes hours is on disk:
+    # How a run is resumed: measuring and planning depend on model, data and options
+    # alone and are done again; `check_same` makes sure that these are the same. The
+    # results of training are on disk:
     #
     #   run.json                   what decides the result, to compare with
     #   trials.json                trials that have ended
@@ -441,9 +441,9 @@ class _Run:
         return self.kind == "int4" or "qat" in self.options.methods
 
     def _run_trials(self, storage: str | None, keep: bool) -> dict[int, TrialResult]:
-        # The order matters where a process may be killed: first trials.json, then the
-        # engine. A trial that is in the file but still "running" for Optuna is told to
-        # it at the next start, and not trained a second time.
+        # A process may be killed between two lines, so the order matters: first
+        # trials.json, then the engine. If a trial is in the file and still "running" in
+        # Optuna, the next start reports it, and does not train it a second time.
         done = self._read_trials()
         seen = {
             n: {

@@ -79,8 +79,8 @@ class Filters:
             # harm(n) - price · saving · n. The groups then have the least sum of harm
             # for what they save together: no other division saves as much and harms
             # less. A higher price prunes every group at least as far, so that bisection
-            # over it works. It is spaced by powers of ten, because nothing is known of
-            # the scale of the loss.
+            # over the price works. Prices are spaced by powers of ten, because nothing
+            # is known of the scale of the loss.
             price = 10 ** (_PRICES[0] + strength * (_PRICES[1] - _PRICES[0]))
             harm = self.sensitivity.harm[name][: most + 1] * np.exp(-tilt * place)
             gain = self.sensitivity.saving[name] * np.arange(most + 1)

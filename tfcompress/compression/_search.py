@@ -127,9 +127,9 @@ class _Optuna:
 
     def next(self, done: Mapping[int, Any], busy: Collection[int]) -> Trial | None:
         """A trial that was interrupted, or a new one until there are enough."""
-        # A study keeps trials that were interrupted as "running" for ever. With a
-        # journal of its own this process takes all of them up; in a shared storage
-        # only those that it has begun itself, because the others may be alive.
+        # A study keeps interrupted trials as "running" forever. With a journal of its
+        # own, this process resumes all of them. In a shared storage it resumes only
+        # those that it has begun itself, because the others may still be running.
         states = self._optuna.trial.TrialState
         while True:
             known = self._study.get_trials(deepcopy=False)

@@ -153,10 +153,10 @@ def summarize(
 
 
 def _row(entry: Entry, sizes: Sizes) -> LayerCost:
-    # Three groups of variables: all of the layer, for what is read at each use; those
-    # that an earlier row has not counted yet (`owned`), for parameters, because a
-    # shared layer computes twice and is stored once; and the kernels, which are what
-    # products read, so that sparsity is not blurred by biases and statistics.
+    # There are three groups of variables. All variables of the layer are read at each
+    # use. Those that no earlier row has counted (`owned`) are its parameters, because
+    # a shared layer computes twice and is stored once. And the kernels, the variables
+    # that products read, give the sparsity, without biases and statistics.
     use, work = entry.use, entry.work
     variables = tuple(getattr(entry.layer, "weights", ()))
     weighted = [p for p in work.products if p.weight is not None]

@@ -401,7 +401,7 @@ def _format(chip: Profile, operands: Operands) -> Format:
             f"for integers. Received: {chip.name!r}, which has {list(chip.arithmetic)}"
         )
     # Nearest by ratio: for 16 × 16 bits, int8 and int32 are both a factor of 4 away in
-    # cells. Only the multiplication scales; sums are as wide as the known format has.
+    # cells. Only the multiplication scales; the addition is that of the known format.
     width = min(widths, key=lambda bits: abs(math.log(bits * bits / cells)))
     known = chip.arithmetic[f"int{width}"]
     return Format(known.multiply * cells / width**2, known.add, known.gated)
@@ -439,11 +439,11 @@ def _fits(
 
 def _off_chip_bits(inputs: int, weights: int, outputs: int, capacity: int) -> int:
     """Bits that cross the chip's border for one layer."""
-    # All arguments in bits. `weights` is 0 where those of the whole model stay on the
+    # All arguments are in bits. `weights` is 0 if those of the whole model stay on the
     # chip. If input and weights are both too large, one of them is held in n tiles of
-    # the capacity, and the other streams past once for each tile: n - 1 more times
-    # than the one time that `moved` has already. Example: capacity 10, inputs 30,
-    # weights 20: two tiles of weights cost 1 · 30 more, three of inputs 2 · 20.
+    # the capacity, and the other is read once for each tile. `moved` has one of these
+    # reads already, so n - 1 are added. Example: with the capacity 10, inputs 30 and
+    # weights 20, two tiles of weights add 1 · 30, and three tiles of inputs add 2 · 20.
     large = inputs if inputs > capacity else 0
     moved = large + weights + (outputs if outputs > capacity else 0)
     if not large or weights <= capacity:

@@ -67,8 +67,8 @@ class _LiveSizes(Sizes):
             gone = zero[: group.size - 1]
             self._gone[group.classes[gone]] = True
         # The analysis gives every position along an axis of a variable a label, and
-        # positions that live and die together the same root (see docs/structure.md).
-        # What is left of each axis follows from the roots that are gone.
+        # labels that have to be removed together one root (see docs/structure.md).
+        # The roots that are gone tell which positions of each axis are left.
         for axis in groups.analysis.axes.values():
             kept = ~self._gone[self._solution.root[axis.labels]]
             if not kept.all():

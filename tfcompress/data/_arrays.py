@@ -91,9 +91,10 @@ def _numbers(texts: list[str]) -> np.ndarray:
 
 def _labels(given: np.ndarray) -> tuple[np.ndarray, int]:
     """Labels, and the number of classes, 0 where they are none."""
-    # Four forms mean classes or not, in this order: one-hot rows become their places;
-    # texts become places among the sorted names; whole numbers from 0 on are classes
-    # as they are; everything else (fractions, negative numbers, vectors) are values.
+    # Labels have four forms, which are tried in this order. One-hot rows become the
+    # place of the one; texts become places among the sorted names; whole numbers from 0
+    # on are class numbers already; everything else (fractions, negative numbers,
+    # vectors) is values.
     if given.ndim == 2 and given.shape[1] == 1:
         given = given[:, 0]
     one_hot = (

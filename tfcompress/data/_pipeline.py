@@ -133,10 +133,10 @@ def _tf_batches(
 
     count = len(labels)
     length = _length(count, batch_size, drop_remainder)
-    # A resumed training run has to see the batches of the run that was not
-    # interrupted. So no generator has a state: order and noise are functions of the
-    # seed, the number of the pass and, for noise, of the batch. The number is a
-    # variable of the pipeline, because `fit` reads the same dataset in every epoch.
+    # A resumed training run has to see the same batches as a run without interruption.
+    # So no random generator has a state: the order is a function of the seed and the
+    # number of the pass, and the noise also of the number of the batch. The pass is
+    # counted in a variable, because `fit` reads the same dataset in every epoch.
     with tf.device("CPU:0"):
         tensors = tf.nest.map_structure(tf.constant, (images, labels))
         # Number of the pass. It is read when a pass begins and raised when the

@@ -127,11 +127,11 @@ def encode(tensor: np.ndarray) -> Coded:
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     if tensor.dtype not in codes or tensor.ndim > _MAX_RANK:
         raise ValueError(f"cannot store a {tensor.dtype} tensor of rank {tensor.ndim}")
-    # A record has two parts that are coded apart: where the tensor is not zero, and
-    # what it is there. [0, 0, 1.5, 0, -3] has the places [2, 4], that is the gaps
-    # [2, 1] of zeros before each of them, and the values [1.5, -3], that is the
-    # levels [1, -2] of the step 1.5. Every code of each part is tried, or its size is
-    # computed, and the shortest is written, so that no setting has to be guessed.
+    # A record has two parts with a code each: where the tensor is not zero, and which
+    # values it has there. Example: [0, 0, 1.5, 0, -3] has the places [2, 4], or the
+    # gaps [2, 1], the numbers of zeros before each place; and the values [1.5, -3], or
+    # the levels [1, -2] with the step 1.5. The size of every code is computed, and the
+    # shortest one is written, so that the caller has nothing to choose.
     flat = np.ascontiguousarray(tensor).reshape(-1)
     # Compared as bits: a negative zero is kept, and NaN is a value like others.
     places = np.flatnonzero(_as_bits(flat))

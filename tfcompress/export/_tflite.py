@@ -242,13 +242,13 @@ def to_tflite(
     if calibration is not None:
         _refuse_constant(samples)
 
-    # The file is always compared with the model as it was given, before any rounding
-    # and in its own precision. What follows makes the content in one of four ways:
+    # The file is always compared with the model as it was given, without the rounding
+    # that is added here, and in its own precision. Its content is made in four ways:
     # - int4 and int2: fake quantization with ranges from the calibration, and then the
     #   same conversion as for a trained model. The converter alone writes 8 bits only.
     # - dynamic_int4: a float file whose kernels become integers afterwards.
     # - trained: ranges and kernels are frozen to constants first.
-    # - all others: the converter's own quantization.
+    # - all others: the converter's own settings.
     expected = call_model(model, samples, remember=True)
     half = [_HALF[dtype] for dtype in _dtypes(model) & set(_HALF)]
     source = _in_float32(model) if half else model

@@ -49,12 +49,12 @@ def frozen(model: keras.Model, *, recover: bool = False) -> keras.Model:
             f"not known, {unknown[0]!r} among them."
         )
 
-    # The converter reads scales from fake quantizations with constant ranges around
-    # constant kernels. What wrappers do to a kernel (a mask, clusters) is computed
-    # here once, from the outside in, in the order of a training step; the quantizer
-    # then stands alone in the copy, with the result as its constant.
     inputs = _input_steps(model)
 
+    # The converter reads scales from fake quantizations with constant ranges around
+    # constant kernels. What wrappers do to a kernel (a mask, clusters) is computed
+    # here once, from the outside in, in the order of a training step. The quantizer
+    # then stands alone in the copy, with the result as its constant.
     def freeze(name: str, layer: Any) -> keras.Layer:
         inner = _quantized(layer)
         if inner is None:

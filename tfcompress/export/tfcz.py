@@ -382,9 +382,9 @@ def _check_readable(
     model: keras.Model, content: bytes, arrays: list[np.ndarray]
 ) -> None:
     """Makes sure that what is about to be written is the model that was given."""
-    # In three steps, each of which catches what the one before cannot: the bytes hold
+    # Three checks, each of which finds what the one before cannot find: the bytes hold
     # the same arrays; a model can be built from them; and its layers compute the same,
-    # which also depends on attributes that neither config nor variables hold.
+    # which may also depend on attributes that are in neither config nor variables.
     try:
         contents = _parse(content, sum(array.size for array in arrays) + _SPARE_ENTRIES)
     except InvalidFileError as error:

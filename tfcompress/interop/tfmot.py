@@ -52,9 +52,9 @@ def schedule(pruning_schedule: Any, *, steps: int | None = None) -> Piecewise:
     """
     if steps is not None:
         steps = whole("steps", steps)
-    # TFMOT has one object for when and how much, ours are functions from a step to a
-    # number. The schedule is asked at every step that can update, and changes only are
-    # kept: a staircase with the numbers that TFMOT computes, no formula of our own.
+    # A schedule of TFMOT decides both when to update and to which sparsity; one of ours
+    # is a function from a step to a number. So TFMOT's is asked at every step that can
+    # update, and only changes are kept: a staircase of the numbers that TFMOT computes.
     values: dict[float, float] = {}
     current = None
     for step in _candidates(pruning_schedule, steps):

@@ -208,8 +208,8 @@ def _steps(
     #
     # None stands between Conv2D and ReLU, which are one operator (`_fuses`), none
     # behind what only moves values ("pass"), and none between two operations in float
-    # (`_stays`). An output of the model is always rounded: the file stores it, so that
-    # a convolution whose result is also an output does not fuse with its ReLU.
+    # (`_stays`). An output of the model is always on a grid, because the file stores
+    # it. So a convolution whose result is also an output does not fuse with its ReLU.
     graph = _graph.functional(model)
     walk = list(_graph.calls(model))
     ends = {id(tensor) for tensor in graph.outputs}

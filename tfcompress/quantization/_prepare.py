@@ -73,13 +73,13 @@ def prepare(
             are out of range, a name is unknown, or nothing would be quantized.
     """
     # Why the file equals the copy: a float that fake quantization has rounded is
-    # exactly scale · (q - zero point), the number that the file's integer q stands
-    # for. Products and sums of such numbers are those of the integers, up to float32
+    # scale · (q - zero point), the number that the file's integer q stands for.
+    # Products and sums of such numbers are those of the integers, up to float32
     # rounding far below a step, and the next grid rounds them where the file does. So
     # both can differ only where a sum lies almost halfway between two steps.
-    # It holds only if the copy has the file's operators and kernels. Hence batch
-    # normalizations are folded first: the file stores the folded kernel, and rounding
-    # that one differs from rounding the kernel before.
+    # This holds only if the copy has the operators and kernels of the file. The file
+    # stores kernels with the batch normalization folded in, and rounding such a kernel
+    # differs from rounding the one before. So normalizations are folded first.
     _graph.require_graph(model)
     request = Request(model, weights, activations, layers, exclude)
     folded = structure.fold_batch_norm(model)
@@ -132,8 +132,8 @@ class _Grids:
 
     def __init__(self, bits: int) -> None:
         # `_of`, which `edits` begins anew: id of a tensor -> the layer whose grid it
-        # lies on. What an operation of kind "pass" returns has its input's entry, so
-        # that a later one of kind "same" rounds to that grid and makes no second one.
+        # lies on. The output of an operation of kind "pass" has the entry of its input,
+        # so that a later one of kind "same" rounds to that grid, not to a second one.
         self.bits = bits
         self._names: dict[str, int] = {}
 

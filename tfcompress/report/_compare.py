@@ -181,8 +181,8 @@ def compare(
         ValueError: if an argument is not as described, before any measurement.
     """
     # What can be wrong with the arguments is found before the first measurement,
-    # because a comparison takes minutes. After that, a figure that cannot be had is
-    # left out, and a note says why.
+    # because a comparison takes minutes. After that, a figure that cannot be found is
+    # left out, and a note gives the reason.
     _check_names(models)
     _check_kinds(curves, Curves, "curves")
     _check_kinds(heatmaps, Heatmap, "heatmaps")

@@ -228,9 +228,9 @@ def _task(name: str, tensor: Any, label: np.ndarray | None, loss: Any) -> Task:
 
 
 def _from_labels(label: np.ndarray | None, shape: Any, activation: str) -> Kind:
-    # Without a loss that tells, labels do: one whole number where the output has
-    # several numbers is a class; zeros and ones of the output's shape are yes or no,
-    # or one class of each row if a row adds up to 1; anything else are values.
+    # The loss did not determine the task, so the labels do. One whole number for
+    # several numbers of the output is a class. Zeros and ones in the output's shape are
+    # yes or no; if every row adds up to 1, a class. Anything else is values.
     channels = shape[-1] if len(shape) > 1 else 1
     several = channels is None or channels > 1
     if label is None or label.dtype.kind not in "iufb":
