@@ -16,9 +16,13 @@ networks leave most of it idle. After --minutes what still trains is stopped, an
 same command goes on from its backups. Every call writes OUT/records.json with all that
 is done, and prints a table for each piece.
 
-Pieces with "-small" have the networks that two processor cores can train in hours;
-the others are of the papers' size. --smoke trains all of them for two epochs with a few
-images and channels, on whatever JAX finds.
+Pieces with "-small" have the networks that two processor cores can train in hours,
+
+    KERAS_BACKEND=tensorflow python benchmarks/full_size.py --data=cifar10.packed.npz \\
+        --pieces=pruning-small --processes=2 --minutes=180
+
+where TensorFlow's convolutions take half the time of JAX's; the others are of the
+papers' size. --smoke trains all of them for two epochs with a few images and channels.
 """
 
 import dataclasses
@@ -320,7 +324,7 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
     """Runs what is not done, some at the same time; returns what failed."""
     environment = {
         **os.environ,
-        "KERAS_BACKEND": "jax",
+        "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "jax"),
         "PYTHONPATH": os.pathsep.join(
             [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
@@ -328,7 +332,11 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+        # Each process gets a core: on two cores, two runs at a time are faster than
+        # two threads for each.
         "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
     }
     waiting = [run for run in runs if not done(out / run.folder)]
     working: dict[Run, subprocess.Popen] = {}
