@@ -102,6 +102,14 @@ def einsum_dense():
     return _model(i, _head(x))
 
 
+def einsum_dense_with_one_bias_for_many():
+    i = keras.Input((5, 6))
+    x = L.Dense(7)(i)
+    a = L.EinsumDense("abc,cde->abde", (5, 4, 3), bias_axes="d")(x)
+    b = L.EinsumDense("abc,cd->adb", (8, 5), bias_axes="b")(x)
+    return _model(i, [_head(a), L.Dense(2)(L.Flatten()(b))])
+
+
 def embedding():
     i = keras.Input((6,), dtype="int32")
     x = L.Embedding(20, 8)(i)
@@ -213,6 +221,23 @@ def nonzero_constants_folded():
     x = L.Conv2D(6, 1, activation="sigmoid")(x)
     x = L.Conv2D(5, 3, padding="valid", activation="softplus")(x)
     return _model(i, _head(x))
+
+
+def shared_layers_of_two_constants():
+    i = keras.Input((6,))
+    x, y = L.Dense(8)(i), L.Dense(7)(i)
+    one, other = L.Dense(5), L.Dense(4)
+    zero_first = [one(ops.relu(x)), one(ops.sigmoid(x))]
+    zero_last = [other(ops.sigmoid(y)), other(ops.relu(y))]
+    return _model(i, _head(L.Concatenate()([*zero_first, *zero_last])))
+
+
+def nested_on_two_constants():
+    i = keras.Input((6,))
+    x = L.Dense(8)(i)
+    inside = keras.Input((8,))
+    inner = keras.Model(inside, L.Dense(5)(inside))
+    return _model(i, _head(L.Add()([inner(ops.relu(x)), inner(ops.sigmoid(x))])))
 
 
 def nonzero_constant_padded():
@@ -515,6 +540,9 @@ CASES = {
     unet: [5, 6, 4],
     joined_in_time: [5, 4],
     shared_layer: [6, 5],
+    einsum_dense_with_one_bias_for_many: [7],
+    shared_layers_of_two_constants: [5, 4],
+    nested_on_two_constants: [5],
     nested: [5, 6, 4],
     nested_twice: [5, 6],
     nested_sequential: [6],
@@ -541,6 +569,9 @@ CASES = {
 REASONS = {
     spatial_attention_by_mean: "reduces over the channels",
     nonzero_constant_padded: "non-zero constant",
+    shared_layers_of_two_constants: "carries different constants at the calls",
+    nested_on_two_constants: "carries different constants at the calls",
+    einsum_dense_with_one_bias_for_many: "share one bias",
     lambda_mixing: "not channel-wise",
     layer_norm: "'norm' normalizes over the channels",
     group_norm: "normalizes over groups",

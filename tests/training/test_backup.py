@@ -15,7 +15,7 @@ from tfcompress import _files
 from tfcompress.callbacks import FilterPruning
 from tfcompress.schedules import Linear
 from tfcompress.training import fit_shrinking
-from tfcompress.training._backup import Backup
+from tfcompress.training._backup import Backup, _renamed
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(0, 3, 32)
@@ -81,6 +81,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     # It goes by the names of the model of this cell, which are others.
     assert not set(names) & {layer.name for layer in resumed.layers}
     assert not tmp_path.exists()
+
+
+def test_names_that_begin_with_a_renamed_one_stay():
+    state = {
+        "layers": [["Dense", "dense"], ["Dense", "dense_out"]],
+        "run": {"logs": {"val_dense_loss": 1, "dense_out#2": 2, "dense_out_loss": 3}},
+    }
+    renamed = _renamed(state, {"dense": "dense_7"})
+    logs = {"val_dense_7_loss": 1, "dense_out#2": 2, "dense_out_loss": 3}
+    assert renamed["run"] == {"logs": logs}
 
 
 @pytest.mark.parametrize("write", range(3))

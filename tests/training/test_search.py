@@ -63,6 +63,18 @@ def test_layers_below_break_even_are_restored_and_the_others_tightened(model):
     assert set(plan.constraints()) == {"third", "logits"}
 
 
+def test_restoring_the_largest_layer_takes_nothing_more_from_the_others(model):
+    # The third layer has most operations. It begins with all its weights and is below
+    # the break-even ratio when the second, which begins with few, is at its limit.
+    # Given back, it frees nothing: the second stays where it was.
+    evaluate = sensitive(second=0.2)
+    initial = {"second": 0.4, "third": 1.0}
+    plan = search_fractions(model, evaluate, least=1.0, steps=12, initial=initial)
+    assert plan.fractions["third"] == 1.0
+    assert plan.fractions["second"] == pytest.approx(0.2, abs=1e-3)
+    assert plan.accuracy >= plan.least
+
+
 def test_the_most_is_pruned_where_nothing_is_lost(model):
     plan = search_fractions(model, lambda fractions: 1.0, least=1.0, floor=0.05)
     assert plan.fractions["third"] == 0.05

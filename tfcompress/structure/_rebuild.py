@@ -491,7 +491,8 @@ class Rebuild:
         if fold is None:
             return None
         gone = self.removed[self.trace.solution.root[fold.labels]]
-        if not gone.any():
+        lost = fold.constant * gone
+        if not lost.any():
             return None
         # y[o] = bias[o] + Σ_positions Σ_i kernel[position, i, o] · x[i]. A removed
         # input i has carried the constant c[i] at every position, so that what is lost
@@ -499,7 +500,7 @@ class Rebuild:
         # sum may run over thousands of products.
         kernel = keras.ops.convert_to_numpy(layer.kernel).astype("float64")
         kernel = kernel.reshape(-1, *kernel.shape[-2:]).sum(0)
-        return (fold.constant * gone) @ kernel
+        return lost @ kernel
 
 
 class _Zeros:

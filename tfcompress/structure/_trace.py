@@ -53,7 +53,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Fold:
-    """Removed inputs of `layer` that carry a constant, to go into its bias."""
+    """The constants that removed inputs of a layer carry, which go into its bias."""
 
     labels: np.ndarray
     constant: np.ndarray
@@ -213,34 +213,26 @@ class Trace:
         # every position, and can be added to the bias once and for all, if the layer
         # sees it everywhere (not where padding puts zeros in its place). It is unknown
         # (NaN): the channel has to stay.
-        if not constant.any():
-            return
         labels, constant = np.broadcast_arrays(labels, constant)
         nonzero = (labels != 0) & (constant != 0)
-        if not nonzero.any():
-            return
         unknown = nonzero & np.isnan(constant)
         self.table.freeze(
             labels[unknown],
             f"would not be constant where {self.key(layer)!r} reads it",
         )
-        rest = nonzero & ~unknown
-        if not rest.any():
-            return
+        values = np.where(nonzero & ~unknown, constant, 0.0)
         if not foldable:
             self.table.freeze(
-                labels[rest],
+                labels[values != 0],
                 "would carry a non-zero constant that cannot be folded into "
                 f"{self.key(layer)!r}",
             )
             return
-        values = np.where(rest, constant, 0.0)
         # A layer that is called twice has one bias for both calls: the constants must
-        # agree, or there is no bias that is right for both.
+        # agree, or there is no bias that is right for both. So zeros are noted, too.
         known = self.folds.setdefault(id(layer), Fold(labels, values))
-        clash = known.constant != values
         self.table.freeze(
-            labels[clash],
+            labels[known.constant != values],
             f"carries different constants at the calls of {self.key(layer)!r}",
         )
 

@@ -119,6 +119,15 @@ class _Walk:
             self.result.table.tie(
                 known.labels, abstract.labels, "a nested model also reads frozen ones"
             )
+            # Inside, the constants of the first call count. Channels that carry
+            # something else at this one have to stay. (NaN is unknown as it is.)
+            labels, first, here = np.broadcast_arrays(
+                known.labels, known.constant, abstract.constant
+            )
+            self.result.table.freeze(
+                labels[(first != here) & ~np.isnan(first)],
+                "carries different constants at the calls of a nested model",
+            )
             return
         self.result.tensors[id(tensor)] = abstract
         if sum(size > 1 for size in abstract.labels.shape) > 1:

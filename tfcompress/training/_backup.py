@@ -321,7 +321,9 @@ def _renamed(state: Any, names: Mapping[str, str]) -> Any:
     # A name counts where it is a whole part of a key: between the start, "/" or "_" and
     # the end, "/", "#" or "_". With conv2d -> conv2d_5:
     #     "density/conv2d", "conv2d#2", "val_conv2d_loss"   are renamed
-    # Longest names first, or conv2d_1 -> conv2d_6 would be taken for conv2d.
+    # Longest names first, or conv2d_1 -> conv2d_6 would be taken for conv2d; and those
+    # that stay as they are, too, or the layer conv2d_out would become conv2d_5_out.
+    names = {**{name: name for _, name in state["layers"]}, **names}
     longest = sorted(map(re.escape, names), key=len, reverse=True)
     pattern = re.compile(rf"(?<![^/_])({'|'.join(longest)})(?=$|[/#_])")
 

@@ -170,12 +170,14 @@ def search_fractions(
     dense: set[str] = set()
     t = 0.0
 
+    def most() -> int:
+        return max((macs[name] for name in start if name not in dense), default=1)
+
     def fractions(t: float) -> dict[str, float]:
         # The layer with the most operations loses t of its weights, the others less, in
         # proportion to theirs.
-        top = max((macs[name] for name in start if name not in dense), default=1)
         fallen = {
-            name: max(alpha - t * macs[name] / top, min(floor, alpha))
+            name: max(alpha - t * macs[name] / most(), min(floor, alpha))
             for name, alpha in start.items()
         }
         return {
@@ -206,7 +208,10 @@ def search_fractions(
         if not slowed:
             break
         # One at a time: what it frees may carry the others past the ratio.
+        before = most()
         dense.add(max(slowed, key=lambda name: slowed[name]))
+        # In terms of what has the most operations now: the others stay as they are.
+        t *= most() / before
     found = fractions(t)
     accuracy = trials(found)
     layers = tuple(

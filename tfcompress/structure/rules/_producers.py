@@ -233,12 +233,13 @@ class EinsumDense(Weighted):
         trace.bind(op, op.kernel, kernel.index(letter), out, "kernel", zero=True)
         if op.bias is not None:
             # The bias has the last axes of the output, from the first in `bias_axes`
-            # on.
-            bias_axis = output.replace(data[0], "", 1)
-            offset = len(op.bias.shape) - len(bias_axis)
-            position = bias_axis.index(letter) + offset
-            if position >= 0:
+            # on, and length 1 along those that are not in `bias_axes`.
+            position = len(op.bias.shape) - (len(output) - axis)
+            if position >= 0 and op.bias.shape[position] == len(out):
                 trace.bind(op, op.bias, position, out, "bias", zero=True)
+            else:
+                # No mask could zero a channel: the others need the same bias.
+                trace.table.freeze(out, f"channels of {name!r} share one bias")
         return [trace.produce(op, out, axis, shape, op.activation)]
 
     def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
