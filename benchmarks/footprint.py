@@ -1,9 +1,9 @@
-"""What half of the channels is worth: size, speed and flash of the papers' networks.
+"""What removing half of the channels saves: size, speed and flash of the networks.
 
 Half of the channels of every group are removed (to a multiple of 8, at least 8), both
 networks become int8 files, and `report.compare` times them in turns with one thread and
-asks Arm's compiler Vela for an Ethos-U55-128. The weights are random: none of these
-figures depends on them, but accuracy does, so that there is none.
+asks Arm's compiler Vela for an Ethos-U55-128. The weights are random, because none of
+these figures depends on them. Accuracy would, so it is not measured.
 
 Usage: python benchmarks/footprint.py [--networks=lenet5,resnet8,mobilenet_v2]
 """

@@ -11,10 +11,10 @@ that all of them share (18 MB for CIFAR-10 in JPEG), and
     python benchmarks/full_size.py --data=cifar10.packed.npz --pieces=pruning
 
 trains there. A piece is a list of runs, each one recipe with one seed in a folder of
-its own. As many of them as --processes are at work on the GPU at the same time; small
-networks leave most of it idle. After --minutes what still trains is stopped, and the
-same command goes on from its backups. Every call writes OUT/records.json with all that
-is done, and prints a table for each piece.
+its own. --processes of them run on the GPU at the same time, because small networks
+leave most of it idle. After --minutes all runs are stopped, and the same command
+resumes them from their backups. Every call writes OUT/records.json with all finished
+runs, and prints a table for each piece.
 
 Pieces with "-small" have the networks that two processor cores can train in hours,
 

@@ -16,9 +16,9 @@ with one thread and files in turns, processor seconds of the training run agains
 many epochs of the peer's own plain training, and the lines of user code beside plain
 training and conversion.
 
-Each peer has a virtual environment in `--envs`, which pip fills at the first run. One
-that cannot be installed or fails is a row with the reason. Finished rows are kept in
-`--out`; the same command goes on after an interruption.
+Each peer has a virtual environment in `--envs`, which pip fills at the first run. A
+peer that cannot be installed, or that fails, gets a row with the reason. Finished rows
+are kept in `--out`; the same command resumes after an interruption.
 """
 
 from __future__ import annotations

@@ -12,21 +12,21 @@ TensorFlow: with `KERAS_BACKEND=jax` and `--npz` (arrays x_train, y_train, x_tes
 y_test) it runs on a machine that has JAX alone. It leaves a `.keras` file and a `.json`
 of accuracies for each training run in `--out`.
 
-`judge`, with TensorFlow, makes files of these models: of the float one after
-quantization with 8 and 4 bits, and of those trained with fake quantization, for each
-number of bits of the one with the best validation accuracy. It prints the test
-accuracy of the Keras models and of the files. `mobilenet` adds one step for each
-depthwise kernel instead of one for each channel.
+`judge` needs TensorFlow. It makes files of these models: of the float model, after
+quantization with 8 and 4 bits; and for each number of bits of the model trained with
+fake quantization that has the best validation accuracy. It prints the test accuracy of
+the Keras models and of the files. For `mobilenet` it adds a model with one step for
+each depthwise kernel instead of one for each channel.
 
 `tfmot` trains LeNet-5 with 8 bits with TensorFlow's toolkit, from the same weights in
-float and as long, in a process of its own. `sizes` prints what LeNet-5 takes that
-`train` has pruned to 90 % zeros, clustered to 16 values and trained with 8 bits.
+float and equally long, in a process of its own. `sizes` prints the sizes of a LeNet-5
+that `train` has pruned to 90 % zeros, clustered to 16 values and trained with 8 bits.
 
-`agreement` compares networks of random weights and statistics, whose last layer tells
-ten kinds of pictures apart, with their files on `--samples` samples: decisions,
-outputs, and every layer on the inputs that it has in the file.
+`agreement` compares networks with their files on `--samples` samples: decisions,
+outputs, and every layer on the inputs that it has in the file. The networks have random
+weights and statistics, and a last layer that distinguishes ten kinds of pictures.
 
-Finished rows are kept in `--out`, so that the same command goes on after an
+Finished rows are kept in `--out`, so that the same command resumes after an
 interruption.
 """
 

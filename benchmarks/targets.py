@@ -8,11 +8,11 @@ hidden units, and of two with 16 values a layer: the bytes of the file, flash, S
 and inferences a second on an Ethos-U by Vela, and the arena of a microcontroller by
 TensorFlow Lite Micro. It needs `pip install "tfcompress[targets]"`.
 
-What networks take does not depend on how well they recover, so that they are not
+These figures do not depend on how well a network recovers, so the networks are not
 trained again after they were compressed. Only one of those with few values is prepared
 for quantization and trained for an epoch, which rounds the values with one scale for
-each layer. The other is converted as it is, with a scale for each channel, so that its
-values become other integers in each.
+each layer. The other is converted directly, with a scale for each channel, so that its
+values become other integers in each channel.
 """
 
 from __future__ import annotations

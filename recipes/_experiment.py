@@ -2,8 +2,8 @@
 
 A recipe is a list of jobs: a network, trained in one way, with one seed. The folder
 of the results holds a record (JSON) and models (.keras) for each job that is done,
-and a backup for the one that is not. A run does what is missing, so that the same
-command goes on after an interruption, and a longer list of jobs adds to a shorter
+and a backup for the one that is not. A run does the jobs that are missing. So the same
+command resumes an interrupted run, and a longer list of jobs adds to a shorter
 one. Every file is complete or absent: it is written under another name first.
 """
 

@@ -19,10 +19,9 @@ Training" (Foldy-Porto et al., 2020) is about, and two controls:
     python recipes/activation_density.py --preset=paper --model=resnet18 \\
         --dataset=folder:tiny-imagenet --epochs=60 --decay_at=30,45
 
-The residual network gets a width for each convolution, as in the paper, where
-weights are random; where they are inherited, coupled layers share one. A run that
-is interrupted goes on where it was when the same command is given again; further
---seeds and --variants add to what is there.
+With random weights, each convolution of the residual network gets its own width, as in
+the paper; with inherited weights, coupled layers share one. The same command resumes a
+run that was interrupted; further --seeds and --variants add to the results in --out.
 
 Prints Tables I, II and IV in the paper's columns: parameters and operations of
 convolutions, without the 1×1 ones on shortcuts. Results in --out: report.html and

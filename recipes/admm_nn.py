@@ -17,12 +17,11 @@ phase quantizes. Numbers of weights per layer were chosen on the validation spli
 the test split is looked at once, when a row is done. The name of a row is the factor
 that its phases prune by at least; the table has what came out.
 
---search also finds a fraction for each convolution, so that hardware gets fast and
-the validation accuracy does not fall by more than --drop, and prunes to it.
+--search also finds a fraction for each convolution such that hardware gets fast and
+the validation accuracy does not fall by more than --drop, and prunes to these.
 
-A run that is interrupted goes on where it was when the same command is given again;
-further --seeds add to what is there. Results in --out: results.json, a .keras and a
-packed .tfcz file for each row, report.html.
+The same command resumes a run that was interrupted; further --seeds add to the results
+in --out: results.json, a .keras and a packed .tfcz file for each row, report.html.
 """
 
 import dataclasses

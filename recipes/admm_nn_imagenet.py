@@ -12,10 +12,9 @@ who have ImageNet prepared for TensorFlow Datasets (`imagenet2012`) and a GPU:
         --plan=convolutions --data_dir=DIR
 
 VGG-16 and ResNet-50 start from the weights of keras.applications, AlexNet from a
-weights file of `tfcompress.zoo.alexnet`. Images are streamed. A run that is
-interrupted goes on where it was when the same command is given again; further --plan
-add to what is there. Results in --out: results.json, and for each plan a .keras and a
-packed .tfcz file.
+weights file of `tfcompress.zoo.alexnet`. Images are streamed. The same command resumes
+a run that was interrupted; further --plan add to the results in --out: results.json,
+and for each plan a .keras and a packed .tfcz file.
 """
 
 import dataclasses

@@ -20,15 +20,15 @@ The order is such that what a step has removed stays removed.
     python recipes/combine.py --rates=0.25,0.5 --keep=0.2 --bits=3,4 --density= --drum=
 
 Each step trains for --epochs epochs, so that a combination of two trains twice as
-long as a single method; "dense, trained on" with as many epochs more is in the table
-for that. A run that is interrupted goes on when the same command is given again.
+long as a single method. For comparison, the table has "dense, trained on", which trains
+as many epochs more. The same command resumes a run that was interrupted.
 
 Results in --out: results.json, report.html with the frontiers, the models. The table
-says for every network by which other one it is dominated: at least as accurate, and
-smaller in the packed file and in the modeled energy. The energy is that of an
-accelerator with DRUM multipliers of adjustable width, which does not switch a
-multiplier for a weight that is zero. Flash is what Vela makes of the int8 file for an
-Ethos-U55; networks with approximate multipliers have no such file.
+lists, for every network, another one that dominates it: one that is at least as
+accurate, and smaller in the packed file and in the modeled energy. The energy is that
+of an accelerator with DRUM multipliers of adjustable width, which does not switch a
+multiplier for a weight that is zero. Flash is the figure of Vela for the int8 file on
+an Ethos-U55; networks with approximate multipliers have no such file.
 """
 
 import dataclasses

@@ -20,11 +20,11 @@ where MODE is conservative, intermediate or aggressive.
     python recipes/cross_stack.py --preset=imagenet --data_dir=DIR
 
 The paper's multiplier keeps "the following k bits" after the leading one; DRUM's k
-includes it. So the paper's (1, 5) is --bits=1,5 or --bits=2,6, as one reads it.
+includes it. So the paper's (1, 5) can be read as --bits=1,5 or as --bits=2,6.
 
-Every scheme starts from the dense network and gets the same number of epochs. A
-run that is interrupted goes on where it was when the same command is given again;
-further --seeds, --modes and --schemes add to what is there.
+Every scheme starts from the dense network and gets the same number of epochs. The same
+command resumes a run that was interrupted; further --seeds, --modes and --schemes add
+to the results in --out.
 
 Results in --out: report.html and report.json, results.json with every run, and
 the trained models. Prints the columns of the paper's Figure 4 and Table II.

@@ -3,8 +3,9 @@
 Trains a residual network without gates ("dense") and with them, for each weight
 of the activation penalty in --lambda_act, as in Zhi et al., "A New Baseline for
 GreenAI: Finding the Optimal Sub-Network via Layer and Channel Pruning" (2023).
-Each gated network is finalized on its training images: gates vanish, and what
-they close goes with them. Gates that are not polarized are decided at one half.
+Each gated network is finalized on its training images: gates are removed, and so are
+the branches and channels that they close. Gates that are not polarized are decided at
+one half.
 
 The dense network is also pruned without any training, as in the paper's Figure
 4: random layers are dropped, or random parameters set to zero, at the figure's
@@ -21,8 +22,8 @@ rates and, for layers, at the rates that the gates found.
         --position=before,middle,after --depth=0,1,2             # Table 6
     python recipes/green_ai_gating.py --warm_start=dense.keras   # gates for it
 
-Lists are swept. A run that is interrupted goes on where it was when the same command
-is given again; other gates, weights, estimators and seeds add to what is there.
+Lists are swept. The same command resumes a run that was interrupted; other gates,
+weights, estimators and seeds add to the results in --out.
 
 Results in --out: report.html and report.json with the accuracy over the MACs, and
 a heat map of each gate's opening ratio over the epochs (Figures 4 to 6),

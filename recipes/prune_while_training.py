@@ -16,16 +16,17 @@ for efficiently optimizing deep learning networks" (2020), compare:
     python recipes/prune_while_training.py --rates=0.6 --ranking=global --floor=0.2
 
 A rate is a number, or targets of single layers: "conv4:0.8+conv5:0.8" prunes 80 % of
-the layers whose names begin with conv4 or conv5 and leaves the others alone. Which
-layers lose how much of a number, --ranking says: with "layer" every layer loses that
-share; otherwise the share is one of all filters, and each layer keeps --floor. Layers
-compete for them by raw scores ("network", the paper's Algorithm 1) or by relative
-ones ("global"), lose equally many ("even", Algorithm 2) or are drawn ("random",
-Algorithm 3). "paper" takes the algorithm of each variant.
+the layers whose names begin with conv4 or conv5 and leaves the others alone. If the
+rate is a number, --ranking divides it among the layers. With "layer" every layer loses
+that share. Otherwise it is the share of all filters that are removed, and each layer
+keeps --floor. Filters of all layers compete by raw scores ("network", the paper's
+Algorithm 1) or by relative ones ("global"), layers lose equally many ("even", Algorithm
+2), or filters are drawn ("random", Algorithm 3). "paper" takes the algorithm of each
+variant.
 
 Pruned networks get really smaller while they train, so that their epochs get
-cheaper. A run that is interrupted goes on where it was when the same command is
-given again; further --seeds, --rates, --variants and --ranking add to what is there.
+cheaper. The same command resumes a run that was interrupted; further --seeds, --rates,
+--variants and --ranking add to the results in --out.
 
 Results in --out: report.html and report.json with the curves of the paper's
 Figures 1 to 7, results.json with every run, and the trained models.

@@ -160,7 +160,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--tolerance",
         type=float,
         default=5.0,
-        help="where outputs are no classes: largest difference in percent of the "
+        help="if outputs are not classes: largest difference in percent of the "
         "largest output (default 5)",
     )
     _add_data(verify, "data set to compare on")
@@ -624,7 +624,7 @@ def _recipe(arguments: argparse.Namespace) -> None:
 
 
 def _recipes() -> dict[str, Path]:
-    """The recipes' scripts: inside of an installed package, beside it in a clone."""
+    """The recipes' scripts: inside an installed package, beside it in a clone."""
     package = Path(__file__).parent
     for folder in (package / "_recipes", package.parent / "recipes"):
         found = {

@@ -111,7 +111,7 @@ class Budget:
             `"microcontroller"` and `"ethos-u55-128"`. Defaults to `None`.
 
     Raises:
-        TypeError: if a figure is no number and no text.
+        TypeError: if a figure is neither a number nor a text.
         ValueError: if a figure cannot be read, nothing is limited, or `flash` or
             `ram` come without a target that has them.
     """

@@ -597,8 +597,8 @@ class _KeepBest(keras.callbacks.Callback):
         if epoch < self._first:
             return
         if self._metric.worth(value) > self._worth:
-            # A copy, and on disk: training goes on with this model, and a run that
-            # goes on from a backup knows the worth from its state, and only that.
+            # A copy, because training continues with this model. And a file, because a
+            # run that is resumed from a backup has only the worth in its state.
             self._worth = self._metric.worth(value)
             self._best = structure.wrap(self.model, {}, carry_optimizer=False)
             save_model(self._best, self._file)

@@ -117,7 +117,7 @@ def _custom(
 
 
 def _producer(known: RegisteredProducer) -> Rule:
-    """A layer that `structure.register_producer` was told of."""
+    """The rule of a layer that is registered with `structure.register_producer`."""
     macs = known.macs
     if macs is not None:
         return lambda op, use: _custom(macs, op, use)

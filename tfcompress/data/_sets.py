@@ -66,7 +66,7 @@ class Dataset:
 
     Attributes:
         name: the name that it was loaded by.
-        classes: number of classes; 0 where the labels are no classes.
+        classes: number of classes; 0 if the labels are not classes.
         train: the samples to learn from.
         validation: samples held out of the training set, to choose by.
         test: the samples to report on.
@@ -164,7 +164,7 @@ class Dataset:
         Raises:
             TypeError: if an argument is of another kind.
             ValueError: for an unknown or empty split, an unknown augmentation, one
-                of what is no image, or a number out of range.
+                of samples that are not images, or a number out of range.
         """
         one_of("split", split, SPLITS)
         whole("batch_size", batch_size)
@@ -222,7 +222,7 @@ def hold_out(split: Split, fraction: float, order: np.ndarray) -> tuple[Split, S
     Args:
         split: the samples.
         fraction: how much of each class is held out, at least one sample of two;
-            of everything where the labels are no classes.
+            of everything if the labels are not classes.
         order: permutation of the samples; the first of a class are held out.
     """
     # Class by class, so that a rare class is in both parts and shares stay the same.

@@ -294,11 +294,11 @@ def _levels(values: np.ndarray) -> tuple[np.ndarray, np.float32] | None:
     """
     # The smallest magnitude is a whole number of steps as well, `lowest`, and there
     # are 128 candidates for it. They are tried from 1 on, which is the largest step
-    # and so the fewest bits: of {0.5, 0.75}, lowest = 1 fails (0.75 is no multiple of
-    # 0.5) and lowest = 2 gives the step 0.25 and the levels 2 and 3. A candidate
+    # and so the fewest bits: for {0.5, 0.75}, lowest = 1 fails (0.75 is not a multiple
+    # of 0.5) and lowest = 2 gives the step 0.25 and the levels 2 and 3. A candidate
     # passes only if the product that the decoder computes is the weight, bit by bit.
     magnitude = np.unique(np.abs(values))
-    # A negative zero or NaN as a value is no level.
+    # A negative zero and NaN are not levels.
     if magnitude.size > _MAX_LEVEL or not magnitude[0] > 0:
         return None
     if not np.isfinite(magnitude[-1]):

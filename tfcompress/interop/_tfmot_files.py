@@ -71,8 +71,8 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
         A new model, not compiled.
 
     Raises:
-        TypeError: if `path` is no path.
-        ValueError: if the file is no such file, or has no layer of TFMOT's.
+        TypeError: if `path` is not a path.
+        ValueError: if the file is not such a file, or has no layer of TFMOT.
     """
     import h5py
 
@@ -132,7 +132,7 @@ def _arrays(group: Any) -> dict[str, np.ndarray]:
 
 
 def _unwrap(config: dict[str, Any], found: _Found) -> None:
-    """Puts the layers inside of wrappers in their places."""
+    """Replaces wrappers by the layers inside them."""
     # A wrapper's entry has the layer inside it in its config:
     #   {"class_name": "PruneLowMagnitude",
     #    "config": {"name": "prune_conv1", "layer": {"class_name": "Conv2D", …}}}
@@ -220,7 +220,7 @@ def _plain(
 
 
 def _own(wrapper: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights of the layer inside of a wrapper, as they are computed with."""
+    """The weights of the layer inside a wrapper, as the wrapper computes with them."""
     beside, own = {}, {}
     for key, array in arrays.items():
         parts = key.split("/")

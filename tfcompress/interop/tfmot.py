@@ -46,7 +46,7 @@ def schedule(pruning_schedule: Any, *, steps: int | None = None) -> Piecewise:
         A `Piecewise` schedule of steps.
 
     Raises:
-        TypeError: if `pruning_schedule` is no such object.
+        TypeError: if `pruning_schedule` is not such an object.
         ValueError: if it does not say where it ends and `steps` is `None`, if
             `steps` is not positive, or if it never updates within them.
     """

@@ -48,8 +48,8 @@ class MetricFigure:
 
     Attributes:
         value: what it came to; `None` where it is not a number.
-        direction: `"up"` where more is better, `"down"` where less is, `None`
-            where nobody knows.
+        direction: `"up"` if more is better, `"down"` if less is better, `None` if
+            that is not known.
         unit: `"fraction"`, shown in per cent, or what to write behind the
             number. Defaults to `""`.
         low: lower end of the 95 % confidence interval; `None` where the metric is
@@ -239,7 +239,7 @@ class ReportFigures:
         provenance: where the figures come from: versions, machine, data,
             hardware profile.
         notes: why figures are missing, and what to keep in mind.
-        verdict: which model to ship; `None` where nobody asked.
+        verdict: which model to ship; `None` if there is none.
     """
 
     title: str

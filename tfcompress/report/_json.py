@@ -36,7 +36,7 @@ def fields_of(data: Any) -> dict[str, Any]:
     wrong is named here and does not fail later, where it is shown.
 
     Raises:
-        InvalidError: if `data` is no report.
+        InvalidError: if `data` is not a report.
     """
     if not isinstance(data, dict):
         raise InvalidError(f"a {type(data).__name__} in place of an object")

@@ -30,7 +30,7 @@ class Report(ReportFigures):
         provenance: where the figures come from: versions, machine, data,
             hardware profile.
         notes: why figures are missing, and what to keep in mind.
-        verdict: which model to ship; `None` where nobody asked.
+        verdict: which model to ship; `None` if there is none.
     """
 
     def __str__(self) -> str:

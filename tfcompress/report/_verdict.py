@@ -20,7 +20,7 @@ __all__ = ["primary", "sentence", "verdict"]
 def primary(models: Sequence[ModelFigures]) -> str | None:
     """Name of the metric that models are judged by: the first model's first one.
 
-    `None` where nothing was measured or nobody knows whether more is better.
+    `None` if nothing was measured, or if it is not known whether more is better.
     """
     for name, figure in models[0].metrics.items():
         if figure.direction is not None and figure.value is not None:
