@@ -130,6 +130,19 @@ class TestPrepare:
         steps = np.asarray(pooled) / ((high - low) / 255)
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
 
+    def test_losses_and_logs_go_by_the_names_of_the_outputs(self):
+        inputs = keras.Input((6,))
+        hidden = L.Dense(5, activation="relu")(inputs)
+        outputs = [L.Dense(3, name="logits")(hidden), L.Dense(2, name="box")(hidden)]
+        model = keras.Model(inputs, outputs)
+        model.compile("adam", {"logits": "mse", "box": "mae"}, metrics={"box": ["mse"]})
+        x = np.ones((8, 6), "float32")
+        y = {"logits": np.ones((8, 3)), "box": np.ones((8, 2))}
+        expected = set(model.fit(x, y, verbose=0).history)
+        qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+        assert set(qat.fit(x, y, verbose=0).history) == expected
+        assert tfc.finalize(qat).output_names == ["logits", "box"]
+
     def test_the_given_model_is_untouched(self):
         model = residual()
         before = [w.copy() for w in model.get_weights()]

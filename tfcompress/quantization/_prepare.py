@@ -65,7 +65,10 @@ def prepare(
         exclude: names of those to leave in float. Defaults to `()`.
 
     Returns:
-        A new model with the weights and the compile state of `model`.
+        A new model with the weights and the compile state of `model`. Its outputs
+        keep their names for losses, metrics and logs. Keras does not save these: a
+        copy that is loaded from a file calls its outputs `"cls_quantize"` instead of
+        `"cls"`.
 
     Raises:
         TypeError: if an argument is of another kind.

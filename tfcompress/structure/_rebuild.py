@@ -247,7 +247,11 @@ class Rebuild:
         inputs = keras.tree.map_structure(lambda t: self.tensors[id(t)][1], inputs)
         outputs = keras.tree.map_structure(lambda t: self._get(t, new), outputs)
         kind = keras.Model if sequential else _graph.rebuilt_class(model)
-        return kind(inputs=inputs, outputs=outputs, name=model.name)
+        new_model = kind(inputs=inputs, outputs=outputs, name=model.name)
+        # Losses and metrics given as dicts, and the names in logs, go by these. Keras
+        # takes them from the layers that return the outputs, which may be new ones.
+        _graph.functional(new_model).output_names = list(graph.output_names)
+        return new_model
 
     def _record(self, old: Any, result: Any, new: dict[int, Any]) -> None:
         """Notes what a tensor has become."""
