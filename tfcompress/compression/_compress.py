@@ -63,7 +63,7 @@ from tfcompress.compression._training import (
 )
 from tfcompress.cost._energy import PRODUCTS
 from tfcompress.export.targets import require_tool, resolve
-from tfcompress.structure._graph import require_graph
+from tfcompress.structure._graph import require_editable, require_graph
 
 __all__ = ["compress"]
 
@@ -328,6 +328,11 @@ class _Run:
         options, budget = self.options, self.options.budget
         self._say("Measuring the original")
         self.quality = self.task.quality(self.model)
+        if "loss" not in self.quality:
+            raise ValueError(
+                "Invalid value for argument `model`. Expected a model whose evaluation "
+                f"tells its loss. Received: one that tells {sorted(self.quality)}"
+            )
         self.metric = chosen_metric(self.quality, options.monitor, self.model)
         if not np.isfinite(self.quality[self.metric.name]):
             raise ValueError(
@@ -992,7 +997,7 @@ def _folder(out: Any) -> Iterator[Path]:
 
 def _checked(model: Any, **given: Any) -> _Options:
     """The options, or an error before any work."""
-    require_graph(model)
+    require_editable(model)
     if not model.compiled:
         raise ValueError(
             "Invalid value for argument `model`. Expected a compiled model, whose "

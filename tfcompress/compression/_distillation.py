@@ -9,6 +9,7 @@ the same class again.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from keras import ops
 
 from tfcompress.structure._graph import functional
 
-__all__ = ["distilled_class", "output_kinds"]
+__all__ = ["become", "distilled_class", "output_kinds"]
 
 _EPSILON = 1e-7
 
@@ -48,6 +49,8 @@ def distilled_class(
     # A class holds the teacher: what an instance holds would become a part of the
     # student, be saved with it and be lost when the student is rebuilt.
     held = (teacher,)
+    # One of a class of the user's own may be older than this argument.
+    takes_training = "training" in inspect.signature(base.compute_loss).parameters
 
     def compute_loss(
         self: Any,
@@ -57,14 +60,8 @@ def distilled_class(
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        own = base.compute_loss(
-            self,
-            x=x,
-            y=y,
-            y_pred=y_pred,
-            sample_weight=sample_weight,
-            training=training,
-        )
+        told = {"training": training} if takes_training else {}
+        own = base.compute_loss(self, x, y, y_pred, sample_weight, **told)
         if not training:
             return own
         given = keras.tree.flatten(y_pred)
@@ -77,6 +74,19 @@ def distilled_class(
         return (1.0 - weight) * own + weight * distillation
 
     return type(base.__name__, (base,), {"compute_loss": compute_loss})
+
+
+def become(model: keras.Model, kind: type[keras.Model]) -> None:
+    """Makes a model one of another class with the same layers.
+
+    Args:
+        model: the model.
+        kind: the class, which differs in its loss.
+    """
+    model.__class__ = kind
+    # Keras looks once, when a model is made, whether its loss takes `training`.
+    parameters = inspect.signature(kind.compute_loss).parameters
+    model._compute_loss_has_training_arg = "training" in parameters
 
 
 def output_kinds(model: keras.Model) -> list[str]:
@@ -97,8 +107,8 @@ def output_kinds(model: keras.Model) -> list[str]:
 def _kind(tensor: Any, loss: Any) -> str:
     operation = tensor._keras_history.operation
     while isinstance(operation, keras.Model):  # a nested model is the last layer
-        inner = functional(operation).outputs
-        operation = inner[0]._keras_history.operation
+        tensor = functional(operation).outputs[tensor._keras_history.tensor_index]
+        operation = tensor._keras_history.operation
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", type(operation).__name__).lower()
     if name == "softmax":

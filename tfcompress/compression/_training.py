@@ -23,7 +23,7 @@ from tfcompress.callbacks import (
     IncrementalApproximation,
     MagnitudePruning,
 )
-from tfcompress.compression._distillation import distilled_class
+from tfcompress.compression._distillation import become, distilled_class
 from tfcompress.compression._task import Metric, Task
 from tfcompress.training import (
     AdmmPhase,
@@ -155,7 +155,7 @@ class Lesson:
         best = keeper.best()
         if best is None:
             raise Diverged("the loss was not finite before an epoch counted") from error
-        best.__class__ = plain
+        become(best, plain)
         if not best.compiled:
             compile_as(best, student)
         for callback in cosine:
@@ -166,15 +166,16 @@ class Lesson:
         """Makes a model learn the teacher's answers, too, by changing its class."""
         if self.teacher is None or self.distillation == 0:
             return
-        student.__class__ = distilled_class(
+        distilled = distilled_class(
             student,
             self.teacher,
             temperature=self.temperature,
             weight=self.distillation,
         )
+        become(student, distilled)
         # A model that a backup restores has to be a student of the same teacher.
         register = keras.saving.register_keras_serializable
-        register("tfcompress", "Distilled")(student.__class__)
+        register("tfcompress", "Distilled")(distilled)
 
     def first_rate(self, optimizer: Any) -> float:
         """The learning rate to begin with: the largest that the optimizer had."""
@@ -491,7 +492,7 @@ def _plain(model: keras.Model) -> keras.Model:
 def _recompiled(
     model: keras.Model, plain: type[keras.Model], original: keras.Model
 ) -> keras.Model:
-    model.__class__ = plain
+    become(model, plain)
     compile_as(model, original)
     return _plain(model)
 
@@ -590,7 +591,7 @@ class _KeepBest(keras.callbacks.Callback):
         """Looks at the epoch that ended."""
         logs = logs or {}
         value = float(logs[f"val_{self._metric.name}"])
-        if not (math.isfinite(float(logs["loss"])) and math.isfinite(value)):
+        if not (math.isfinite(float(logs.get("loss", 0.0))) and math.isfinite(value)):
             self.diverged = True
             self.model.stop_training = True
             return
