@@ -395,6 +395,15 @@ def test_a_folder_of_another_run_is_refused(trained, data, whole):
         tfc.compress(trained, (data[0] * 2, data[1]), **arguments)
 
 
+def test_a_model_of_somebody_else_is_not_replaced(trained, data, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    before = (tmp_path / "model.keras").read_bytes()
+    with pytest.raises(ValueError, match=r"another model\.keras would be"):
+        tfc.compress(trained, data, out=tmp_path, **ARGUMENTS)
+    assert (tmp_path / "model.keras").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model.keras"}
+
+
 def test_two_processes_cannot_use_one_folder(trained, data, tmp_path):
     with lock(tmp_path), pytest.raises(ValueError, match="argument `out`"):
         tfc.compress(trained, data, out=tmp_path, **ARGUMENTS)

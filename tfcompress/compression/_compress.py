@@ -823,6 +823,14 @@ class _Run:
         file = self.folder / "run.json"
         own = self._identity()
         if not file.exists():
+            # Such as the folder of the original, whose `model.keras` would be replaced.
+            others = [name for name in _RESULTS if (self.folder / name).exists()]
+            if others:
+                raise ValueError(
+                    "Invalid value for argument `out`. Expected an empty folder, or "
+                    f"that of the same call. Received: out={str(self.folder)!r}, in "
+                    f"which another {', another '.join(others)} would be replaced."
+                )
             write_atomic(file, json.dumps(own, indent=1))
             return
         other = json.loads(file.read_text())
@@ -874,6 +882,10 @@ class _Run:
                 text = f"cannot be used: {saving.note}"
             lines.append(f"  {saving.method}: {text}")
         return "\n".join(lines)
+
+
+# What a run leaves in its folder, beside the plan, which may have come from there.
+_RESULTS = ("model.keras", "model.tflite", "model.tfcz", "report.html", "trials.json")
 
 
 # On other machines -----------------------------------------------------------------
