@@ -143,6 +143,33 @@ class TestPrepare:
         assert set(qat.fit(x, y, verbose=0).history) == expected
         assert tfc.finalize(qat).output_names == ["logits", "box"]
 
+    @pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
+    def test_regularizers_see_what_a_layer_returns(self, activation):
+        inputs = keras.Input((6,))
+        l1 = keras.regularizers.L1(1.0)
+        layer = L.Dense(4, activation=activation, activity_regularizer=l1)
+        model = keras.Model(inputs, layer(inputs))
+        x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+        expected = np.abs(model(x)).sum() / 8
+        qat = tfc.quantization.prepare(model)
+        for copy in (qat, tfc.finalize(qat)):
+            copy(x)
+            assert float(sum(copy.losses)) == pytest.approx(expected, rel=0.02)
+
+    def test_layers_as_activations(self):
+        inputs = keras.Input((6,))
+        x = L.Dense(5, activation=L.LeakyReLU(0.1), name="leaky")(inputs)
+        x = L.Dense(4, activation=L.ReLU(), name="fused")(x)
+        model = keras.Model(inputs, L.Dense(3, activation=L.ELU(), name="float")(x))
+        plan = tfc.quantization.plan(model)
+        assert [plan[name].note for name in ("leaky", "fused")] == ["", ""]
+        assert "of your own" in plan["float"].note
+        x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+        qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+        names = {layer.name for layer in qat.layers}
+        assert "leaky_activation" in names and "fused_activation" not in names
+        np.testing.assert_allclose(qat(x), model(x), atol=0.05)
+
     def test_the_given_model_is_untouched(self):
         model = residual()
         before = [w.copy() for w in model.get_weights()]

@@ -101,24 +101,24 @@ def prepare(
         )
     wrap = {id(step.call.operation): _Wrap(step, request) for step in kernels}
     edits = _Grids(request.activations).edits(folded, found)
+    for step in kernels:
+        if step.decision.activation is not None:
+            _drop_activation(_core(step.call.operation))
     rebuild = Rebuild(folded, trace(folded), wrap=wrap, edits=edits)
     carry_compile(folded, rebuild, slots=True)
     return rebuild.model
 
 
 class _Wrap:
-    """Wraps the copy of a layer; its activation may come after a grid."""
+    """Wraps the copy of a layer."""
 
     def __init__(self, step: Step, request: Request) -> None:
-        self.split = step.decision.activation is not None
         self.bits = request.bits(step.row.name)
         self.activations = request.activations
 
     def __call__(self, layer: Any) -> keras.Layer:
         clustered = isinstance(layer, ClusteredKernel)
         inner = layer.layer if clustered else layer
-        if self.split:
-            inner.activation = keras.activations.linear
         quantized = QuantizedKernel(
             inner,
             self.bits,
@@ -232,25 +232,46 @@ class _Activate:
     """The activation of a layer behind a grid of its own."""
 
     def __init__(self, grids: _Grids, layer: Any, name: str) -> None:
-        layer = layer.core if isinstance(layer, ClusteredKernel) else layer
+        layer = _core(layer)
         self.decision = activation(name, grids.bits)
         self.before = grids._layer(f"{layer.name}_before")
         kind = self.decision.kind
         self.grid = grids._layer(
             layer.name, kind if kind in ("unit", "signed") else None
         )
-        self.grids, self.layer = grids, layer
+        self.grids, self.name = grids, layer.name
+        self.function, self.regularizer = layer.activation, layer.activity_regularizer
 
     def __call__(self, tensor: Any) -> Any:
         tensor = self.before(tensor)
         if self.decision.build is not None:
-            build = _Instead(
-                self.grids, self.layer.name, self.decision.build, self.grid
-            )
-            return build(tensor)
+            build = _Instead(self.grids, self.name, self.decision.build, None)
+            tensor = build(tensor)
+            if self.regularizer is not None:
+                tensor = self._activation("linear")(tensor)
+            return self.grid(tensor)
         if self.decision.kind == "float":
-            tensor = InFloat(name=self.grids.name(self.layer.name, "in_float"))(tensor)
-        name = self.grids.name(self.layer.name, "activation")
-        return self.grid(
-            keras.layers.Activation(self.layer.activation, name=name)(tensor)
+            tensor = InFloat(name=self.grids.name(self.name, "in_float"))(tensor)
+        return self.grid(self._activation(self.function)(tensor))
+
+    def _activation(self, function: Any) -> keras.Layer:
+        """A layer for a function, with the regularizer of what it returns."""
+        return keras.layers.Activation(
+            function,
+            activity_regularizer=self.regularizer,
+            name=self.grids.name(self.name, "activation"),
         )
+
+
+def _core(layer: Any) -> Any:
+    return layer.core if isinstance(layer, ClusteredKernel) else layer
+
+
+def _drop_activation(layer: Any) -> None:
+    """Leaves the product and the bias of a layer, whose activation comes behind."""
+    function, layer.activation = layer.activation, keras.activations.linear
+    layer.activity_regularizer = None
+    # A layer as an activation is a part of its layer, and would stay one: the layer and
+    # its copies would then differ in their parts.
+    if function in layer._layers:
+        layer._layers.remove(function)

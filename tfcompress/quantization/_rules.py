@@ -477,8 +477,24 @@ def _float(reason: str) -> Decision:
 
 def _name(function: Any) -> str:
     """The name of an activation function of Keras; "own" for others."""
+    if isinstance(function, layers.Layer):
+        return _name_of_layer(function)
     name = getattr(function, "__name__", "")
     return name if getattr(keras.activations, name, None) is function else "own"
+
+
+def _name_of_layer(layer: Any) -> str:
+    """The name of the function that a layer computes, given as an activation."""
+    kind = type(layer)
+    if kind is layers.Activation:
+        return _name(layer.activation)
+    if kind is layers.ReLU and _is_fused_relu(layer):
+        return "relu6" if layer.max_value == 6 else "relu"
+    if kind is layers.ReLU and layer.threshold == 0 and layer.max_value is None:
+        return "leaky_relu"
+    if kind is layers.Softmax and layer.axis == -1:
+        return "softmax"
+    return "leaky_relu" if kind is layers.LeakyReLU else "own"
 
 
 def _is_keras(operation: Any) -> bool:
