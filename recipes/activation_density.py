@@ -380,7 +380,7 @@ def summarize(experiment, settings, data, report):
         models,
         data,
         f"{settings.model} on {settings.dataset}: sized by activation density",
-        calibration=data.train.images[:500],
+        calibration=data.train.images,
         curves=figures(records, first),
         heatmaps=[*layer_heatmaps(first), *maps],
     )

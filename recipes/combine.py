@@ -359,7 +359,7 @@ def flash(data, model, file) -> int | None:
         model,
         file,
         quantization="int8",
-        calibration=data.train.images[:500],
+        calibration=data.train.images,
         tolerance=1e9,  # how good the int8 file is, is not what is asked here
     )
     return tfc.export.target(file, DEVICE).flash

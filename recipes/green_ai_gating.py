@@ -438,7 +438,7 @@ def summarize(experiment, settings, data, report):
         models,
         data,
         f"{settings.model} on {settings.dataset}: gates",
-        calibration=data.train.images[:500],
+        calibration=data.train.images,
         curves=figures(first, random),
         heatmaps=heatmaps(first),
     )

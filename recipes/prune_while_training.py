@@ -406,7 +406,7 @@ def summarize(experiment, settings, data, report):
         {r["name"]: experiment.model(r) for r in first},
         data,
         f"{settings.model} on {settings.dataset}: pruning filters while training",
-        calibration=data.train.images[:500],
+        calibration=data.train.images,
         curves=figures(first),
     )
 

@@ -435,6 +435,16 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
     assert (status, text) == (0, "")
     first, again = ((tmp_path / n / "trials.json").read_text() for n in "ab")
     assert first == again
+    # What is said counts, not what the plan says.
+    words = [
+        "tfcompress",
+        *map(str, common),
+        "c",
+        "--plan",
+        str(plan),
+        "--methods=auto",
+    ]
+    assert cli._compress_options(cli._parse(words))["methods"] == "auto"
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,8 @@ def test_folder_of_classes_is_split_by_name(tmp_path):
     for split in ("train", "test"):
         part = getattr(loaded, split)
         np.testing.assert_array_equal(part.images[:, 0, 0, 0] % 20, part.labels)
+    # Not class by class: a slice of the images is a sample of all of them.
+    assert set(loaded.train.labels[:8]) == {0, 1}
     assert not as_set(loaded.train) & as_set(loaded.test)
     unit = data.load(f"folder:{tmp_path}", validation=0)
     np.testing.assert_allclose(unit.test.images * 255, loaded.test.images, rtol=1e-6)

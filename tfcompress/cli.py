@@ -482,8 +482,9 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
             options[name] = getattr(arguments, name)
     if arguments.max_drop is not None:
         options["max_drop"] = arguments.max_drop / 100
-    if arguments.methods is not None and arguments.methods != "auto":
-        options["methods"] = arguments.methods.split(",")
+    if arguments.methods is not None:
+        auto = arguments.methods == "auto"
+        options["methods"] = "auto" if auto else arguments.methods.split(",")
     return options
 
 
@@ -679,8 +680,10 @@ def _data(
 
 
 def _calibration(data: Dataset) -> Any:
+    """Training inputs, evenly spread: files may be sorted by class."""
     import keras
+    import numpy as np
 
-    return keras.tree.map_structure(
-        lambda array: array[:_CALIBRATION_IMAGES], data.train.images
-    )
+    count = min(_CALIBRATION_IMAGES, len(data.train))
+    rows = np.linspace(0, len(data.train) - 1, count).round().astype(int)
+    return keras.tree.map_structure(lambda array: array[rows], data.train.images)

@@ -149,6 +149,13 @@ def test_admm_finds_as_many_zeros_as_are_planned(blocks, data):
     assert result.model.optimizer.global_clipnorm == 1.0
 
 
+def test_a_method_that_the_data_decide_can_be_the_only_one(blocks, data):
+    result = tfc.compress(
+        blocks, data, budget={"macs": 0.99}, methods=["gates"], **QUIET
+    )
+    assert result.best.settings["gates"] is True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["gates", "density"])
 def test_what_the_data_decide_comes_before_what_the_budget_decides(

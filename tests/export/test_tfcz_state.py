@@ -297,3 +297,12 @@ def test_models_beyond_the_bounds_are_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"argument `model`.*layers"):
         pack(deep, tmp_path / "model.tfcz")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_inflated_is_bounded_also_where_nothing_is_left():
+    packed = zlib.compress(b"0" * 100)
+    assert _layer_state.inflate(packed, 100, "it") == b"0" * 100
+    for most in (99, 0):
+        with pytest.raises(ValueError, match="larger than"):
+            _layer_state.inflate(packed, most, "it")
+    assert _layer_state.inflate(zlib.compress(b""), 0, "it") == b""

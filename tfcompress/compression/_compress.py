@@ -583,7 +583,8 @@ class _Run:
                 compile_as(model, self.model)
             return model
         lesson = self._lesson(trial, settings, place / stage)
-        if stage != next(name for name in self._stages_of(settings) if name in STEERED):
+        steered = [name for name in self._stages_of(settings) if name in STEERED]
+        if stage not in steered[:1]:
             # Epochs of different methods cannot be compared with each other.
             lesson = dataclasses.replace(lesson, report=lambda epoch, value: False)
         done, train = self._planned(stage, model, settings, lesson)

@@ -60,8 +60,8 @@ def read_folder(
     }
     reader.refuse_broken()
     if not split_by_folder:
-        samples, names = read[""]
-        train, test = hold_out(samples, TEST_FRACTION, _by_hash(names))
+        samples = read[""]
+        train, test = hold_out(samples, TEST_FRACTION, np.arange(len(samples)))
         if not len(test):
             raise ValueError(
                 "Invalid value for argument `name`. Expected a folder with at least 2 "
@@ -69,15 +69,14 @@ def read_folder(
                 f"{str(root)!r} with {len(samples)} images in {len(classes)} classes"
             )
         return Published(len(classes), train, test, skipped=tuple(reader.skipped))
-    train, names = read["train"]
+    train = read["train"]
     if "test" in read:
-        validation = read["validation"][0] if "validation" in read else None
-        test = read["test"][0]
+        validation, test = read.get("validation"), read["test"]
     elif "validation" in read:
-        validation, test = None, read["validation"][0]
+        validation, test = None, read["validation"]
     else:
         validation = None
-        train, test = hold_out(train, TEST_FRACTION, _by_hash(names))
+        train, test = hold_out(train, TEST_FRACTION, np.arange(len(train)))
     return Published(len(classes), train, test, validation, tuple(reader.skipped))
 
 
@@ -104,10 +103,8 @@ class _Reader:
         """Whether a picture was left out that must not be."""
         return bool(self.skipped) and not self._skip_broken
 
-    def split(
-        self, place: Path, classes: Sequence[str], *, every_class: bool
-    ) -> tuple[Split, list[str]]:
-        """The pictures of all classes, and their names below the folder."""
+    def split(self, place: Path, classes: Sequence[str], *, every_class: bool) -> Split:
+        """The pictures of all classes, mixed."""
         images, labels, names = [], [], []
         for label, name in enumerate(classes):
             for path in _pictures(place / name):
@@ -121,13 +118,15 @@ class _Reader:
         values = np.empty(
             (len(images), *(images[0].shape if images else ())), "float32"
         )
-        for row, image in zip(values, images, strict=True):
-            row[...] = image
+        # Not class by class: the first images are a sample of all.
+        order = _by_hash(names)
+        for row, index in zip(values, order, strict=True):
+            row[...] = images[index]
         if self._scale == "unit" and self._resize is None:
             values /= 255
         elif self._scale == "none" and self._resize is not None:
             values *= 255
-        return Split(values, np.array(labels, "int32")), names
+        return Split(values, np.array(labels, "int32")[order])
 
     def refuse_broken(self) -> None:
         """Raises if a picture was left out that must not be."""

@@ -203,15 +203,15 @@ def inflate(data: bytes, most: int, what: str) -> bytes:
     """
     # Deflated data of a kilobyte may grow to a megabyte. The limit stops the inflater
     # before it takes the memory; if the end of the data was not reached then, the data
-    # are refused.
+    # are refused. One byte more than allowed, because zlib takes 0 for no limit.
     floor, factor = INFLATION
     most = min(most, floor + factor * len(data))
     inflater = zlib.decompressobj()
     try:
-        result = inflater.decompress(data, most)
+        result = inflater.decompress(data, most + 1)
     except zlib.error as error:
         raise ValueError(f"{what} cannot be inflated ({error})") from error
-    if not inflater.eof or inflater.unused_data:
+    if not inflater.eof or inflater.unused_data or len(result) > most:
         raise ValueError(f"{what} is cut short, or larger than {most} bytes")
     return result
 

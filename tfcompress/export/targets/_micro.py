@@ -30,20 +30,15 @@ def run_on_micro(content: bytes) -> TargetFigures:
             micro.print_allocations()
         except (RuntimeError, ValueError) as error:
             missing = _missing(log(), str(error))
-            why = f"no kernel for {', '.join(missing)}." if missing else None
-            why = why or _last(log(), error)
+            names = ", ".join(missing)
+            why = f"no kernel for {names}." if missing else _last(log(), error)
             return TargetFigures(
                 target=MICROCONTROLLER,
                 tool=tool,
                 kind="measured",
                 flash=len(content),
                 fallback=tuple(missing),
-                note="The file does not run there: "
-                + (
-                    f"no kernel for {', '.join(missing)}."
-                    if missing
-                    else _last(log(), error)
-                ),
+                note=f"The file does not run there: {why}",
             )
         text = log()
     arena = re.search(r"Arena allocation total (\d+) bytes", text)
