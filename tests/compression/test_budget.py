@@ -18,6 +18,8 @@ from tfcompress import Budget
         ("latency", "500us", 10, 0.5),
         ("latency", 3, 10, 3),
         ("energy", "40uJ", 1, 40e-6),
+        ("energy", "40 \N{GREEK SMALL LETTER MU}J", 1, 40e-6),
+        ("energy", "40 \N{MICRO SIGN}J", 1, 40e-6),
         ("energy", 0.5, 3e-6, 1.5e-6),
     ],
 )
@@ -31,6 +33,7 @@ def test_limits_are_absolute_or_fractions(name, given, original, limit):
         ({}, ValueError, "at least one"),
         ({"size": "big"}, ValueError, "argument `size`"),
         ({"size": "5 parsecs"}, ValueError, "argument `size`"),
+        ({"size": "1,5MB"}, ValueError, "argument `size`"),
         ({"size": "0kB"}, ValueError, "argument `size`"),
         ({"size": "150%"}, ValueError, "argument `size`"),
         ({"macs": -1}, ValueError, "argument `macs`"),

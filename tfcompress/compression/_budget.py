@@ -76,7 +76,9 @@ FIGURES = {
         Figure("ram", "B", _BYTES, True),
     )
 }
-_TEXT = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-zµ%]*)\s*")
+# Commas part thousands only: "1,5MB" is one and a half in many countries.
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*"
+_TEXT = re.compile(rf"\s*((?:{_WHOLE})(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-zµ%]*)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,7 @@ def _amount(figure: Figure, given: Any) -> tuple[float, bool]:
     if isinstance(given, bool) or not isinstance(given, int | float | str):
         raise TypeError(invalid(figure.name, expected, given))
     if isinstance(given, str):
-        match = _TEXT.fullmatch(given.lower())
+        match = _TEXT.fullmatch(given.lower().replace("\N{GREEK SMALL LETTER MU}", "µ"))
         if not match:
             raise ValueError(invalid(figure.name, expected, given))
         value, unit = float(match[1].replace(",", "").replace("_", "")), match[2]
