@@ -202,6 +202,13 @@ def spatial_attention():
     return _model(i, _head(L.Multiply()([x, a])))
 
 
+def spatial_attention_on_constants():
+    i = _image()
+    x, y = _conv(8, activation="sigmoid")(i), _conv(7)(i)
+    a = _conv(1)(i)
+    return _model(i, [_head(L.Conv2D(5, 3)(x * a)), L.Conv2D(3, 3)(y + a)])
+
+
 def spatial_attention_by_mean():
     i = _image()
     x = _conv(8)(i)
@@ -523,6 +530,7 @@ CASES = {
     squeeze_excite: [8, 3],
     squeeze_excite_dense: [8, 3],
     spatial_attention: [8, 4],
+    spatial_attention_on_constants: [5],
     spatial_attention_by_mean: [5],
     sum_over_channels: [8],
     nonzero_constants_folded: [8, 6, 5],
@@ -568,6 +576,7 @@ CASES = {
 
 REASONS = {
     spatial_attention_by_mean: "reduces over the channels",
+    spatial_attention_on_constants: "would not be constant",
     nonzero_constant_padded: "non-zero constant",
     shared_layers_of_two_constants: "carries different constants at the calls",
     nested_on_two_constants: "carries different constants at the calls",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -274,6 +274,9 @@ class Merge(Rule):
         axes = {
             axis for array, _ in labels for axis in range(rank) if array.shape[axis] > 1
         }
+        def single(real: Sequence[int | None]) -> bool:
+            return bool(axes) and all(real[axis] == 1 for axis in axes)
+
         # y = a + b, position by position: channel i of the result is zero only if
         # channel i of both is. The operands' labels are therefore tied, and a residual
         # stage, in which every block adds to the same tensor, becomes one class for
@@ -284,7 +287,7 @@ class Merge(Rule):
         #   channels. It is left out, or all of them would be tied to its one label.
         result: np.ndarray | None = None
         for array, real in labels:
-            if axes and all(real[axis] == 1 for axis in axes):
+            if single(real):
                 continue
             if result is None:
                 result = array
@@ -296,10 +299,11 @@ class Merge(Rule):
             result = np.where(result == 0, array, result)
         if result is None:
             return [Abstract.frozen(shape)]
-        # The constant of an operand without labels means nothing: it carries data.
+        # The constant of an operand without labels means nothing: it carries data. So
+        # does the one value for all channels, also where it has a label of its own.
         known = [
-            np.where(_labeled(array), constant, np.nan)
-            for (array, _), constant in zip(labels, constants, strict=True)
+            np.where(_labeled(array) & (not single(real)), constant, np.nan)
+            for (array, real), constant in zip(labels, constants, strict=True)
         ]
         return [Abstract(result, self._combine(known), shape)]
 
