@@ -264,6 +264,11 @@ def shifted_activation():
     return _model(i, _head(L.Conv2D(6, 1)(x)))
 
 
+def reciprocal():
+    i = keras.Input((6,))
+    return _model(i, _head(L.Dense(5)(1.0 / L.Dense(8)(i))))
+
+
 def hard_swish_by_ops():
     i = _image()
     x = _conv(8)(i)
@@ -537,6 +542,7 @@ CASES = {
     nonzero_constant_padded: [6],
     constant_through_batchnorm: [8, 6],
     shifted_activation: [8, 6],
+    reciprocal: [5],
     hard_swish_by_ops: [8, 6],
     channel_shuffle: [2, 2],
     pixel_shuffle: [3, 5],
@@ -578,6 +584,7 @@ REASONS = {
     spatial_attention_by_mean: "reduces over the channels",
     spatial_attention_on_constants: "would not be constant",
     nonzero_constant_padded: "non-zero constant",
+    reciprocal: "would not be constant",
     shared_layers_of_two_constants: "carries different constants at the calls",
     nested_on_two_constants: "carries different constants at the calls",
     einsum_dense_with_one_bias_for_many: "share one bias",

@@ -287,12 +287,14 @@ class Trace:
     ) -> Abstract:
         """`tensor` after an elementwise function that acts on constants."""
         # A tensor has few different constants, most often one: the function runs on
-        # these. What is unknown stays unknown.
+        # these. What is unknown stays unknown. So is what is not finite, such as 1/0:
+        # inf · w has no place in a bias.
         values, inverse = np.unique(tensor.constant, return_inverse=True)
         known = ~np.isnan(values)
         mapped = np.full(values.shape, np.nan)
         if known.any():
             mapped[known] = np.asarray(function(values[known]), "float64")
+        mapped[~np.isfinite(mapped)] = np.nan
         constant = mapped[inverse].reshape(tensor.constant.shape)
         return Abstract(tensor.labels, constant, tensor.shape)
 
