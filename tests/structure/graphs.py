@@ -264,6 +264,12 @@ def shifted_activation():
     return _model(i, _head(L.Conv2D(6, 1)(x)))
 
 
+def cast_constant():
+    i = keras.Input((6,))
+    x = ops.cast(3 * L.Dense(8, activation="sigmoid")(i), "int32")
+    return _model(i, _head(L.Dense(5)(ops.cast(x, i.dtype))))
+
+
 def reciprocal():
     i = keras.Input((6,))
     return _model(i, _head(L.Dense(5)(1.0 / L.Dense(8)(i))))
@@ -542,6 +548,7 @@ CASES = {
     nonzero_constant_padded: [6],
     constant_through_batchnorm: [8, 6],
     shifted_activation: [8, 6],
+    cast_constant: [8, 5],
     reciprocal: [5],
     hard_swish_by_ops: [8, 6],
     channel_shuffle: [2, 2],

@@ -25,6 +25,7 @@ from tfcompress.structure.rules._base import (
 __all__ = [
     "Activation",
     "BatchNorm",
+    "Cast",
     "Elementwise",
     "Identity",
     "LayerNorm",
@@ -238,6 +239,15 @@ class Elementwise(Rule):
             return keras.ops.convert_to_numpy(op(*args, **kwargs))
 
         return [trace.map(inputs[0], function)]
+
+
+class Cast(Identity):
+    """Casts: values stay in their places, but 0.5 may become the integer 0."""
+
+    def trace(
+        self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
+    ) -> list[Abstract]:
+        return Elementwise().trace(trace, op, call, inputs)
 
 
 class Merge(Rule):

@@ -17,6 +17,7 @@ from tfcompress.structure.rules._base import PRODUCER, Frozen, Rule, Weighted, s
 from tfcompress.structure.rules._channelwise import (
     Activation,
     BatchNorm,
+    Cast,
     Elementwise,
     Identity,
     LayerNorm,
@@ -160,9 +161,8 @@ _OPS: dict[str, Rule] = {
         Merge(divide),
     ),
     **dict.fromkeys(sorted(UNARY), Elementwise()),
-    **dict.fromkeys(
-        ("Cast", "SaturateCast", "StopGradient", "Copy", "ConvertToTensor"), Identity()
-    ),
+    **dict.fromkeys(("Cast", "SaturateCast", "ConvertToTensor"), Cast()),
+    **dict.fromkeys(("StopGradient", "Copy"), Identity()),
     "Sum": Reduce(additive=True),
     **dict.fromkeys(
         ("Mean", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Any", "All"),
