@@ -75,6 +75,19 @@ def test_a_sequential_stays_sequential():
     assert type(structure.shrink(model)) is keras.Sequential
 
 
+def test_squeezing_all_axes_of_one_keeps_the_batch_and_a_single_channel():
+    i = keras.Input((6,))
+    x = keras.ops.squeeze(L.Reshape((1, 3))(L.Dense(3, name="few")(i)))
+    model = keras.Model(i, L.Dense(2)(x))
+    channels = {"few": [0, 2]}
+    masked = structure.zero_channels(model, channels)
+    # The self-check runs one sample, of which such a model squeezes the batch as well.
+    small = structure.remove_channels(model, channels, verify=False)
+    assert small.get_layer("few").units == 1
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    np.testing.assert_allclose(small.predict(x), masked.predict(x), atol=1e-6)
+
+
 def test_the_original_is_untouched():
     model, *_ = trained("adam")
     weights = [np.array(w) for w in model.weights]

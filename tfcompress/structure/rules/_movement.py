@@ -20,7 +20,7 @@ __all__ = [
     "Move",
     "Reshape",
     "Split",
-    "like_itself",
+    "Squeeze",
     "permute",
     "transpose",
     "with_numpy",
@@ -112,6 +112,28 @@ class Reshape(Move):
             n if isinstance(o, int) and o != -1 and n is not None else o
             for o, n in zip(old, new, strict=True)
         )
+
+
+class Squeeze(Move):
+    """Squeeze: without an axis, it drops those that the graph knows to be 1."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda op, call: lambda x: np.squeeze(x, self._axes(op, call)))
+
+    @staticmethod
+    def _axes(op: Any, call: Call) -> tuple[int, ...]:
+        # The array of labels has length 1 along the batch and unknown axes as well, and
+        # the copy may have a single channel left. Neither is dropped.
+        if op.axis is None:
+            shape = shape_of(call.inputs[0])
+            return tuple(axis for axis, size in enumerate(shape) if size == 1)
+        return (op.axis,) if isinstance(op.axis, int) else tuple(op.axis)
+
+    def adjust(
+        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
+    ) -> tuple[tuple, dict]:
+        op.axis = self._axes(op, call)
+        return args, kwargs
 
 
 class Join(Rule):
@@ -298,12 +320,3 @@ def with_numpy(name: str, *attributes: str) -> Callable[[Any, Call], Callable]:
     return make
 
 
-def like_itself(op: Any, call: Call) -> Callable:
-    """Runs the operation itself on the labels (exact below 2**31)."""
-
-    def function(x: np.ndarray) -> np.ndarray:
-        if x.dtype == np.int64:
-            return keras.ops.convert_to_numpy(op(x.astype("int32")))
-        return keras.ops.convert_to_numpy(op(x.astype("float32")))
-
-    return function
