@@ -300,6 +300,14 @@ def pixel_shuffle():
     return _model(i, _head(_conv(5)(x)))
 
 
+def reshaped_over_open_size():
+    i = keras.Input((None, 6))
+    x = L.Reshape((8, -1))(L.Dense(8)(i))
+    x = L.Dense(7)(L.Permute((2, 1))(x))
+    x = L.Reshape((-1, 2, 5))(L.Dense(10)(x))
+    return _model(i, _head(L.GlobalAveragePooling2D()(x)))
+
+
 def dense_to_image():
     i = keras.Input((7,))
     x = L.Dense(4 * 4 * 5, activation="relu")(i)
@@ -553,6 +561,7 @@ CASES = {
     hard_swish_by_ops: [8, 6],
     channel_shuffle: [2, 2],
     pixel_shuffle: [3, 5],
+    reshaped_over_open_size: [7, 5],
     dense_to_image: [5, 6],
     slices: [4, 5],
     split: [3, 3, 5],
@@ -592,6 +601,7 @@ REASONS = {
     spatial_attention_on_constants: "would not be constant",
     nonzero_constant_padded: "non-zero constant",
     reciprocal: "would not be constant",
+    reshaped_over_open_size: "depends on an unknown size",
     shared_layers_of_two_constants: "carries different constants at the calls",
     nested_on_two_constants: "carries different constants at the calls",
     einsum_dense_with_one_bias_for_many: "share one bias",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -79,8 +80,14 @@ class Reshape(Move):
     def _reshape(op: Any, call: Call) -> Callable:
         shape = shape_of(call.outputs[0])
         target = [1 if s is None or a == 0 else s for a, s in enumerate(shape)]
+        # (batch, time, 8) as (batch, 8, time) is no transposition: each row of the
+        # result has values of all channels. The arrays of labels, in which `time` is 1,
+        # do not show that. What lies behind the last open axis must stay together.
+        kept_together = _behind(shape_of(call.inputs[0])) == _behind(shape)
 
         def function(x: np.ndarray) -> np.ndarray:
+            if not kept_together:
+                raise ValueError
             # Keras' Flatten puts channels last before it flattens.
             if (
                 isinstance(op, keras.layers.Flatten)
@@ -112,6 +119,12 @@ class Reshape(Move):
             n if isinstance(o, int) and o != -1 and n is not None else o
             for o, n in zip(old, new, strict=True)
         )
+
+
+def _behind(shape: Sequence[int | None]) -> int:
+    """Number of values behind the last axis of unknown size, the batch included."""
+    last = max(a for a, n in enumerate(shape) if n is None or a == 0)
+    return math.prod(n for n in shape[last + 1 :] if n is not None)
 
 
 class Squeeze(Move):
