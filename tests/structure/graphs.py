@@ -239,6 +239,22 @@ def shared_layers_of_two_constants():
     return _model(i, _head(L.Concatenate()([*zero_first, *zero_last])))
 
 
+def shared_layers_on_frozen_channels():
+    i = keras.Input((5, 6))
+    prelu, einsum = L.PReLU(), L.EinsumDense("abc,cd->abd", (5, 8))
+    read = [einsum(L.Dense(6)(i)), einsum(i)]
+    x = L.Concatenate()([*read, prelu(i), prelu(L.Dense(6)(i))])
+    return _model(i, _head(L.Dense(4)(x)))
+
+
+def shared_attention_refused_at_one_call():
+    i = keras.Input((5, 6))
+    attend = L.MultiHeadAttention(4, 3)
+    x = L.Dense(7)(i)
+    masked = attend(x, x, attention_mask=np.tri(5, dtype=bool)[None])
+    return _model(i, _head(L.Dense(5)(attend(x, x)) + L.Dense(5)(masked)))
+
+
 def nested_on_two_constants():
     i = keras.Input((6,))
     x = L.Dense(8)(i)
@@ -572,6 +588,8 @@ CASES = {
     shared_layer: [6, 5],
     einsum_dense_with_one_bias_for_many: [7],
     shared_layers_of_two_constants: [5, 4],
+    shared_layers_on_frozen_channels: [8, 4],
+    shared_attention_refused_at_one_call: [5],
     nested_on_two_constants: [5],
     nested: [5, 6, 4],
     nested_twice: [5, 6],
@@ -603,6 +621,8 @@ REASONS = {
     reciprocal: "would not be constant",
     reshaped_over_open_size: "depends on an unknown size",
     shared_layers_of_two_constants: "carries different constants at the calls",
+    shared_layers_on_frozen_channels: "also reads frozen channels",
+    shared_attention_refused_at_one_call: "has a mask input",
     nested_on_two_constants: "carries different constants at the calls",
     einsum_dense_with_one_bias_for_many: "share one bias",
     lambda_mixing: "not channel-wise",

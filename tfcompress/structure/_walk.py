@@ -59,6 +59,7 @@ class _Walk:
     def __init__(self, result: Trace) -> None:
         self.result = result
         self._several: list[np.ndarray] = []  # labels that vary along several axes
+        self._refused: dict[int, str] = {}  # id of a layer -> why, at some call
 
     def run(
         self, model: keras.Model, inputs: Sequence[Abstract], prefix: str
@@ -105,6 +106,8 @@ class _Walk:
         result.refusal = ""
         rule = rule_for(operation, tensors)
         outputs = rule.trace(result, operation, call, tensors)
+        if result.refusal and not any(tensor.labeled for tensor in outputs):
+            self._refused.setdefault(id(operation), result.refusal)
         if result.refusal and isinstance(operation, keras.Layer):
             known = any(axis.layer is operation for axis in result.axes.values())
             if not known and (rule.kind == PRODUCER or _has_kernels(operation)):
@@ -158,6 +161,11 @@ class _Walk:
         the four columns. `Rebuild.along` relies on this.
         """
         table = self.result.table
+        # A shared layer that is refused at one call has its full size there, so that
+        # what another call has bound stays, too.
+        for axis in self.result.axes.values():
+            if id(axis.layer) in self._refused:
+                table.freeze(axis.labels, self._refused[id(axis.layer)])
         solution = table.solve()
         for labels in self._several:
             rooted = solution.root[labels]

@@ -124,6 +124,10 @@ class PReLU(Weighted):
             trace.require_zero(op, labels, constant)
             if op.alpha.shape[axis - 1] > 1:
                 trace.bind(op, op.alpha, axis - 1, labels, "channelwise")
+        # Another call may have channels on an axis that must stay whole for this one.
+        for position, size in enumerate(op.alpha.shape):
+            if size > 1 and position + 1 not in axes:
+                trace.bind(op, op.alpha, position, np.zeros(1, np.int64), "channelwise")
         return [tensor]
 
 
@@ -284,6 +288,7 @@ class Merge(Rule):
         axes = {
             axis for array, _ in labels for axis in range(rank) if array.shape[axis] > 1
         }
+
         def single(real: Sequence[int | None]) -> bool:
             return bool(axes) and all(real[axis] == 1 for axis in axes)
 

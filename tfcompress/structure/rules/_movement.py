@@ -331,5 +331,3 @@ def with_numpy(name: str, *attributes: str) -> Callable[[Any, Call], Callable]:
         return lambda x: function(x, *values)
 
     return make
-
-

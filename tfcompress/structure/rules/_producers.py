@@ -217,11 +217,16 @@ class EinsumDense(Weighted):
             )
         mixed = [c for c in kernel if c in data and c not in output]
         varying = [data[axis] for axis, n in enumerate(tensor.labels.shape) if n > 1]
-        if len(varying) == 1 and varying[0] in mixed:
-            labels, constant = trace.vector(tensor, data.index(varying[0]), f"{name!r}")
-            trace.consume(op, op.kernel, kernel.index(varying[0]), labels, constant)
-        elif tensor.labeled:
+        read = varying if len(varying) == 1 and varying[0] in mixed else []
+        for letter in read:
+            labels, constant = trace.vector(tensor, data.index(letter), f"{name!r}")
+            trace.consume(op, op.kernel, kernel.index(letter), labels, constant)
+        if tensor.labeled and not read:
             trace.freeze([tensor], f"{name!r} keeps or splits the axis", call.outputs)
+        # Another call may have channels on an axis that must stay whole for this one.
+        for letter in set(mixed) - set(read):
+            whole = np.zeros(1, np.int64)
+            trace.bind(op, op.kernel, kernel.index(letter), whole, "input")
         made = [c for c in kernel if c in output and c not in data]
         if not made:
             return [Abstract.frozen(shape)]
