@@ -204,6 +204,19 @@ def test_multiple_of_rounds_what_is_kept_and_stays_exact():
     assert graphs.largest_difference(masked, again, inputs) < 1e-5
 
 
+def test_multiple_of_keeps_the_constants_that_went_into_a_bias():
+    i = keras.Input((6,))
+    x = L.Dense(16, activation="sigmoid", name="first")(i)
+    x = L.Dense(16, activation="relu", name="second")(x)
+    model = graphs.randomize(keras.Model(i, L.Dense(4)(x)))
+    channels = {"first": range(10), "second": range(3, 13)}
+    masked = structure.zero_channels(model, channels)
+    small = structure.remove_channels(model, channels, multiple_of=8)
+    assert small.get_layer("second").kernel.shape == (8, 8)
+    inputs = graphs.random_inputs(model)
+    assert graphs.largest_difference(masked, small, inputs) < 1e-5
+
+
 def test_shrink_leaves_one_channel_of_a_dead_layer():
     model = graphs.randomize(small_network())
     masked = model

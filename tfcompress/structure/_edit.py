@@ -654,9 +654,12 @@ def _assign(
     rebuild: Rebuild, masks: Sequence[tuple[keras.Variable, np.ndarray]]
 ) -> None:
     for variable, mask in masks:
-        value = keras.ops.convert_to_numpy(variable)
-        value = np.where(mask, value, np.zeros((), value.dtype))  # NaN * 0 is NaN
-        rebuild.variables[id(variable)][1].assign(rebuild.cut(variable, value))
+        # The copy's own value: its bias may have taken in the constants of inputs.
+        target = rebuild.variables[id(variable)][1]
+        value = keras.ops.convert_to_numpy(target)
+        keep = rebuild.cut(variable, np.broadcast_to(mask, tuple(variable.shape)))
+        # NaN * 0 is NaN.
+        target.assign(np.where(keep, value, np.zeros((), value.dtype)))
 
 
 def _find(analysis: Trace, name: str) -> keras.Layer:
