@@ -15,6 +15,7 @@ from tfcompress.structure._facts import (
     KERNELS,
     applied_function,
     at_zero,
+    is_elementwise,
     makes_zeros,
     unwrapped,
 )
@@ -247,6 +248,8 @@ def _tap(step: _Step, function: Any, positions: np.ndarray | None) -> Tap | str:
     operation: Any = step.operation
     if isinstance(unwrapped(operation), keras.layers.PReLU):
         return Tap(operation, positions, sparse=False)
+    if not is_elementwise(function):
+        return f"its activation {operation.name!r} mixes channels"
     zero = at_zero(function)
     if abs(zero) > 1e-6:
         return f"its activation {operation.name!r} is no rectifier: f(0) = {zero:.3g}"
