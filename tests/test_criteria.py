@@ -64,6 +64,25 @@ def test_a_layer_with_large_weights_does_not_outvote_the_others(model):
     np.testing.assert_allclose(score("l2", model, "first"), before, rtol=1e-5)
 
 
+def test_weights_that_read_pruned_channels_of_several_groups_do_not_count():
+    inputs = keras.Input((6, 6, 2))
+    parts = [layers.Conv2D(n, 3, name=name)(inputs) for name, n in (("a", 4), ("b", 5))]
+    x = layers.Conv2D(3, 1, name="reader")(layers.Concatenate()(parts))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    groups = tfc.structure.channel_groups(model)
+    pruned = {"a": np.array([1, 3]), "b": np.array([2, 4])}
+    scores = dict(
+        zip(
+            [group.name for group in groups],
+            criteria.L1Norm()(model, groups, pruned),
+            strict=True,
+        )
+    )
+    kernel = model.get_layer("reader").get_weights()[0][0, 0]
+    norms = np.abs(kernel[[0, 2, 4, 5, 7]]).mean(axis=0)
+    np.testing.assert_allclose(scores["reader"], norms / norms.mean(), rtol=1e-6)
+
+
 def test_random_depends_on_the_seed_only():
     first, second = single(), single()
     again = score(criteria.Random(3), first, "conv")

@@ -568,18 +568,19 @@ def _dead_inputs(
     # The next layer's weights that read a pruned channel have no effect, but are still
     # there while the model is only masked. Were they counted, a masked model and the
     # smaller one made of it would rank the next layer's filters differently.
-    dead: dict[int, _Dead] = {}
+    dead: dict[int, dict[int, np.ndarray]] = {}
     for group in groups:
         gone = pruned.get(group.name)
         if gone is None or not len(gone):
             continue
         for member in group.members:
             if member.role == "input":
-                positions = np.flatnonzero(np.isin(member.channels, gone))
-                dead.setdefault(id(member.variable), []).append(
-                    (member.axis, positions)
-                )
-    return dead
+                # Behind a Concatenate, several groups lie on one axis.
+                axes = dead.setdefault(id(member.variable), {})
+                known = axes.get(member.axis, np.zeros(0, np.int64))
+                found = np.flatnonzero(np.isin(member.channels, gone))
+                axes[member.axis] = np.union1d(known, found)
+    return {key: list(axes.items()) for key, axes in dead.items()}
 
 
 def _kernels(groups: Sequence[Any]) -> list[Any]:
