@@ -280,6 +280,20 @@ def shifted_activation():
     return _model(i, _head(L.Conv2D(6, 1)(x)))
 
 
+def maximum_with_initial_value():
+    i = _image()
+    x = ops.max(_conv(8)(i), axis=(1, 2), initial=0.5)
+    return _model(i, _head(L.Dense(5)(x)))
+
+
+def resized_with_fill_value():
+    i = _image()
+    x = ops.image.resize(
+        _conv(8)(i), (10, 20), pad_to_aspect_ratio=True, fill_value=2.0
+    )
+    return _model(i, _head(L.Conv2D(5, 3)(x)))
+
+
 def cast_constant():
     i = keras.Input((6,))
     x = ops.cast(3 * L.Dense(8, activation="sigmoid")(i), "int32")
@@ -572,6 +586,8 @@ CASES = {
     nonzero_constant_padded: [6],
     constant_through_batchnorm: [8, 6],
     shifted_activation: [8, 6],
+    maximum_with_initial_value: [5],
+    resized_with_fill_value: [5],
     cast_constant: [8, 5],
     reciprocal: [5],
     hard_swish_by_ops: [8, 6],
@@ -619,6 +635,8 @@ REASONS = {
     spatial_attention_on_constants: "would not be constant",
     nonzero_constant_padded: "non-zero constant",
     reciprocal: "would not be constant",
+    maximum_with_initial_value: "would not be constant",
+    resized_with_fill_value: "would not be constant",
     reshaped_over_open_size: "depends on an unknown size",
     shared_layers_of_two_constants: "carries different constants at the calls",
     shared_layers_on_frozen_channels: "also reads frozen channels",

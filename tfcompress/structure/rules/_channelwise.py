@@ -426,7 +426,8 @@ class Reduce(Rule):
         keep = getattr(op, "keepdims", False)
         index = tuple(0 if a in axes and not keep else slice(None) for a in range(rank))
         constant = np.broadcast_to(tensor.constant, tensor.labels.shape)
-        constant = np.where(constant == 0, 0.0, np.nan)
+        starts_at_zero = not getattr(op, "initial", None)  # of a maximum or a minimum
+        constant = np.where((constant == 0) & starts_at_zero, 0.0, np.nan)
         return [
             Abstract(tensor.labels[index], constant[index], shape_of(call.outputs[0]))
         ]
