@@ -438,6 +438,12 @@ def lambda_channelwise():
     return _model(i, _head(x))
 
 
+def lambda_with_output_shape():
+    i = _image()
+    x = L.Lambda(lambda t: 2 * t, output_shape=(8, 8, 6))(_conv(6)(i))
+    return _model(i, _head(_conv(5)(x)))
+
+
 def lambda_mixing():
     i = _image()
     x = L.Lambda(lambda t: t[..., ::-1], name="flip")(_conv(6)(i))
@@ -613,6 +619,7 @@ CASES = {
     several_inputs_and_outputs: [6, 7, 6],
     noise_and_dropout: [6],
     lambda_channelwise: [6],
+    lambda_with_output_shape: [6, 5],
     lambda_mixing: [5],
     layer_norm: [7],
     group_norm: [5],

@@ -399,7 +399,11 @@ class Rebuild:
     def _copy_layer(self, call: _graph.Call) -> keras.Layer:
         old = call.operation
         if isinstance(old, keras.layers.Lambda):
-            new = _copy_lambda(old)
+            shape = old._output_shape
+            if not (self._nothing or shape is None or callable(shape)):
+                # It was given for one call, and holds its channels.
+                shape = self.shape(call.outputs[0])[1:]
+            new = _copy_lambda(old, shape)
         else:
             config = old.get_config()
             if not self._nothing:
@@ -677,11 +681,11 @@ def require_copies(model: keras.Model) -> None:
                 _created(layer, layer.get_config())
 
 
-def _copy_lambda(layer: Any) -> keras.Layer:
+def _copy_lambda(layer: Any, output_shape: Any) -> keras.Layer:
     # A config would serialize the function's byte code; hand it over itself.
     return keras.layers.Lambda(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=output_shape,
         mask=layer.mask,
         arguments=layer.arguments,
         name=layer.name,
