@@ -432,6 +432,12 @@ def noise_and_dropout():
     return _model(i, _head(x))
 
 
+def identity_of_several():
+    i = keras.Input((6,))
+    x, y = L.Identity()([L.Dense(5)(i), L.Dense(5)(i)])
+    return _model(i, _head(x + y))
+
+
 def lambda_channelwise():
     i = _image()
     x = L.Lambda(lambda t: t * t, name="square")(_conv(6)(i))
@@ -618,6 +624,7 @@ CASES = {
     nested_sequential: [6],
     several_inputs_and_outputs: [6, 7, 6],
     noise_and_dropout: [6],
+    identity_of_several: [5],
     lambda_channelwise: [6],
     lambda_with_output_shape: [6, 5],
     lambda_mixing: [5],

@@ -204,6 +204,14 @@ def test_multiple_of_rounds_what_is_kept_and_stays_exact():
     assert graphs.largest_difference(masked, again, inputs) < 1e-5
 
 
+def test_dropout_that_is_on_at_inference_does_not_fail_the_self_check():
+    i = keras.Input((6,))
+    x = L.Dropout(0.5)(L.Dense(8, name="hidden")(i), training=True)
+    model = keras.Model(i, L.Dense(4)(x))
+    small = structure.remove_channels(model, {"hidden": [1, 2]})
+    assert small.get_layer("hidden").units == 6
+
+
 def test_multiple_of_keeps_the_constants_that_went_into_a_bias():
     i = keras.Input((6,))
     x = L.Dense(16, activation="sigmoid", name="first")(i)

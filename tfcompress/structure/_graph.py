@@ -13,6 +13,8 @@ from typing import Any
 import keras
 from keras import KerasTensor
 
+from tfcompress.structure._facts import IDENTITY_LAYERS
+
 __all__ = [
     "Call",
     "calls",
@@ -324,7 +326,7 @@ def evaluate(
     inputs: Sequence[Any],
     visit: Callable[[KerasTensor, Any], Any],
 ) -> None:
-    """Runs a model call by call, without compiling anything.
+    """Runs a model call by call at inference, without compiling anything.
 
     Args:
         model: the model.
@@ -352,6 +354,10 @@ def _evaluate(
             args, kwargs = call.node.arguments.fill_in(values)
             if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
                 kwargs = {"training": False, **kwargs}
+                if isinstance(operation, IDENTITY_LAYERS):
+                    # Dropout(x, training=True) draws other numbers in a model of other
+                    # sizes, so that no two models could be compared.
+                    args, kwargs = args[:1], {**kwargs, "training": False}
             results = keras.tree.flatten(operation(*args, **kwargs))
         for tensor, value in zip(call.outputs, results, strict=True):
             instead = visit(tensor, value)

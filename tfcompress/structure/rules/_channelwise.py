@@ -166,7 +166,7 @@ class Identity(Rule):
     def trace(
         self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
     ) -> list[Abstract]:
-        return [inputs[0]]
+        return inputs[: len(call.outputs)]
 
 
 class Activation(Rule):
