@@ -353,6 +353,14 @@ def slices():
     return _model(i, _head(a + b))
 
 
+def slices_of_open_size():
+    i = keras.Input((None, 6))
+    x = L.Dense(8)(i)
+    x, last = L.Dense(7)(x[:, 1:] - x[:, :-1]), x[:, -2]
+    x = L.Concatenate()([L.GlobalMaxPooling1D()(x), last[:, 2:]])
+    return _model(i, _head(x))
+
+
 def split():
     i = _image()
     a, b, c = ops.split(_conv(9)(i), 3, axis=-1)
@@ -608,6 +616,7 @@ CASES = {
     reshaped_over_open_size: [7, 5],
     dense_to_image: [5, 6],
     slices: [4, 5],
+    slices_of_open_size: [2, 6, 7],
     split: [3, 3, 5],
     uneven_split: [2, 4, 7],
     stacked: [6, 5],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -253,7 +253,7 @@ class GetItem(Move):
     """Basic slicing."""
 
     def __init__(self) -> None:
-        super().__init__(lambda op, call: lambda x: x[self._key(call)])
+        super().__init__(lambda op, call: lambda x: x[self._of_labels(call)])
 
     @staticmethod
     def _key(call: Call) -> Any:
@@ -266,24 +266,41 @@ class GetItem(Move):
             raise TypeError(key)
         return key
 
-    def adjust(
-        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
-    ) -> tuple[tuple, dict]:
+    @classmethod
+    def _of_labels(cls, call: Call) -> tuple[Any, ...]:
+        """The key for the array of labels, in which open axes have length 1."""
+        shape = shape_of(call.inputs[0])
+        return tuple(
+            k
+            if axis is None or (axis > 0 and shape[axis] is not None)
+            else (slice(None) if isinstance(k, slice) else 0)
+            for k, axis in cls._axes(call)
+        )
+
+    @classmethod
+    def _axes(cls, call: Call) -> Iterator[tuple[Any, int | None]]:
+        """The entries of the key, with the axis of the input that each is for."""
         # Only axes of the input count for `given`; None makes a new axis of the output.
-        key = self._key(call)
-        rank = len(call.inputs[0].shape)
+        key = cls._key(call)
         given = sum(k is not None and k is not Ellipsis for k in key)
-        new: list[Any] = []
         axis = 0
         for k in key:
             if k is None:
-                new.append(k)
+                yield k, None
             elif k is Ellipsis:
-                new.append(k)
-                axis += rank - given
+                yield k, None
+                axis += len(call.inputs[0].shape) - given
             else:
-                new.append(self._move_key(k, kept.along(call.inputs[0], axis)))
+                yield k, axis
                 axis += 1
+
+    def adjust(
+        self, op: Any, call: Call, args: tuple, kwargs: dict, kept: Kept
+    ) -> tuple[tuple, dict]:
+        new = [
+            k if axis is None else self._move_key(k, kept.along(call.inputs[0], axis))
+            for k, axis in self._axes(call)
+        ]
         args = tuple(tuple(new) if not hasattr(a, "shape") else a for a in args)
         if "key" in kwargs:
             kwargs = {**kwargs, "key": tuple(new)}
