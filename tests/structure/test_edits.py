@@ -212,6 +212,18 @@ def test_dropout_that_is_on_at_inference_does_not_fail_the_self_check():
     assert small.get_layer("hidden").units == 6
 
 
+def test_shrink_keeps_a_branch_of_zeros_with_a_bias_that_channels_share():
+    i = keras.Input((5, 6))
+    x = L.Dense(6)(i)
+    y = L.EinsumDense("abc,cd->abd", (5, 6), bias_axes="b", name="branch")(x)
+    model = graphs.randomize(keras.Model(i, L.Add()([x, y])))
+    branch = model.get_layer("branch")
+    branch.kernel.assign(np.zeros(branch.kernel.shape))
+    small = structure.shrink(model)
+    inputs = graphs.random_inputs(model)
+    assert graphs.largest_difference(model, small, inputs) < 1e-6
+
+
 def test_multiple_of_keeps_the_constants_that_went_into_a_bias():
     i = keras.Input((6,))
     x = L.Dense(16, activation="sigmoid", name="first")(i)

@@ -767,15 +767,25 @@ def _dead_branches(groups: ChannelGroups) -> list[str]:
     makes: set[int] = set()
     for axis in analysis.axes.values():
         if axis.zero:
-            dead = not keras.ops.convert_to_numpy(axis.variable).any()
+            dead = not _nonzero(axis.variable)
             zero[id(axis.layer)] = zero.get(id(axis.layer), True) and dead
             if axis.role in ("kernel", "scale"):
                 makes.add(id(axis.layer))
+    # A bias that channels share has no label, and adds something all the same.
+    bound = {key for key, _ in analysis.axes}
+    for layer in analysis.layers.values():
+        if id(layer) in makes:
+            rest = [v for v in layer.weights if id(v) not in bound]
+            zero[id(layer)] &= not any(map(_nonzero, rest))
     return [
         key
         for key, layer in analysis.layers.items()
         if id(layer) in makes and zero[id(layer)] and _only_added(groups, layer)
     ]
+
+
+def _nonzero(variable: keras.Variable) -> bool:
+    return bool(keras.ops.convert_to_numpy(variable).any())
 
 
 def _only_added(groups: ChannelGroups, layer: keras.Layer) -> bool:
