@@ -148,6 +148,18 @@ def test_macs_of_two_input_layers():
     assert cost.count(dot).macs == 6 * 5 * 8
 
 
+@pytest.mark.parametrize("layer", [L.Attention, L.AdditiveAttention])
+def test_masks_are_no_keys_of_attention(layer):
+    words = keras.Input((6,), dtype="int32")
+    query = L.Embedding(20, 8, mask_zero=True)(words)
+    value = L.Embedding(20, 8, mask_zero=True)(words)
+    attended = layer(use_scale=False, name="attended")([query, value])
+    rows = cost.count(keras.Model(words, attended)).rows
+    (macs,) = (row.macs for row in rows if row.name == "attended")
+    terms = 2 if layer is L.Attention else 1
+    assert macs == terms * 6 * 6 * 8
+
+
 def test_attention_finds_query_and_value_by_name():
     attention = L.MultiHeadAttention(2, 3)
     swapped = model_of(lambda q, v: attention(value=v, query=q), (6, 8), (5, 8))

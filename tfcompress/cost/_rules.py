@@ -409,10 +409,15 @@ def _attended(layer: Any, query: Any) -> Callable[[Any], int]:
     return lambda tensor: math.prod(tensor.shape[axis] for axis in axes)
 
 
+def _query_value_key(use: Use) -> tuple[Any, Any, Any]:
+    # Not from `use.inputs`, in which masks follow.
+    query, value, *rest = use.argument(0, "inputs")
+    return query, value, rest[0] if rest else value
+
+
 def _dot_attention(layer: Any, use: Use) -> Work:
     """Attention: scores query·key, softmax, weights·value, for (batch, time, dim)."""
-    query, value, *rest = use.inputs
-    key = rest[0] if rest else value
+    query, value, key = _query_value_key(use)
     pairs = query.shape[0] * query.shape[1] * value.shape[1]
     scaled = pairs if getattr(layer, "scale", None) is not None else 0
     return Work(
@@ -423,8 +428,7 @@ def _dot_attention(layer: Any, use: Use) -> Work:
 
 def _additive_attention(layer: Any, use: Use) -> Work:
     """AdditiveAttention: scores are sums of tanh(query + key), maybe scaled."""
-    query, value, *rest = use.inputs
-    key = rest[0] if rest else value
+    query, value, key = _query_value_key(use)
     pairs = query.shape[0] * query.shape[1] * value.shape[1]
     terms = pairs * key.shape[-1]
     products = [Product(pairs * value.shape[-1])]
