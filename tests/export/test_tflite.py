@@ -419,6 +419,15 @@ class TestSeveralInputsAndOutputs:
         ):
             np.testing.assert_allclose(got, expected, atol=0.05)
 
+    def test_keys_of_outputs_are_in_the_order_of_the_model(self, tmp_path):
+        inputs = keras.Input((4,))
+        heads = {f"head{n}": keras.layers.Dense(n)(inputs) for n in (2, 10)}
+        model = keras.Model(inputs, heads)
+        artifact = tfc.export.to_tflite(model, tmp_path / "m.tflite")
+        found = tfc.export.run(artifact.path, np.ones((1, 4), "float32"))
+        assert [y.shape for y in found] == [(1, 10), (1, 2)]
+        assert [tuple(y.shape[1:]) for y in model.outputs] == [(10,), (2,)]
+
 
 class TestCalibrationData:
     def test_dataset_with_labels_and_array_give_the_same_file(

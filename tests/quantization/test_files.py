@@ -281,6 +281,32 @@ def test_layers_that_are_always_zero_run(activations, tmp_path):
     np.testing.assert_allclose(tfc.export.run(artifact.path, x), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 3), (3,)])
+def test_pictures_of_integers_are_normalized(shape, tmp_path):
+    inputs = keras.Input(shape, dtype="uint8")
+    norm = L.Normalization(mean=[90.0, 110, 120], variance=[3000.0, 4000, 5000])
+    rescale = L.Rescaling([0.5, 1.0, 2.0], name="rescale")
+    x = L.Concatenate()([norm(inputs), rescale(inputs)])
+    model = keras.Model(inputs, L.Dense(4)(x))
+    x = np.random.default_rng(0).integers(0, 256, (32, *shape), "uint8")
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+    np.testing.assert_allclose(qat(x), model(x), atol=0.03 * np.abs(model(x)).max())
+    artifact = tfc.export.to_tflite(qat, tmp_path / "m.tflite", calibration=x)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 2.01 * output.step
+
+
+def test_augmentation_is_no_part_of_the_file(tmp_path):
+    def function(x):
+        x = L.RandomContrast(0.2)(L.RandomZoom(0.1)(L.RandomFlip()(x)))
+        return L.Conv2D(3, 3)(x)
+
+    model = network(function, (8, 8, 3))
+    assert not tfc.quantization.plan(model).in_float
+    artifact, _, _ = exported(model, tmp_path)
+    assert set(operations(artifact.path)) - {"DELEGATE"} == {"CONV_2D"}
+
+
 @pytest.mark.parametrize("activations", [8, 16])
 def test_biases_fit_beside_weights_that_are_almost_nothing(activations, tmp_path):
     """As pruning and weight decay leave them: |b| / (s · t) is beyond 32 bits."""
@@ -356,6 +382,14 @@ def test_another_quantization_is_refused(tmp_path):
     model = tfc.quantization.prepare(network(lambda x: L.Dense(4)(x), (8,)))
     with pytest.raises(ValueError, match="`quantization`"):
         tfc.export.to_tflite(model, tmp_path / "m.tflite", quantization="float16")
+
+
+@pytest.mark.parametrize("io", ["int8", "uint8"])
+def test_files_of_sixteen_bits_have_no_ends_of_eight(io, tmp_path):
+    model = network(lambda x: L.Dense(4)(x), (8,))
+    wide = tfc.quantization.prepare(model, activations=16)
+    with pytest.raises(ValueError, match="`io`"):
+        tfc.export.to_tflite(wide, tmp_path / "m.tflite", io=io)
 
 
 def test_masked_kernels_are_masked_in_the_file(tmp_path):

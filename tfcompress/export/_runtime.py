@@ -24,6 +24,9 @@ __all__ = [
     "run",
 ]
 
+# What TensorFlow calls the outputs of a function that returns no dict.
+_NUMBERED = re.compile(r"(output|Identity|(Stateful)?PartitionedCall)([_:]\d+)*")
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -355,7 +358,9 @@ def _ordered(interpreter: Any, side: str) -> list[tuple[str, dict[str, Any]]]:
     """(name, tensor details) of the inputs or outputs, in the model's order.
 
     Signature names end in a number where Keras has an order (`args_0_1`,
-    `output_1`) and are listed alphabetically, so 10 would come before 2.
+    `output_1`) and are listed alphabetically, so 10 would come before 2. The outputs
+    of a model that returns a dict have its keys, in the order of Keras, which is the
+    alphabetical one.
     """
     details = {
         "inputs": interpreter.get_input_details,
@@ -375,7 +380,9 @@ def _ordered(interpreter: Any, side: str) -> list[tuple[str, dict[str, Any]]]:
         parts = re.split(r"(\d+)", name)
         return [int(part) if part.isdigit() else part for part in parts]
 
-    return [(name, named[name]) for name in sorted(named, key=natural)]
+    numbered = side == "inputs" or all(map(_NUMBERED.fullmatch, named))
+    order = sorted(named, key=natural if numbered else None)
+    return [(name, named[name]) for name in order]
 
 
 def _scale(detail: dict[str, Any]) -> float:

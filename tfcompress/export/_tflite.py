@@ -215,7 +215,7 @@ def to_tflite(
         )
     kind = "trained" if trained else quantization
     _checks.one_of("io", io, _IO)
-    if io == "uint8" and trained and is_wide(model):
+    if io in ("int8", "uint8") and trained and is_wide(model):
         raise ValueError(
             _checks.invalid("io", "None or 'float32' for 16-bit activations", io)
         )

@@ -137,6 +137,28 @@ _PASSING = [
     "UpSampling3D",
     "AlphaDropout",
 ]
+# Augmentation, which is done in training only.
+_PASSING += [
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+]
 _POOLING = ("AveragePooling1D", "AveragePooling2D")
 _MEANS = ("GlobalAveragePooling1D", "GlobalAveragePooling2D")
 _MERGING = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Concatenate")
@@ -404,6 +426,9 @@ def _affine(
             depthwise.bias.assign(shift)
             depthwise.trainable = layer.trainable
             made.append(QuantizedKernel(depthwise, trainable=layer.trainable))
+        if "float" not in keras.backend.standardize_dtype(x.dtype):
+            # The layer casts pictures of integers; a convolution does not.
+            x = grid(ops.cast(x, layer.compute_dtype))
         if len(shape) == 4:
             return made[0](x)
         height, width = (1, 1) if len(shape) == 2 else (1, shape[1])
