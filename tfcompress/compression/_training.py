@@ -128,6 +128,7 @@ class Lesson:
         Raises:
             Diverged: if the loss became NaN before an epoch counted.
             Hopeless: if `report` said so.
+            ValueError: if a callback ended training before an epoch counted.
         """
         # `teach` swaps the class of the student for a subclass with another loss, so
         # that it stays a Functional or Sequential model, which methods can prune and
@@ -153,6 +154,14 @@ class Lesson:
         if keeper.hopeless:
             raise Hopeless
         best = keeper.best()
+        if best is None and error is None and not keeper.diverged:
+            raise ValueError(
+                "Invalid value for argument `callbacks`. Expected callbacks that let "
+                f"training go on beyond epoch {first + 1}, in which the model has its "
+                "final size, as EarlyStopping does with "
+                f"start_from_epoch={first + 1}. Received: one that ended it after "
+                f"epoch {keeper.epochs} of {self.epochs}."
+            )
         if best is None:
             raise Diverged("the loss was not finite before an epoch counted") from error
         become(best, plain)
@@ -584,11 +593,13 @@ class _KeepBest(keras.callbacks.Callback):
         self._report = report
         self._worth = -math.inf
         self._best: keras.Model | None = None
+        self.epochs = 0
         self.diverged = False
         self.hopeless = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the epoch that ended."""
+        self.epochs = epoch + 1
         logs = logs or {}
         value = float(logs[f"val_{self._metric.name}"])
         if not (math.isfinite(float(logs.get("loss", 0.0))) and math.isfinite(value)):
