@@ -1,3 +1,4 @@
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -333,6 +334,21 @@ def test_folder_with_its_own_validation_split_keeps_it(tmp_path):
     assert [len(getattr(loaded, split)) for split in SPLITS] == [10, 6, 4]
 
 
+def test_a_test_split_needs_no_picture_of_every_class(tmp_path):
+    for split, count in (("train", 5), ("val", 3), ("test", 2)):
+        write_pictures(tmp_path / split, count)
+    shutil.rmtree(tmp_path / "test" / "b")
+    loaded = data.load(f"folder:{tmp_path}")
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [10, 6, 2]
+    assert set(loaded.test.labels) == {0}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "b").rename(tmp_path / "train")
+    assert data.load(f"folder:{tmp_path}").classes == 2
+
+
 def test_pictures_of_several_sizes_are_named(tmp_path):
     write_pictures(tmp_path)
     odd = tmp_path / "b" / "odd.png"
@@ -442,6 +458,16 @@ def test_files_of_arrays(tmp_path):
     np.savez(tmp_path / "values.npz", x=x, y=np.linspace(0, 1, 100))
     loaded = data.load(f"npz:{tmp_path}/values.npz")
     assert (loaded.classes, loaded.train.labels.dtype) == (0, np.float32)
+
+
+def test_whole_numbers_that_hardly_repeat_are_no_classes(tmp_path):
+    """Prices, say: with one sample each nothing could be held out class by class."""
+    prices = np.random.default_rng(0).permutation(100) * 1000
+    np.savez(tmp_path / "p.npz", x=np.ones((100, 2)), y=prices)
+    loaded = data.load(f"npz:{tmp_path / 'p.npz'}")
+    assert loaded.classes == 0
+    assert [len(getattr(loaded, split)) for split in SPLITS] == [72, 8, 20]
+    assert loaded.test.labels.dtype == "float32"
 
 
 def test_tables(tmp_path):

@@ -108,8 +108,10 @@ def _labels(given: np.ndarray) -> tuple[np.ndarray, int]:
         names, numbers = np.unique(given, return_inverse=True)
         return numbers.astype("int32"), len(names)
     if given.ndim == 1 and given.dtype.kind in "iub" and given.min(initial=0) >= 0:
-        labels = given.astype("int32")
-        return labels, int(labels.max(initial=-1)) + 1
+        classes = int(given.max()) + 1 if len(given) else 0
+        # More classes than samples are none: prices, years or counts.
+        if classes <= len(given):
+            return given.astype("int32"), classes
     return given.astype("float32"), 0
 
 

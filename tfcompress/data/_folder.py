@@ -24,7 +24,13 @@ from tfcompress.data._sets import (
 __all__ = ["read_folder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
-_SPLITS = ("train", "test", "validation")
+# Names of folders, and the splits that they are.
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "validation": "validation",
+}
 _SHOWN = 5
 
 
@@ -37,12 +43,13 @@ def read_folder(
             invalid("name", "folder:PATH of an existing folder", str(root))
         )
     folders = _folders(root)
-    split_by_folder = "train" in folders
-    parts = (
-        {s: root / s for s in _SPLITS if s in folders}
-        if split_by_folder
-        else {"": root}
+    # A class may be called "train", beside "bus" and "car".
+    split_by_folder = "train" in folders and (
+        bool(_folders(root / "train")) or set(folders) <= set(_SPLITS)
     )
+    parts = {"": root}
+    if split_by_folder:
+        parts = {_SPLITS[name]: root / name for name in _SPLITS if name in folders}
     classes = sorted(_folders(next(iter(parts.values()))))
     if not classes:
         raise _nothing(root)
@@ -113,8 +120,11 @@ class _Reader:
                     images.append(image)
                     labels.append(label)
                     names.append(str(path.relative_to(place)))
-            if label not in labels and not (self.skipped and not self._skip_broken):
+            missing = label not in labels and not self._must_refuse
+            if missing and every_class:
                 raise _nothing(place / name)
+        if not images and not self._must_refuse:
+            raise _nothing(place)
         values = np.empty(
             (len(images), *(images[0].shape if images else ())), "float32"
         )

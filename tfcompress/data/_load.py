@@ -42,7 +42,8 @@ def load(
     - `"digits"` is scikit-learn's bundled set of 1 797 handwritten digits (8×8
       gray); it needs neither network nor folder.
     - `"folder:PATH"` reads PNG, JPEG, GIF, BMP and WebP images as `PATH/<class>/…` or
-      `PATH/<split>/<class>/…` with the splits `train`, `test` and `validation`.
+      `PATH/<split>/<class>/…` with the splits `train`, `test` and `validation`
+      (or `val`).
     - `"npz:FILE"` reads the arrays `x` and `y`; or `x_train`, `y_train`, `x_test`
       and `y_test`; or, for several inputs, `y` and any other names.
     - `"csv:FILE"` reads a table with a header line, a column `label` (or `y`) and
