@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -405,6 +406,21 @@ def test_nothing_is_said_about_the_machine(saved):
         env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
     )
     assert result.stderr == ""
+
+
+def test_classes_come_as_the_loss_takes_them():
+    x, y = np.ones((4, 2), "float32"), np.array([0, 1, 2, 1], "int32")
+    part = tfc.data.Split(x, y)
+    data = tfc.data.Dataset("d", 3, part, part, part)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.compile(loss="sparse_categorical_crossentropy")
+    assert cli._labeled_for(model, data) is data
+    for loss in ("categorical_crossentropy", keras.losses.CategoricalCrossentropy()):
+        model.compile(loss=loss)
+        given = cli._labeled_for(model, data)
+        np.testing.assert_array_equal(given.validation.labels, np.eye(3)[y])
+    with pytest.raises(ValueError, match="at most 3 classes"):
+        cli._labeled_for(model, dataclasses.replace(data, classes=4))
 
 
 def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp_path):

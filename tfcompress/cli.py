@@ -421,6 +421,7 @@ def _compress(arguments: argparse.Namespace) -> None:
     seed = options.get("seed", 0)
     data = _data(arguments, model, seed=seed)
     assert data is not None  # the parser requires it
+    data = _labeled_for(model, data)
     train: Any = (data.train.images, data.train.labels)
     if arguments.augment is not None:
         train = data.pipeline(
@@ -442,6 +443,32 @@ def _compress(arguments: argparse.Namespace) -> None:
     )
     if arguments.verbose:
         _print_test(result, data)
+
+
+def _labeled_for(model: keras.Model, data: Dataset) -> Dataset:
+    """The data with their classes as the loss of the model takes them."""
+    import numpy as np
+
+    loss = getattr(model, "loss", None)
+    name = loss if isinstance(loss, str) else ""
+    name = name or getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    if "categorical_" not in str(name) or not data.classes or model.outputs[1:]:
+        return data
+    width = model.outputs[0].shape[-1]
+    if data.classes > width:
+        raise ValueError(
+            f"Invalid value for argument `data`. Expected at most {width} classes, as "
+            f"many as the model tells apart, with numbers from 0. Received: {data!r}"
+        )
+    if str(name).startswith("sparse_"):
+        return data
+    one_hot = np.eye(width, dtype="float32")
+    parts = {
+        split: tfc.data.Split(part.images, one_hot[part.labels])
+        for split in ("train", "validation", "test")
+        for part in [getattr(data, split)]
+    }
+    return dataclasses.replace(data, **parts)
 
 
 def _print_test(result: Compressed, data: Dataset) -> None:
@@ -484,8 +511,13 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
         options["max_drop"] = arguments.max_drop / 100
     if arguments.methods is not None:
         auto = arguments.methods == "auto"
-        options["methods"] = "auto" if auto else arguments.methods.split(",")
+        options["methods"] = "auto" if auto else _names(arguments.methods)
     return options
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _export(arguments: argparse.Namespace) -> None:

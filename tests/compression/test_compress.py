@@ -284,7 +284,7 @@ def test_a_run_that_a_callback_ends_has_not_diverged(trained, data):
     stops = keras.callbacks.LambdaCallback()
     stops.on_epoch_end = lambda *_: setattr(stops.model, "stop_training", True)
     with (
-        pytest.raises(ValueError, match="beyond epoch 2, .* after epoch 1 of 3"),
+        pytest.raises(ValueError, match=r"beyond epoch 2, .* after epoch 1 of 3"),
         pytest.warns(UserWarning, match="before the schedule did"),
     ):
         tfc.compress(trained, data, budget={"macs": 0.5}, callbacks=[stops], **QUIET)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfcompress.compression import data_for, range_fault
 
@@ -59,6 +60,28 @@ def test_a_rescaling_inside_of_a_nested_model_is_seen():
 def test_a_model_without_preprocessing_says_nothing():
     assert range_fault(model_with(), IMAGES) is None
     assert range_fault(model_with(), 255 * IMAGES) is None
+
+
+def test_numbers_of_words_are_no_fractions():
+    words = keras.Input((8,))
+    model = keras.Model(words, L.Embedding(10, 2)(words))
+    tokens = np.arange(32).reshape(4, 8) % 10
+    assert range_fault(model, tokens.astype("float32")) is None
+    assert "takes whole numbers" in range_fault(model, tokens / 255)
+
+
+def test_photos_are_gray_for_a_model_of_one_channel(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            picture = tf.io.encode_png(rng.integers(0, 255, (4, 4, 1), "uint8"))
+            tf.io.write_file(str(tmp_path / label / f"{number}.png"), picture)
+    gray = keras.Sequential([keras.Input((4, 4, 1)), L.Flatten()])
+    color = keras.Sequential([keras.Input((4, 4, 3)), L.Flatten()])
+    ours, whole = (data_for(m, f"folder:{tmp_path}") for m in (gray, color))
+    assert ours.input_shape == (4, 4, 1)
+    np.testing.assert_allclose(ours.test.images, whole.test.images[..., :1], atol=1e-6)
 
 
 def test_data_come_in_the_size_and_the_scale_of_the_model(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -22,6 +23,8 @@ __all__ = ["data_for", "range_fault", "warn_of_range"]
 # Arrays are not resized.
 _AS_IT_IS = ("npz:", "csv:")
 _LOOKED_AT = 64
+_SPLITS = ("train", "validation", "test")
+_LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")
 # What reaches the first layer with weights: values that vary by so little, while
 # the data vary by more, come from layers made for another range.
 _LEAST_SPREAD = 0.02
@@ -33,7 +36,8 @@ def data_for(model: keras.Model, name: str, **options: Any) -> data.Dataset:
 
     Args:
         model: the model.
-        name: as for `tfcompress.data.load`.
+        name: as for `tfcompress.data.load`. Images become gray for a model of one
+            channel.
         **options: as for `tfcompress.data.load`.
 
     Returns:
@@ -45,7 +49,16 @@ def data_for(model: keras.Model, name: str, **options: Any) -> data.Dataset:
     shape = tuple(model.inputs[0].shape[1:])
     if len(shape) == 3 and None not in shape[:2] and not name.startswith(_AS_IT_IS):
         options["image_size"] = (shape[0], shape[1])
-    return data.load(name, **options)
+    loaded = data.load(name, **options)
+    if shape[-1:] == (1,) and getattr(loaded.train.images, "shape", ())[3:] == (3,):
+        parts = {split: _gray(getattr(loaded, split)) for split in _SPLITS}
+        loaded = dataclasses.replace(loaded, **parts)
+    return loaded
+
+
+def _gray(split: data.Split) -> data.Split:
+    """Images in gray, as decoders of PNG make them; gray ones stay as they are."""
+    return data.Split(split.images @ _LUMINANCE[:, np.newaxis], split.labels)
 
 
 def warn_of_range(model: keras.Model, images: Any, advice: str) -> None:
@@ -79,7 +92,13 @@ def range_fault(model: keras.Model, images: Any) -> str | None:
         return None
     if np.asarray(images[:1]).dtype.kind not in "fiu":
         return None
-    batch = np.asarray(images[:_LOOKED_AT]).astype(model.inputs[0].dtype)
+    given = np.asarray(images[:_LOOKED_AT])
+    if _takes_whole_numbers(model) and np.any(given % 1):
+        return (
+            f"The data do not fit what {model.name!r} expects, which takes whole "
+            f"numbers: they hold others, such as {given[given % 1 != 0][0]:.3g}."
+        )
+    batch = given.astype(model.inputs[0].dtype)
     if batch.shape[1:] != tuple(
         given if size is None else size
         for given, size in zip(batch.shape[1:], model.inputs[0].shape[1:], strict=False)
@@ -89,18 +108,28 @@ def range_fault(model: keras.Model, images: Any) -> str | None:
     if reached is None:
         return None
     spread, largest = float(reached.std()), float(np.abs(reached).max())
-    given = f"from {batch.min():.4g} to {batch.max():.4g}"
+    values = f"from {batch.min():.4g} to {batch.max():.4g}"
     if batch.std() > 0 and spread < _LEAST_SPREAD:
         return (
-            f"The data do not fit what {model.name!r} expects: their values, {given}, "
+            f"The data do not fit what {model.name!r} expects: their values, {values}, "
             f"vary by only {spread:.2g} after the layers that rescale them."
         )
     if largest > _LARGEST:
         return (
-            f"The data do not fit what {model.name!r} expects: their values, {given}, "
+            f"The data do not fit what {model.name!r} expects: their values, {values}, "
             f"reach {largest:.3g} after the layers that rescale them."
         )
     return None
+
+
+def _takes_whole_numbers(model: keras.Model) -> bool:
+    """Whether what goes in are numbers of words, for example."""
+    (tensor,) = model.inputs
+    return str(tensor.dtype).startswith(("int", "uint")) or any(
+        isinstance(call.operation, keras.layers.Embedding)
+        and call.inputs[:1] == (tensor,)
+        for call in calls(model)
+    )
 
 
 class _Reached(Exception):
