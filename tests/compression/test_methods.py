@@ -1,5 +1,7 @@
 """Which methods are planned for a budget, and what each leaves behind."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -56,6 +58,7 @@ def test_single_weights_where_zeros_are_skipped(trained, data, capsys, tmp_path)
     shown = capsys.readouterr().out
     assert "weights: down to energy" in shown or "weights: down to" in shown
     assert "Plan: single weights (3 epochs), then a file in int8" in shown
+    assert re.search(r"epoch 3/3  loss \d\.\d+  val_accuracy [01]\.\d+\n", shown)
     assert "drum: cannot be used: the profile 'horowitz_45nm' has no" in shown
     assert result.in_budget and result.kind == "int8"
     assert result.model.get_layer("c1").filters == 16  # no filter was touched

@@ -23,6 +23,7 @@ from tfcompress._checks import fraction, invalid, number, one_of, whole
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
+from tfcompress._progress import Progress
 from tfcompress.compression._budget import FIGURES, HERE, Budget
 from tfcompress.compression._measure import Meter, file_name
 from tfcompress.compression._methods import (
@@ -230,8 +231,8 @@ def compress(
         out: folder for files and for what a run needs to be resumed. Defaults to
             `None`, nothing is kept.
         seed: of everything that is random here. Defaults to `0`.
-        verbose: 0 is silent, 1 tells each step, 2 shows the epochs, too. Defaults
-            to `1`.
+        verbose: 0 is silent, 1 tells each step and, at most twice a minute, how long
+            it still takes, 2 shows every epoch. Defaults to `1`.
 
     Returns:
         A `Compressed`: `.model`, `.files`, `.report`, `.trials`, `.statement`.
@@ -701,6 +702,8 @@ class _Run:
         self, trial: Trial, settings: Mapping[str, Any], folder: Path
     ) -> Lesson:
         options = self.options
+        shown = ("loss", f"val_{self.metric.name}")
+        told = [Progress(shown, every=30.0)] if self.verbose == 1 else []
         return Lesson(
             task=self.task,
             metric=self.metric,
@@ -710,7 +713,7 @@ class _Run:
             teacher=self.teacher,
             temperature=options.temperature,
             distillation=settings["distillation"],
-            callbacks=self.callbacks,
+            callbacks=[*self.callbacks, *told],
             folder=folder,
             report=lambda epoch, value: trial.report(epoch, self.metric.worth(value)),
             verbose=2 if self.verbose > 1 else 0,
