@@ -1,6 +1,7 @@
 """Models that TFMOT has trained come over with masks, clusters and ranges."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -115,3 +116,16 @@ def test_other_files_are_refused(tmp_path):
         tfc.interop.tfmot.load(tmp_path / "text.h5")
     with pytest.raises(TypeError, match="`path`"):
         tfc.interop.tfmot.load(3)
+
+
+def test_wrapped_layers_of_nested_models_are_refused(tmp_path):
+    import h5py
+
+    wrapped = {"class_name": "PruneLowMagnitude", "config": {"name": "prune_conv"}}
+    base = {"name": "base", "layers": [wrapped]}
+    config = {"layers": [{"class_name": "Functional", "config": base}]}
+    with h5py.File(tmp_path / "nested.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps({"config": config})
+        file.create_group("model_weights").attrs["layer_names"] = []
+    with pytest.raises(ValueError, match=r"strip_pruning.*'base'"):
+        tfc.interop.tfmot.load(tmp_path / "nested.h5")

@@ -94,6 +94,7 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
             )
         ) from error
     found = _Found()
+    _refuse_nested(config["config"], path)
     _unwrap(config["config"], found)
     if not found.inner and not found.inputs:
         raise ValueError(
@@ -129,6 +130,31 @@ def _names(group: Any, attribute: str) -> list[str]:
 def _arrays(group: Any) -> dict[str, np.ndarray]:
     """The weights of a layer by name, in their order."""
     return {name: np.asarray(group[name]) for name in _names(group, "weight_names")}
+
+
+def _refuse_nested(config: dict[str, Any], path: Any) -> None:
+    """Raises if a model inside of the model has wrapped layers."""
+    for entry in config["layers"]:
+        inside = entry["config"].get("layers")
+        if isinstance(inside, list) and _has_wrapper(inside):
+            raise ValueError(
+                _checks.invalid(
+                    "path",
+                    "a file with wrapped layers in the outermost model alone: strip "
+                    "them (strip_pruning, strip_clustering) before you save, and load "
+                    "the file with keras.saving.load_model",
+                    f"{path!s} with some inside of {entry['config'].get('name')!r}",
+                )
+            )
+
+
+def _has_wrapper(part: Any) -> bool:
+    if isinstance(part, list):
+        return any(map(_has_wrapper, part))
+    if isinstance(part, dict):
+        named = part.get("class_name") in (*_WRAPPERS, "QuantizeLayer")
+        return named or _has_wrapper(list(part.values()))
+    return False
 
 
 def _unwrap(config: dict[str, Any], found: _Found) -> None:
