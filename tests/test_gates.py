@@ -157,6 +157,19 @@ def check_finalized(model, decisions, measured=True):
 # What is finalized -----------------------------------------------------------------
 
 
+def test_branches_that_do_not_train_get_a_gate_by_name_only():
+    model = resnet()
+    model.get_layer("conv1_1").trainable = False
+    assert list(tfc.gates.gates_of(tfc.gates.add_layer_gates(model))) == [
+        "add2_layer_gate"
+    ]
+    gated = tfc.gates.add_channel_gates(model, layers=["add1"])
+    assert list(tfc.gates.gates_of(gated)) == ["add1_channel_gate"]
+    model.trainable = False
+    with pytest.raises(ValueError, match="add1: does not train"):
+        tfc.gates.add_layer_gates(model)
+
+
 @pytest.mark.parametrize("kind", ["layer", *POSITIONS])
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=2)

@@ -20,7 +20,7 @@ from tfcompress import structure
 from tfcompress._checks import fraction
 from tfcompress._samples import read
 from tfcompress.layers._gates import ChannelGate, Gate, LayerGate
-from tfcompress.policy import check_names, named_layers
+from tfcompress.policy import NOT_TRAINABLE, check_names, named_layers
 from tfcompress.structure import _graph
 from tfcompress.structure._branches import Branch, branches
 
@@ -55,7 +55,8 @@ def add_layer_gates(
     gate reads the block's input and multiplies the branch where the addition
     reads it. Other additions are left alone: of three tensors or more, of tensors
     without a common origin, with as many kernels on one side as on the other,
-    or of a branch that something else reads, too.
+    or of a branch that something else reads, too; and, unless `layers` names them,
+    those of a branch with a layer that does not train (`trainable=False`).
 
     The gate on the addition "add" is called "add_layer_gate".
 
@@ -372,6 +373,8 @@ def _add(
             reason = "not among the named layers"
         elif isinstance(branch, str):
             reason = branch
+        elif layers is None and any(not c.operation.trainable for c in branch.kernels):
+            reason = NOT_TRAINABLE
         else:
             reason = refuse(branch)
             if reason is None:
