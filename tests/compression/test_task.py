@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfcompress import export
-from tfcompress.compression._task import Metric, chosen_metric, quality_of_file
+from tfcompress.compression._task import Metric, Task, chosen_metric, quality_of_file
 
 L = keras.layers
 
@@ -76,3 +76,30 @@ def test_padding_counts_in_a_file_no_more_than_in_keras(tmp_path):
     export.to_tflite(model, file)
     found = quality_of_file(model, file, (x, labels))
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_metric_of_classes_is_their_mean_and_no_weights_are_none(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Dense(4, activation="softmax")(inputs))
+    score = keras.metrics.F1Score()
+    model.compile("adam", "categorical_crossentropy", metrics=[score])
+    x, y = (
+        rng.random((32, 3), "float32"),
+        np.eye(4, dtype="float32")[rng.integers(4, size=32)],
+    )
+    task = Task(model, (x, y, None), (x, y, None), batch_size=8, seed=0)
+    expected = task.quality(model)
+    assert expected["f1_score"] == pytest.approx(np.mean(score(y, model(x))))
+    assert chosen_metric(expected, None, model) == Metric("f1_score", True)
+    file = tmp_path / "model.tflite"
+    export.to_tflite(model, file)
+    assert quality_of_file(model, file, (x, y)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_dict_of_inputs_has_their_names():
+    a, b = keras.Input((2,), name="a"), keras.Input((2,), name="b")
+    model = keras.Model([a, b], L.Add()([a, b]))
+    x = np.ones((4, 2), "float32")
+    with pytest.raises(ValueError, match=r"names \['a', 'b'\].*\['a', 'c'\]"):
+        Task(model, ({"a": x, "c": x}, x), None, batch_size=2, seed=0)

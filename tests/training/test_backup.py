@@ -15,7 +15,7 @@ from tfcompress import _files
 from tfcompress.callbacks import FilterPruning
 from tfcompress.schedules import Linear
 from tfcompress.training import fit_shrinking
-from tfcompress.training._backup import Backup, _renamed
+from tfcompress.training._backup import Backup, _joined, _renamed, _split
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(0, 3, 32)
@@ -170,3 +170,11 @@ def test_another_file_of_that_name_is_refused(tmp_path):
     network().save(tmp_path / "backup.keras")
     with pytest.raises(ValueError, match=r"argument `backup_dir`.*no backup"):
         Backup(tmp_path).load()
+
+
+def test_a_log_for_each_class_is_kept():
+    arrays = {}
+    logs = {"loss": [keras.ops.array(0.5)], "f1": [keras.ops.array([0.25, 1.0])]}
+    kept = _joined(_split(logs, arrays), arrays)
+    assert kept["loss"] == [0.5]
+    np.testing.assert_array_equal(kept["f1"], [[0.25, 1.0]])

@@ -19,7 +19,7 @@ import numpy as np
 
 from tfcompress import _processes, cost, policy
 from tfcompress import report as reports
-from tfcompress._checks import fraction, invalid, number, one_of, whole
+from tfcompress._checks import fraction, invalid, number, one_of, positive, whole
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
@@ -1020,6 +1020,14 @@ def _checked(model: Any, **given: Any) -> _Options:
             f"loss, optimizer and metrics are used. Received: {model!r}; call "
             "model.compile first."
         )
+    try:  # before hours of training
+        keras.saving.serialize_keras_object(model)
+    except Exception as error:  # whatever a layer's or a schedule's get_config raises
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model that Keras can save, "
+            f"as its best epochs are. Received: {model!r} ({reason})"
+        ) from error
     budget = given["budget"]
     if isinstance(budget, Mapping):
         budget = Budget.from_config(budget)
@@ -1028,13 +1036,15 @@ def _checked(model: Any, **given: Any) -> _Options:
     if budget.target is not None:
         require_tool(resolve(budget.target).target)
     rate = given["learning_rate"]
-    if rate is not None and not number("learning_rate", rate) > 0:
-        raise ValueError(invalid("learning_rate", "a positive number", rate))
+    rate = None if rate is None else positive("learning_rate", rate)
     temperature = number("temperature", given["temperature"])
     if not temperature > 0:
         raise ValueError(invalid("temperature", "a positive number", temperature))
     from tfcompress import criteria
 
+    if not isinstance(given["criterion"], str):  # which a plan can hold
+        expected = "the name of a criterion"
+        raise TypeError(invalid("criterion", expected, given["criterion"]))
     criteria.get(given["criterion"])
     cost.profile(given["hardware"])
     products = one_of("products", given["products"], PRODUCTS)
@@ -1054,9 +1064,9 @@ def _checked(model: Any, **given: Any) -> _Options:
         criterion=given["criterion"],
         spread=one_of("spread", given["spread"], ("sensitivity", "uniform")),
         temperature=temperature,
-        distillation=fraction("distillation", given["distillation"]),
+        distillation=fraction("distillation", given["distillation"], zero=True),
         trials=whole("trials", given["trials"]),
-        hardware=given["hardware"],
+        hardware=os.fspath(given["hardware"]),
         products=products,
         seed=whole("seed", given["seed"], 0),
     )

@@ -18,7 +18,7 @@ from tfcompress.export._runtime import open_file
 from tfcompress.report._evaluate import direction
 from tfcompress.structure._graph import is_of_keras, structures
 
-__all__ = ["Metric", "Task", "chosen_metric", "quality_of_file"]
+__all__ = ["Metric", "Task", "chosen_metric", "quality_of_file", "scalar"]
 
 _BATCH = 128
 _HELD_OUT = 0.1
@@ -76,6 +76,7 @@ class Task:
         seed: int,
     ) -> None:
         self.batch_size = batch_size
+        train, validation = _without_none(train), _without_none(validation)
         _check(model, train, "train")
         if validation is None:
             if not isinstance(train, tuple):
@@ -156,7 +157,7 @@ class Task:
                 arguments["sample_weight"] = self.validation[2]
             arguments["batch_size"] = _BATCH
         logs = model.evaluate(**arguments, verbose=0, return_dict=True)
-        return {name: float(value) for name, value in logs.items()}
+        return {name: scalar(value) for name, value in logs.items()}
 
     def quality_of_file(self, model: keras.Model, file: Path) -> dict[str, float]:
         """Loss and metrics of an exported file on the validation data."""
@@ -198,9 +199,14 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
         losses += float(loss) * count
         weight += count
         logs = model.compute_metrics(inputs, labels, given, weights)
-    result = {name: float(np.asarray(value)) for name, value in logs.items()}
+    result = {name: scalar(value) for name, value in logs.items()}
     model.reset_metrics()
     return result if own_step else {**result, "loss": losses / weight}
+
+
+def scalar(value: Any) -> float:
+    """A metric as one number: some, such as `F1Score`, have one for each class."""
+    return float(np.mean(keras.ops.convert_to_numpy(value)))
 
 
 def _tested(model: keras.Model, batch: tuple[Any, Any, Any], given: Any) -> Any:
@@ -350,6 +356,13 @@ def _check(model: keras.Model, data: Any, argument: str) -> None:
     _check_inputs(model, inputs, argument)
 
 
+def _without_none(data: Any) -> Any:
+    """(x, y, None), as `keras.utils.unpack_x_y_sample_weight` returns it, is (x, y)."""
+    if isinstance(data, tuple) and len(data) == 3 and data[2] is None:
+        return data[:2]
+    return data
+
+
 def _check_inputs(model: keras.Model, inputs: Any, argument: str) -> None:
     flat = keras.tree.flatten(inputs)
     expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
@@ -359,6 +372,12 @@ def _check_inputs(model: keras.Model, inputs: Any, argument: str) -> None:
         for e, r in zip(expected, received, strict=True)
     )
     if isinstance(inputs, dict):  # by name, in any order
+        names = {tensor.name for tensor in model.inputs}
+        if not names <= set(inputs):
+            raise ValueError(
+                f"Invalid value for argument `{argument}`. Expected inputs of the "
+                f"names {sorted(names)}. Received: {sorted(inputs)}"
+            )
         fits = len(expected) == len(received)
     if not fits:
         raise ValueError(

@@ -24,7 +24,7 @@ from tfcompress.callbacks import (
     MagnitudePruning,
 )
 from tfcompress.compression._distillation import become, distilled_class
-from tfcompress.compression._task import Metric, Task
+from tfcompress.compression._task import Metric, Task, scalar
 from tfcompress.training import (
     AdmmPhase,
     admm_compress,
@@ -191,7 +191,8 @@ class Lesson:
         if self.learning_rate is not None:
             return self.rate_factor * self.learning_rate
         given = _innermost(optimizer)._learning_rate
-        if not callable(given):
+        if not isinstance(given, keras.optimizers.schedules.LearningRateSchedule):
+            given = given() if callable(given) else given
             return self.rate_factor * float(keras.ops.convert_to_numpy(given))
         # Not the first value: a schedule may warm up.
         return self.rate_factor * max(float(given(step)) for step in _PROBED)
@@ -200,7 +201,8 @@ class Lesson:
         """Lets the learning rate fall, unless a callback of the user sets it."""
         optimizer = student.optimizer
         sets = any(isinstance(callback, _SETS_RATE) for callback in self.callbacks)
-        if sets or not hasattr(_innermost(optimizer), "_learning_rate"):
+        several = isinstance(_innermost(optimizer), keras.optimizers.MultiOptimizer)
+        if sets or several or not hasattr(_innermost(optimizer), "_learning_rate"):
             return []
         steps = self.task.steps or sum(1 for _ in self.task.train)
         return [_Cosine(optimizer, self.epochs, steps, self.first_rate(optimizer))]
@@ -601,7 +603,7 @@ class _KeepBest(keras.callbacks.Callback):
         """Looks at the epoch that ended."""
         self.epochs = epoch + 1
         logs = logs or {}
-        value = float(logs[f"val_{self._metric.name}"])
+        value = scalar(logs[f"val_{self._metric.name}"])
         if not (math.isfinite(float(logs.get("loss", 0.0))) and math.isfinite(value)):
             self.diverged = True
             self.model.stop_training = True

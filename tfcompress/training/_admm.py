@@ -20,7 +20,7 @@ from tfcompress.constraints import Combined, Constraint, Levels
 from tfcompress.policy import by_full_name, named_layers, select_kernels
 from tfcompress.structure._graph import require_editable, scope_of
 from tfcompress.training._backup import Backup, Saved, owned
-from tfcompress.training._run import Run
+from tfcompress.training._run import Run, scalars
 from tfcompress.training._stream import Stream
 
 __all__ = [
@@ -428,7 +428,7 @@ class _Work:
     ) -> None:
         """Notes that a stage is done."""
         nonzero, weights = _count(self.model)
-        plain = {key: [float(v) for v in values] for key, values in history.items()}
+        plain = {key: scalars(values) for key, values in history.items()}
         self.stages.append(AdmmStage(phase, name, plain, nonzero, weights))
         self.open = {"data": data.state()}
 

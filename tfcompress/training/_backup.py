@@ -206,7 +206,9 @@ def _split(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return [_split(each, arrays) for each in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return float(value)  # a scalar tensor among the logs
+    # A tensor among the logs: a number, or one for each class.
+    array = np.asarray(keras.ops.convert_to_numpy(value))
+    return _split(array, arrays) if array.ndim else float(array)
 
 
 def _joined(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -25,6 +25,7 @@ from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.structure._graph import require_graph
 from tfcompress.training._backup import Backup, owned
+from tfcompress.training._run import scalars
 from tfcompress.training._shrinking import fit_shrinking
 
 __all__ = ["DensityNet", "DensityResult", "resize_by_density", "widths_by_density"]
@@ -702,7 +703,7 @@ def _net(
     model: keras.Model, density: ActivationDensity, before: DensityNet | None
 ) -> DensityNet:
     history = {
-        name: [float(value) for value in values]
+        name: scalars(values)
         for name, values in model.history.history.items()
         if not name.startswith("density")
     }

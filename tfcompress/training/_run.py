@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcompress.training._stream import Stream, no_data
 
-__all__ = ["Run", "check_finite"]
+__all__ = ["Run", "check_finite", "scalars"]
 
 
 class Run:
@@ -164,6 +164,11 @@ class _Callbacks(keras.callbacks.CallbackList):
         """Counts batches."""
         self.batches = batch + 1
         super().on_train_batch_end(batch, logs)
+
+
+def scalars(values: Sequence[Any]) -> list[float]:
+    """The log of a metric, with means where it has a figure for each class."""
+    return [float(np.mean(ops.convert_to_numpy(value))) for value in values]
 
 
 def check_finite(model: keras.Model, history: Mapping[str, Sequence[Any]]) -> None:
