@@ -83,6 +83,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
     assert not tmp_path.exists()
 
 
+def test_an_interruption_between_two_removals_costs_no_epoch(tmp_path):
+    whole = run(None, shrink_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Interrupt(), shrink_every=3)
+    assert Backup(tmp_path).state()["run"]["run"]["epoch"] == 2
+    assert_equal(run(tmp_path, shrink_every=3), whole)
+
+
 def test_names_that_begin_with_a_renamed_one_stay():
     state = {
         "layers": [["Dense", "dense"], ["Dense", "dense_out"]],

@@ -114,10 +114,10 @@ def fit_shrinking(
         multiple_of: the number of channels that remain in a group is rounded up
             to a multiple of this; the rest stays masked. Defaults to `1`.
         backup_dir: a folder in which model and state are kept at the end of
-            every `shrink_every` epochs, in one file. A run that finds them there
-            goes on where they end, whatever `model` and `initial_epoch` are, also
-            if its layers have other automatic names. One run at a time may use
-            the folder. Defaults to `None`, no backup.
+            every epoch, in one file. A run that finds them there goes on where
+            they end, whatever `model` and `initial_epoch` are, also if its layers
+            have other automatic names. One run at a time may use the folder.
+            Defaults to `None`, no backup.
         keep_backup: whether a run that is complete leaves its backup; the same
             call then returns at once what it returned. Save the model first and
             delete the folder afterwards: a process that is killed in between then
@@ -168,9 +168,8 @@ def fit_shrinking(
             )
             # The model that is returned has no zero channels, whether a removal is due
             # or not.
-            if run.goes_on and not due:
-                continue
-            _make_smaller(run, callbacks, multiple_of, pace)
+            if due or not run.goes_on:
+                _make_smaller(run, callbacks, multiple_of, pace)
             if backup and (run.goes_on or keep_backup):
                 backup.save(run.model, {"run": run.state(), "data": run.data.state()})
         run.end()
