@@ -247,6 +247,13 @@ def shared_layers_on_frozen_channels():
     return _model(i, _head(L.Dense(4)(x)))
 
 
+def shared_reshape():
+    i = keras.Input((6,))
+    square = L.Reshape((2, 2, 5))
+    a, b = square(L.Dense(20)(i)), square(L.Dense(20, activation="relu")(i))
+    return _model(i, _head(L.Concatenate()([L.Conv2D(4, 1)(a), L.Conv2D(3, 1)(b)])))
+
+
 def shared_attention_refused_at_one_call():
     i = keras.Input((5, 6))
     attend = L.MultiHeadAttention(4, 3)
@@ -626,6 +633,7 @@ CASES = {
     einsum_dense_with_one_bias_for_many: [7],
     shared_layers_of_two_constants: [5, 4],
     shared_layers_on_frozen_channels: [8, 4],
+    shared_reshape: [5, 4, 3],
     shared_attention_refused_at_one_call: [5],
     nested_on_two_constants: [5],
     nested: [5, 6, 4],

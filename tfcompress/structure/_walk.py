@@ -60,6 +60,7 @@ class _Walk:
         self.result = result
         self._several: list[np.ndarray] = []  # labels that vary along several axes
         self._refused: dict[int, str] = {}  # id of a layer -> why, at some call
+        self._sized: dict[int, list[Abstract]] = {}  # what such a layer made first
 
     def run(
         self, model: keras.Model, inputs: Sequence[Abstract], prefix: str
@@ -106,6 +107,13 @@ class _Walk:
         result.refusal = ""
         rule = rule_for(operation, tensors)
         outputs = rule.trace(result, operation, call, tensors)
+        if _has_sizes(operation):
+            # The config of its copy has one shape, for all calls.
+            first = self._sized.setdefault(id(operation), outputs)
+            for known, tensor in zip(first, outputs, strict=True):
+                if known.shape[1:] == tensor.shape[1:]:
+                    reason = f"shared layer {key!r} also makes frozen channels"
+                    result.table.tie(known.labels, tensor.labels, reason)
         if result.refusal and not any(tensor.labeled for tensor in outputs):
             self._refused.setdefault(id(operation), result.refusal)
         if result.refusal and isinstance(operation, keras.Layer):
@@ -184,6 +192,15 @@ class _Walk:
                 # The next tensor has to see these ties.
                 solution = table.solve()
         return solution
+
+
+def _has_sizes(operation: Any) -> bool:
+    """Whether a layer without weights is configured with the sizes of its output."""
+    if isinstance(operation, keras.layers.Reshape):
+        return tuple(operation.target_shape) != (-1,)
+    return isinstance(operation, keras.layers.Lambda) and not (
+        operation._output_shape is None or callable(operation._output_shape)
+    )
 
 
 def _has_kernels(layer: keras.Layer) -> bool:
