@@ -301,6 +301,13 @@ def resized_with_fill_value():
     return _model(i, _head(L.Conv2D(5, 3)(x)))
 
 
+def scaled_by_array_of_one_value():
+    i = _image()
+    x = _conv(8)(i) * np.full((1, 1, 1, 1), 0.5)
+    y = L.Dense(7)(L.GlobalMaxPooling2D()(i)) * np.full((1, 1, 1), 0.5)
+    return _model(i, [_head(_conv(5)(x)), L.Dense(3)(y)])
+
+
 def cast_constant():
     i = keras.Input((6,))
     x = ops.cast(3 * L.Dense(8, activation="sigmoid")(i), "int32")
@@ -615,6 +622,7 @@ CASES = {
     shifted_activation: [8, 6],
     maximum_with_initial_value: [5],
     resized_with_fill_value: [5],
+    scaled_by_array_of_one_value: [8, 5],
     cast_constant: [8, 5],
     reciprocal: [5],
     hard_swish_by_ops: [8, 6],
@@ -666,6 +674,7 @@ REASONS = {
     spatial_attention_on_constants: "would not be constant",
     nonzero_constant_padded: "non-zero constant",
     reciprocal: "would not be constant",
+    scaled_by_array_of_one_value: "combines with an array",
     maximum_with_initial_value: "would not be constant",
     resized_with_fill_value: "would not be constant",
     reshaped_over_open_size: "depends on an unknown size",

@@ -233,14 +233,18 @@ class Elementwise(Rule):
     def trace(
         self, trace: Trace, op: Any, call: Call, inputs: list[Abstract]
     ) -> list[Abstract]:
-        if any(math.prod(array.shape) > 1 for array in call.arrays):
+        rank = len(call.outputs[0].shape)
+        if rank != len(inputs[0].shape) or any(
+            math.prod(array.shape) > 1 for array in call.arrays
+        ):
             return trace.freeze(
                 inputs, f"{trace.key(op)!r} combines with an array", call.outputs
             )
 
         def function(x: np.ndarray) -> np.ndarray:
             args, kwargs = call.node.arguments.fill_in({id(call.inputs[0]): x})
-            return keras.ops.convert_to_numpy(op(*args, **kwargs))
+            # An array of one value may have any number of axes.
+            return keras.ops.convert_to_numpy(op(*args, **kwargs)).reshape(x.shape)
 
         return [trace.map(inputs[0], function)]
 
