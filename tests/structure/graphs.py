@@ -534,6 +534,13 @@ def masked_sequence():
     return _model(i, _head(L.LSTM(5)(x)))
 
 
+def masked_by_units():
+    i = keras.Input((5, 6))
+    mask = L.Dense(5)(L.GlobalMaxPooling1D()(i)) > 0
+    x = L.LSTM(4, return_sequences=True)(L.Dense(7)(i), mask=mask)
+    return _model(i, _head(L.GRU(3)(x, None, mask)))
+
+
 def masked_sequential():
     return keras.Sequential(
         [
@@ -662,6 +669,7 @@ CASES = {
     any_size: [6, 5],
     maximum_minimum: [6],
     masked_sequence: [8, 5],
+    masked_by_units: [7, 4, 3],
     masked_sequential: [8, 5],
     nested_on_masked: [8, 5],
     nested_called_by_name: [3, 4, 5, 6],
@@ -686,6 +694,7 @@ REASONS = {
     lambda_mixing: "not channel-wise",
     layer_norm: "'norm' normalizes over the channels",
     group_norm: "normalizes over groups",
+    masked_by_units: "is a mask of",
     softmax_inside: "'softmax' of 'gate' mixes channels",
     matmul_inside: "multiplies tensors of the graph",
     refused_wrappers: "'both': applies another layer",

@@ -104,6 +104,8 @@ class _Walk:
         would mention it, because its variables carry no labels.
         """
         result = self.result
+        for mask in _masks(operation, call):
+            result.table.freeze(result.tensors[id(mask)].labels, f"is a mask of {key!r}")
         result.refusal = ""
         rule = rule_for(operation, tensors)
         outputs = rule.trace(result, operation, call, tensors)
@@ -192,6 +194,15 @@ class _Walk:
                 # The next tensor has to see these ties.
                 solution = table.solve()
         return solution
+
+
+def _masks(operation: Any, call: _graph.Call) -> list[keras.KerasTensor]:
+    """The masks that a layer is called with. Rules look at its other inputs."""
+    names = getattr(operation, "call_signature_parameters", ())
+    arguments = call.node.arguments
+    given = dict(zip(names, arguments.args, strict=False)) | arguments.kwargs
+    masks = [value for name, value in given.items() if name.endswith("mask")]
+    return [t for t in keras.tree.flatten(masks) if isinstance(t, keras.KerasTensor)]
 
 
 def _has_sizes(operation: Any) -> bool:
