@@ -105,7 +105,9 @@ class _Walk:
         """
         result = self.result
         for mask in _masks(operation, call):
-            result.table.freeze(result.tensors[id(mask)].labels, f"is a mask of {key!r}")
+            result.table.freeze(
+                result.tensors[id(mask)].labels, f"is a mask of {key!r}"
+            )
         result.refusal = ""
         rule = rule_for(operation, tensors)
         outputs = rule.trace(result, operation, call, tensors)
