@@ -129,6 +129,35 @@ def test_shared_and_nested_layers(tmp_path):
     assert output.max_difference <= 3.01 * output.step
 
 
+def test_pooling_on_either_side_of_a_nested_model(tmp_path):
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 4)), L.AveragePooling2D(2), L.Conv2D(4, 1, **BIAS)]
+    )
+
+    def function(x):
+        y = L.Conv2D(4, 1, **BIAS)(x)
+        z = L.AveragePooling2D(2)(inner(L.ReLU()(y)))
+        return [z, L.Flatten()(L.AveragePooling2D(4)(inner(y)))]
+
+    model = network(function, (8, 8, 4))
+    reasons = tfc.quantization.plan(model).in_float
+    assert len(reasons) == 3 and all("border" in text for text in reasons.values())
+    artifact, _, _ = exported(model, tmp_path)
+    for output in artifact.parity.outputs:
+        assert output.max_difference <= 3.01 * output.step
+
+
+def test_fixed_grids_are_joined_in_sixteen_bits(tmp_path):
+    def function(x):
+        y = L.Dense(6, activation="tanh")(x)
+        return L.Dense(3)(L.Concatenate()([x, L.Maximum()([x, y]), y]))
+
+    model = network(function, (6,))
+    artifact, _, _ = exported(model, tmp_path, activations=16)
+    (output,) = artifact.parity.outputs
+    assert output.max_difference <= 20 * output.step
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 7])
 def test_kernels_of_every_width_are_exact_in_the_file(bits, tmp_path):
     from ai_edge_litert.interpreter import Interpreter

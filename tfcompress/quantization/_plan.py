@@ -10,7 +10,7 @@ import keras
 
 from tfcompress import _checks, policy, structure
 from tfcompress.layers import FakeQuantize, QuantizedKernel
-from tfcompress.quantization._rules import Decision, decide, is_relu
+from tfcompress.quantization._rules import Decision, activation, decide, is_relu
 from tfcompress.structure import _graph
 from tfcompress.structure._graph import Call
 
@@ -223,6 +223,7 @@ def _steps(
         if not _graph.is_editable(call)
     }
     found: list[Step] = []
+    grids = _Known(request.activations, [] if prefix else graph.inputs)
     for call in walk:
         if _graph.is_editable(call):
             inner = call.operation
@@ -233,6 +234,9 @@ def _steps(
         decision = choices[id(call.node)]
         if decision is None:
             continue  # no floats
+        reason = grids.refused(call, decision)
+        if reason:
+            decision = choices[id(call.node)] = Decision("float", reason)
         step = Step(call, decision, _row(call, decision, request, prefix))
         in_float = decision.kind == "float"
         if in_float:
@@ -246,8 +250,54 @@ def _steps(
             if in_float and id(tensor) not in ends and _stays(after, choices):
                 continue
             step.rounded.append(tensor)
+        grids.note(step)
         found.append(step)
     return found
+
+
+class _Known:
+    """Which tensors of a graph lie on a grid that is known there.
+
+    Not those that come into a nested model or out of it: it may be called on several.
+    """
+
+    def __init__(self, bits: int, inputs: Iterable[Any]) -> None:
+        self._bits = bits
+        # id of a tensor -> whether LiteRT fixes its grid.
+        self._fixed = {id(tensor): False for tensor in inputs}
+
+    def refused(self, call: Call, decision: Decision) -> str | None:
+        """Why an operation that shares its grid with its inputs cannot."""
+        # Its output would get a grid of its own, and the converter would round, and cut
+        # off, the inputs to that one: the mean of four values has a narrower range.
+        if decision.kind == "same" and id(call.inputs[0]) not in self._fixed:
+            return "the grid of its input lies beyond the border of a nested model"
+        kind = type(call.operation).__name__
+        joins = decision.kind == "own" and kind in _JOINING
+        if self._bits == 16 and joins and any(map(self._is_fixed, call.inputs)):
+            return (
+                "LiteRT's converter does not round outputs of sigmoid and tanh for it"
+            )
+        return None
+
+    def note(self, step: Step) -> None:
+        """Takes in the tensors that an operation makes."""
+        decision, inputs = step.decision, step.call.inputs
+        fixed = decision.kind
+        if decision.activation is not None:
+            fixed = activation(decision.activation, self._bits).kind
+        for tensor in step.rounded:
+            self._fixed[id(tensor)] = fixed in ("unit", "signed")
+        if decision.kind in ("pass", "same") and id(inputs[0]) in self._fixed:
+            for tensor in step.call.outputs:
+                self._fixed[id(tensor)] = self._is_fixed(inputs[0])
+
+    def _is_fixed(self, tensor: Any) -> bool:
+        return self._fixed.get(id(tensor), False)
+
+
+# What has one grid for its inputs and its output.
+_JOINING = ("Concatenate", "Stack", "Maximum", "Minimum")
 
 
 # Helpers --------------------------------------------------------------------
