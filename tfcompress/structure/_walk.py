@@ -114,10 +114,10 @@ class _Walk:
         if _has_sizes(operation):
             # The config of its copy has one shape, for all calls.
             first = self._sized.setdefault(id(operation), outputs)
-            for known, tensor in zip(first, outputs, strict=True):
-                if known.shape[1:] == tensor.shape[1:]:
+            for earlier, tensor in zip(first, outputs, strict=True):
+                if earlier.shape[1:] == tensor.shape[1:]:
                     reason = f"shared layer {key!r} also makes frozen channels"
-                    result.table.tie(known.labels, tensor.labels, reason)
+                    result.table.tie(earlier.labels, tensor.labels, reason)
         if result.refusal and not any(tensor.labeled for tensor in outputs):
             self._refused.setdefault(id(operation), result.refusal)
         if result.refusal and isinstance(operation, keras.Layer):
@@ -175,9 +175,9 @@ class _Walk:
         table = self.result.table
         # A shared layer that is refused at one call has its full size there, so that
         # what another call has bound stays, too.
-        for axis in self.result.axes.values():
-            if id(axis.layer) in self._refused:
-                table.freeze(axis.labels, self._refused[id(axis.layer)])
+        for bound in self.result.axes.values():
+            if id(bound.layer) in self._refused:
+                table.freeze(bound.labels, self._refused[id(bound.layer)])
         solution = table.solve()
         for labels in self._several:
             rooted = solution.root[labels]
