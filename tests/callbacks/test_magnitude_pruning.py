@@ -124,6 +124,24 @@ def test_a_second_run_goes_on_from_the_zeros():
     np.testing.assert_array_equal(kernel(model, "hidden") == 0, zero)
 
 
+def test_a_second_run_goes_on_in_the_schedule():
+    model = network()
+    pruning = MagnitudePruning(Linear(0.0, 0.75, begin=0, end=2), unit="epoch")
+    train(model, pruning, epochs=3)
+    zeros = kernel(model, "hidden") == 0
+    assert zeros.mean() == 0.75
+    train(model, pruning, epochs=2)
+    np.testing.assert_array_equal(kernel(model, "hidden") == 0, zeros)
+
+
+def test_a_kernel_that_begins_at_zero_learns_before_it_is_pruned():
+    model = network()
+    out = model.get_layer("out").kernel
+    out.assign(np.zeros(out.shape))
+    train(model, MagnitudePruning(OneShot(0.5, at=1), unit="epoch"), epochs=2)
+    assert (kernel(model, "out") == 0).mean() == 0.5
+
+
 def test_a_schedule_that_does_not_end_is_said():
     with pytest.warns(UserWarning, match="at 0.1 of 0.9"):
         train(network(), MagnitudePruning(Linear(0.1, 0.9, 4, 400, every=396)))

@@ -91,7 +91,8 @@ class MagnitudePruning(Method):
             those of all layers together, so that layers end at different
             sparsities. Defaults to `"layer"`.
         unit: what the schedule counts: `"step"`, the optimizer's updates, or
-            `"epoch"`, from 0. Defaults to `"step"`.
+            `"epoch"`, from 0; a further `fit` with the callback goes on. Defaults to
+            `"step"`.
         layers: names of the layers to prune; `None` for all that have trainable
             kernels. Not with a dict. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.
@@ -142,6 +143,8 @@ class MagnitudePruning(Method):
         self._by_layer: dict[str, schedules.Schedule] | None = None
         self._kernels: dict[str, list[keras.Variable]] = {}
         self._last: dict[str, float] = {}
+        self._next_epoch = 0
+        self._offset: int | None = None
 
     # The life of a run -------------------------------------------------------
 
@@ -158,13 +161,34 @@ class MagnitudePruning(Method):
 
     def _attach(self) -> None:
         self._masks = MaskedVariables(self.model)
-        # A run that is continued reads its masks from the zeros.
+        # A run that is continued reads its masks from the zeros. A kernel that is zero
+        # as a whole was made so: pruning leaves at least one weight.
         self._masks.attach(
-            (kernel, ops.convert_to_numpy(kernel) != 0)
+            (kernel, alive | ~alive.any())
             for own in self._kernels.values()
             for kernel in own
+            for alive in [ops.convert_to_numpy(kernel) != 0]
         )
         self._last = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks names and rates against the model, before anything trains."""
+        super().on_train_begin(logs)
+        self._offset = None
+
+    def _forget(self) -> None:
+        self._next_epoch = 0
+
+    def _begin_epoch(self, epoch: int) -> None:
+        # A further `fit` counts its epochs from 0; from there the schedule would give
+        # weights back that it has pruned.
+        if self._offset is None:
+            self._offset = max(0, self._next_epoch - epoch)
+        super()._begin_epoch(epoch + self._offset)
+
+    def _end_epoch(self, epoch: int) -> None:
+        assert self._offset is not None
+        self._next_epoch = epoch + self._offset + 1
 
     def _advance(self, step: int) -> None:
         wanted = {name: self._schedule_of(name)(step) for name in self._kernels}
