@@ -103,3 +103,25 @@ def test_a_dict_of_inputs_has_their_names():
     x = np.ones((4, 2), "float32")
     with pytest.raises(ValueError, match=r"names \['a', 'b'\].*\['a', 'c'\]"):
         Task(model, ({"a": x, "c": x}, x), None, batch_size=2, seed=0)
+
+
+def test_a_loss_is_judged_without_the_penalty_on_weights(tmp_path):
+    inputs = keras.Input((3,))
+    x = y = np.random.default_rng(0).random((16, 3), "float32")
+
+    def compiled(regularizer):
+        layer = L.Dense(3, kernel_initializer="ones", kernel_regularizer=regularizer)
+        model = keras.Model(inputs, layer(inputs))
+        model.compile("adam", "mse")
+        return model
+
+    plain, punished = compiled(None), compiled("l2")
+    task = Task(plain, (x, y), (x, y), batch_size=8, seed=0)
+    expected = plain.evaluate(x, y, verbose=0)
+    assert punished.evaluate(x, y, verbose=0) > expected + 0.01
+    assert task.quality(plain) == pytest.approx({"loss": expected})
+    assert task.quality(punished) == pytest.approx({"loss": expected}, rel=1e-4)
+    file = tmp_path / "model.tflite"
+    export.to_tflite(punished, file)
+    found = quality_of_file(punished, file, (x, y))
+    assert found == pytest.approx({"loss": expected}, rel=1e-4)

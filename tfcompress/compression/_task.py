@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,17 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from tfcompress._checks import invalid
 from tfcompress.export import unpack
 from tfcompress.export._runtime import open_file
-from tfcompress.report._evaluate import direction
+from tfcompress.report._evaluate import direction, penalty
 from tfcompress.structure._graph import is_of_keras, structures
 
-__all__ = ["Metric", "Task", "chosen_metric", "quality_of_file", "scalar"]
+__all__ = [
+    "Metric",
+    "Task",
+    "chosen_metric",
+    "loss_of_data",
+    "quality_of_file",
+    "scalar",
+]
 
 _BATCH = 128
 _HELD_OUT = 0.1
@@ -149,7 +156,7 @@ class Task:
     # Quality -----------------------------------------------------------------
 
     def quality(self, model: keras.Model) -> dict[str, float]:
-        """Loss and metrics of a compiled model on the validation data."""
+        """Loss of the data, and metrics, of a compiled model on the validation data."""
         arguments: dict[str, Any] = {"x": self.validation}
         if isinstance(self.validation, tuple):
             arguments["x"], arguments["y"] = self.validation[:2]
@@ -157,7 +164,8 @@ class Task:
                 arguments["sample_weight"] = self.validation[2]
             arguments["batch_size"] = _BATCH
         logs = model.evaluate(**arguments, verbose=0, return_dict=True)
-        return {name: scalar(value) for name, value in logs.items()}
+        values = {name: scalar(value) for name, value in logs.items()}
+        return {**values, **loss_of_data(model, values)}
 
     def quality_of_file(self, model: keras.Model, file: Path) -> dict[str, float]:
         """Loss and metrics of an exported file on the validation data."""
@@ -175,7 +183,8 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
             `tf.data.Dataset` or `keras.utils.PyDataset` of batches of such.
 
     Returns:
-        Values by name, as `evaluate` returns them.
+        Values by name, as `evaluate` returns them, but for what regularizers of weights
+        add to the loss.
     """
     # What `evaluate` does, with the file in the place of the forward pass: the outputs
     # go into the model's own loss and metrics, so that the figures can be compared with
@@ -201,12 +210,25 @@ def quality_of_file(model: keras.Model, file: Path, data: Any) -> dict[str, floa
         logs = model.compute_metrics(inputs, labels, given, weights)
     result = {name: scalar(value) for name, value in logs.items()}
     model.reset_metrics()
-    return result if own_step else {**result, "loss": losses / weight}
+    if not own_step:
+        result["loss"] = losses / weight
+    return {**result, **loss_of_data(model, result)}
 
 
 def scalar(value: Any) -> float:
     """A metric as one number: some, such as `F1Score`, have one for each class."""
     return float(np.mean(keras.ops.convert_to_numpy(value)))
+
+
+def loss_of_data(model: keras.Model, logs: Mapping[str, float]) -> dict[str, float]:
+    """The loss among logs without what regularizers of weights add to it.
+
+    Pruned weights cost nothing there, so that the loss of a model that has become
+    worse may fall.
+    """
+    if "loss" not in logs or not is_of_keras(type(model), "test_step"):
+        return {}
+    return {"loss": logs["loss"] - penalty(model)}
 
 
 def _tested(model: keras.Model, batch: tuple[Any, Any, Any], given: Any) -> Any:

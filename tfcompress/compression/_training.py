@@ -24,7 +24,7 @@ from tfcompress.callbacks import (
     MagnitudePruning,
 )
 from tfcompress.compression._distillation import become, distilled_class
-from tfcompress.compression._task import Metric, Task, scalar
+from tfcompress.compression._task import Metric, Task, loss_of_data, scalar
 from tfcompress.training import (
     AdmmPhase,
     admm_compress,
@@ -603,7 +603,9 @@ class _KeepBest(keras.callbacks.Callback):
         """Looks at the epoch that ended."""
         self.epochs = epoch + 1
         logs = logs or {}
-        value = scalar(logs[f"val_{self._metric.name}"])
+        name = self._metric.name
+        value = scalar(logs[f"val_{name}"])
+        value = loss_of_data(self.model, {name: value}).get(name, value)
         if not (math.isfinite(float(logs.get("loss", 0.0))) and math.isfinite(value)):
             self.diverged = True
             self.model.stop_training = True

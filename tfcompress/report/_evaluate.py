@@ -106,7 +106,7 @@ class Measurement:
             arguments = {"metrics": _per_output(model, plan.extra)}
             self._judges.append(_Judge(model, arguments))
         # Activity penalties and other losses of layers depend on the inputs.
-        self._penalty = _penalty(model) if plan.compiled is not None else 0.0
+        self._penalty = penalty(model) if plan.compiled is not None else 0.0
         # By output and batch, one number for each sample: the share of its decisions
         # that are right, its errors, its loss. Metrics that are their means have an
         # interval.
@@ -463,7 +463,7 @@ def _per_output(model: keras.Model, extra: list[list[Any]]) -> Any:
     return extra
 
 
-def _penalty(model: keras.Model) -> float:
+def penalty(model: keras.Model) -> float:
     """What regularizers of weights add to the loss."""
     return math.fsum(
         float(keras.ops.convert_to_numpy(variable.regularizer(variable)))
