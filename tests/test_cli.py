@@ -484,6 +484,14 @@ def test_compress_refuses_before_any_work(saved, command, tmp_path, arguments, m
     assert not out.exists()
 
 
+def test_an_interruption_is_one_line(command, monkeypatch):
+    def interrupt(path, threads):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfc.export, "benchmark", interrupt)
+    assert command("benchmark", "x") == (130, "", "tfcompress: interrupted\n")
+
+
 def test_recipes_are_listed(command):
     status, text, _ = command("recipe")
     assert status == 0

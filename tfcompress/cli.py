@@ -54,6 +54,11 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        if arguments.traceback:
+            raise
+        print("tfcompress: interrupted", file=sys.stderr)
+        return 130  # as shells say it
     except Exception as error:
         if arguments.traceback:
             raise
@@ -417,6 +422,13 @@ def _compress(arguments: argparse.Namespace) -> None:
         classifies = "crossentropy" in arguments.loss
         model.compile(
             "adam", arguments.loss, metrics=["accuracy"] if classifies else None
+        )
+    if not model.compiled:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a compiled model, whose "
+            "loss, optimizer and metrics are used, or --loss, such as --loss "
+            f"sparse_categorical_crossentropy. Received: {arguments.model}, which was "
+            "saved without them."
         )
     seed = options.get("seed", 0)
     data = _data(arguments, model, seed=seed)

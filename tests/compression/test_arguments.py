@@ -36,6 +36,19 @@ def test_a_criterion_is_a_name():
         checked(criterion=tfc.criteria.L2Norm())
 
 
+def test_callbacks_are_a_list():
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x = np.zeros((8, 8, 8, 1), "float32")
+    with pytest.raises(TypeError, match="argument `callbacks`"):
+        tfc.compress(
+            model,
+            (x, np.zeros(8)),
+            budget={"macs": 0.5},
+            callbacks=keras.callbacks.TerminateOnNaN(),
+        )
+
+
 class NotSaved(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         return 1e-3

@@ -95,3 +95,23 @@ def test_a_step_that_a_rebuilt_model_would_not_have_is_refused():
     model.compile("adam", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="defines train_step"):
         tfc.compress(model, (X, Y), **ARGUMENTS)
+
+
+class Hub(keras.Model):
+    """As tasks of KerasHub, whose `compile` and `fit` end in those of Keras."""
+
+    def __init__(self, width):
+        super().__init__(*graph())
+
+    def compile(self, optimizer="auto", loss="auto"):
+        super().compile("adam", "sparse_categorical_crossentropy")
+
+    def fit(self, *args, **kwargs):
+        raise AssertionError
+
+
+def test_a_constructor_of_its_own_is_no_obstacle_where_the_steps_are_those_of_keras():
+    model = Hub(16)
+    model.compile()
+    result = tfc.compress(model, (X, Y), **ARGUMENTS)
+    assert type(result.model).__module__.startswith("keras.")

@@ -19,7 +19,15 @@ import numpy as np
 
 from tfcompress import _processes, cost, policy
 from tfcompress import report as reports
-from tfcompress._checks import fraction, invalid, number, one_of, positive, whole
+from tfcompress._checks import (
+    callback_list,
+    fraction,
+    invalid,
+    number,
+    one_of,
+    positive,
+    whole,
+)
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
 from tfcompress._models import load_model, save_model
@@ -46,7 +54,13 @@ from tfcompress.compression._ray import (
     trials_on_ray,
 )
 from tfcompress.compression._result import Compressed, TrialResult
-from tfcompress.compression._search import Engine, One, Trial, optuna_engine
+from tfcompress.compression._search import (
+    Engine,
+    One,
+    Trial,
+    optuna_engine,
+    require_optuna,
+)
 from tfcompress.compression._task import Task, chosen_metric
 from tfcompress.compression._training import (
     Diverged,
@@ -267,6 +281,9 @@ def compress(
         seed=seed,
     )
     _check_teacher(model, teacher)
+    callbacks = callback_list("callbacks", callbacks)
+    if options.trials > 1:
+        require_optuna()
     one_of("engine", engine, ("local", "ray"))
     if engine == "ray":
         _check_ray(train, validation, options)
@@ -1013,7 +1030,8 @@ def _folder(out: Any) -> Iterator[Path]:
 
 def _checked(model: Any, **given: Any) -> _Options:
     """The options, or an error before any work."""
-    require_editable(model)
+    # Models of KerasHub prepare data in a `fit` of their own; their steps are Keras'.
+    require_editable(model, around=False)
     if not model.compiled:
         raise ValueError(
             "Invalid value for argument `model`. Expected a compiled model, whose "

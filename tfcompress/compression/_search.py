@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Engine", "One", "Trial", "optuna_engine"]
+__all__ = ["Engine", "One", "Trial", "optuna_engine", "require_optuna"]
 
 # To open a database that another process is making; the pauses get longer, in seconds.
 _ATTEMPTS, _PAUSE = 6, 0.3
@@ -60,6 +60,17 @@ class One:
         """Keeps nothing: there is no further trial."""
 
 
+def require_optuna() -> None:
+    """Raises `ImportError` if Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Invalid value for argument `trials`. Expected 1, or Optuna to search "
+            'with: pip install "tfcompress[search]".'
+        ) from error
+
+
 def optuna_engine(
     *,
     count: int,
@@ -85,13 +96,9 @@ def optuna_engine(
     Raises:
         ImportError: if Optuna is not installed.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(
-            "Invalid value for argument `trials`. Expected 1, or Optuna to search "
-            'with: pip install "tfcompress[search]".'
-        ) from error
+    require_optuna()
+    import optuna
+
     return _Optuna(optuna, count, seed, defaults, ranges, storage, folder, name)
 
 

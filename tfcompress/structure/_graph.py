@@ -143,7 +143,9 @@ def edited(model: Any) -> Any:
     return model
 
 
-def require_editable(model: Any, argument: str = "model") -> None:
+def require_editable(
+    model: Any, argument: str = "model", *, around: bool = True
+) -> None:
     """Raises unless an edited copy of `model` would train as `model` does.
 
     Edits return a plain Functional model where the class of a model has a
@@ -155,6 +157,8 @@ def require_editable(model: Any, argument: str = "model") -> None:
         model: what the caller was given.
         argument: what the caller's argument is called, for the message. Defaults
             to `"model"`.
+        around: whether methods around the steps count, such as a `fit` that prepares
+            data. Defaults to `True`.
 
     Raises:
         TypeError: if `model` is not a Keras 3 model.
@@ -168,7 +172,8 @@ def require_editable(model: Any, argument: str = "model") -> None:
             f"rebuilt while it trains. Received: {model.name!r} of class "
             f"{type(model).__name__}. Train it with fit, then edit its student."
         )
-    own = [name for name in _TRAINING if not is_of_keras(type(model), name)]
+    names = (*_STEPS, *_AROUND) if around else _STEPS
+    own = [name for name in names if not is_of_keras(type(model), name)]
     if own and not is_of_keras(type(model), "__init__"):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected a model that trains "
@@ -180,7 +185,7 @@ def require_editable(model: Any, argument: str = "model") -> None:
 
 
 # Methods by which a class changes how its models are trained and evaluated.
-_TRAINING = (
+_STEPS = (
     "train_step",
     "test_step",
     "predict_step",
@@ -190,11 +195,8 @@ _TRAINING = (
     "make_train_function",
     "make_test_function",
     "make_predict_function",
-    "compile",
-    "fit",
-    "evaluate",
-    "predict",
 )
+_AROUND = ("compile", "fit", "evaluate", "predict")
 
 
 def is_of_keras(cls: type, name: str) -> bool:
