@@ -147,6 +147,18 @@ def test_pooling_on_either_side_of_a_nested_model(tmp_path):
         assert output.max_difference <= 3.01 * output.step
 
 
+def test_pooling_in_float_is_not_cut_off(tmp_path):
+    def function(x):
+        x = L.AveragePooling1D(2, name="one")(L.Reshape((16, 1))(x))
+        return L.AveragePooling1D(2, name="two")(x)
+
+    inputs = keras.Input((16,))
+    model = keras.Model(inputs, [function(inputs), L.Dense(2)(inputs)])
+    artifact, _, _ = exported(model, tmp_path, exclude=["one", "two"])
+    for output in artifact.parity.outputs:
+        assert output.max_difference <= 1.01 * output.step
+
+
 def test_fixed_grids_are_joined_in_sixteen_bits(tmp_path):
     def function(x):
         y = L.Dense(6, activation="tanh")(x)

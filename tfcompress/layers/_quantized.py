@@ -209,9 +209,9 @@ class FakeQuantize(keras.Layer):
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class InFloat(keras.Layer):
-    """Passes a tensor on, to an operation that stays in float.
+    """Passes a tensor on, to or from an operation that stays in float.
 
-    `quantization.prepare` puts it before everything that an integer file computes
+    `quantization.prepare` puts it around everything that an integer file computes
     in float, so that the file does so as well: converters would otherwise quantize
     the parts of such an operation by ranges that they make up. `finalize` drops
     the layer.

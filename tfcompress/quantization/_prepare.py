@@ -182,12 +182,16 @@ class _Grids:
                 edits.append(Edit(tensor, (tensor,), activate))
             else:
                 fixed = decision.kind if decision.kind in ("unit", "signed") else None
-                edits.append(self._edit(tensor, self._layer(name, fixed)))
+                bar = self._bar(call) if decision.kind == "float" else None
+                edits.append(self._edit(tensor, self._layer(name, fixed), bar))
         return edits
 
-    def _edit(self, tensor: Any, grid: FakeQuantize) -> Edit:
+    def _edit(self, tensor: Any, grid: FakeQuantize, bar: Any = None) -> Edit:
+        # What is computed in float has a bar on either side. The converter would take
+        # the grid behind an average pooling for that of its input, too, and cut the
+        # input off there: means have a narrower range than the values.
         self._of[id(tensor)] = grid
-        return Edit(tensor, (tensor,), grid)
+        return Edit(tensor, (tensor,), grid if bar is None else lambda t: grid(bar(t)))
 
     def _layer(self, name: str, fixed: Any = None) -> FakeQuantize:
         return FakeQuantize(self.bits, fixed=fixed, name=self.name(name, "quantize"))
