@@ -462,7 +462,7 @@ def _labeled_for(model: keras.Model, data: Dataset) -> Dataset:
     import numpy as np
 
     loss = getattr(model, "loss", None)
-    name = loss if isinstance(loss, str) else ""
+    name: Any = loss if isinstance(loss, str) else ""
     name = name or getattr(loss, "name", None) or getattr(loss, "__name__", "")
     if "categorical_" not in str(name) or not data.classes or model.outputs[1:]:
         return data
@@ -475,7 +475,7 @@ def _labeled_for(model: keras.Model, data: Dataset) -> Dataset:
     if str(name).startswith("sparse_"):
         return data
     one_hot = np.eye(width, dtype="float32")
-    parts = {
+    parts: Any = {
         split: tfc.data.Split(part.images, one_hot[part.labels])
         for split in ("train", "validation", "test")
         for part in [getattr(data, split)]

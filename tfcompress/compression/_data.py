@@ -51,7 +51,7 @@ def data_for(model: keras.Model, name: str, **options: Any) -> data.Dataset:
         options["image_size"] = (shape[0], shape[1])
     loaded = data.load(name, **options)
     if shape[-1:] == (1,) and getattr(loaded.train.images, "shape", ())[3:] == (3,):
-        parts = {split: _gray(getattr(loaded, split)) for split in _SPLITS}
+        parts: Any = {split: _gray(getattr(loaded, split)) for split in _SPLITS}
         loaded = dataclasses.replace(loaded, **parts)
     return loaded
 
