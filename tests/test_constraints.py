@@ -202,6 +202,12 @@ def test_ties_go_to_the_first_weights():
     assert projected.tolist() == [1.0, -1.0, 0.0]
 
 
+@pytest.mark.parametrize("projection", [Cardinality(count=1), NOfM(1, 3, axis=-1)])
+def test_infinite_weights_that_go_become_zero(projection):
+    weights = np.array([-np.inf, np.inf, 1.0])
+    np.testing.assert_array_equal(projection.project(weights), [-np.inf, 0.0, 0.0])
+
+
 def test_projection_may_write_over_its_input():
     weights = np.random.default_rng(0).normal(size=(40, 30))
     for projection in EXAMPLES:
@@ -261,6 +267,7 @@ def test_configuration_survives_serialization(projection):
         (lambda: Cardinality(count=1).project(np.array([1.0, np.nan])), "NaN"),
         (lambda: Levels(2).project(np.array([1.0, np.nan])), "NaN"),
         (lambda: Levels(2).project(np.array([1.0, np.inf])), "infinity"),
+        (lambda: Levels(2, step=1.0).project(np.array([1.0, -np.inf])), "infinity"),
         (lambda: ChannelSparsity(count=1).project(np.array([[np.nan]])), "NaN"),
         (lambda: Cardinality(count=1).project(np.ones(0)), "non-empty"),
     ],

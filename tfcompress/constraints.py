@@ -337,7 +337,8 @@ class NOfM(Constraint):
         keep = np.zeros(groups.shape, bool)
         np.put_along_axis(keep, order[..., : self.n], True, axis=-1)
         keep = keep.reshape(*magnitude.shape[:-1], -1)[..., :length]
-        np.multiply(weights, np.moveaxis(keep, -1, axis), out=out)
+        keep = np.moveaxis(keep, -1, axis)
+        out[...] = np.where(keep, weights, weights.dtype.type(0))  # inf * 0 is NaN
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -416,7 +417,7 @@ class Levels(Constraint):
         step = self.step if self.step is not None else self.best_step(weights)
         flat, target = weights.reshape(-1), out.reshape(-1)
         for part in _chunks(flat.size):
-            _check_finite(flat[part])
+            _check_finite(np.abs(flat[part]))
             codes = self.codes(flat[part], step)
             # The product is taken in the dtype of the weights, as a reader of a
             # packed file does, so that code times step is bit-exact.
@@ -504,7 +505,10 @@ def _keep_largest(
                 equal = np.flatnonzero(magnitude == threshold)[:ties]
                 keep[equal] = True
                 ties -= equal.size
-            np.multiply(flat[part], keep, out=target[part])
+            if math.isinf(threshold):  # some infinity goes, and inf * 0 is NaN
+                target[part] = np.where(keep, flat[part], flat.dtype.type(0))
+            else:
+                np.multiply(flat[part], keep, out=target[part])
 
 
 def _threshold(arrays: Sequence[np.ndarray], count: int) -> tuple[float, int]:
