@@ -25,7 +25,7 @@ import numpy as np
 from tfcompress import _made
 from tfcompress._files import check_writable
 
-__all__ = ["at_most", "load_model", "save_model"]
+__all__ = ["at_most", "load_model", "own_classes", "save_model"]
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
@@ -122,6 +122,20 @@ def save_model(
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def own_classes(model: keras.Model) -> dict[str, type]:
+    """Classes of a model's layers that are the user's, by name.
+
+    For `keras.saving.custom_object_scope`, in which a run that goes on reads what it
+    has written itself, also where these classes are not registered.
+    """
+    return {
+        type(layer).__name__: type(layer)
+        for layer in model._flatten_layers()
+        if not isinstance(layer, keras.Model)
+        and type(layer).__module__.partition(".")[0] not in ("keras", "tfcompress")
+    }
 
 
 @contextlib.contextmanager

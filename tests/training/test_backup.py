@@ -91,6 +91,26 @@ def test_an_interruption_between_two_removals_costs_no_epoch(tmp_path):
     assert_equal(run(tmp_path, shrink_every=3), whole)
 
 
+class Twice(layers.Layer):
+    """Not registered with Keras."""
+
+    def call(self, x):
+        return 2 * x
+
+
+def test_a_run_with_a_layer_of_its_own_class_goes_on(tmp_path):
+    def train(*callbacks):
+        model = keras.Sequential([keras.Input((6,)), Twice(), layers.Dense(3)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        y = np.eye(3, dtype="float32")[Y]
+        arguments = {"epochs": 3, "callbacks": list(callbacks), "backup_dir": tmp_path}
+        return fit_shrinking(model, X, y, verbose=0, **arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupt())
+    assert train().history.epoch == [0, 1, 2]
+
+
 def test_names_that_begin_with_a_renamed_one_stay():
     state = {
         "layers": [["Dense", "dense"], ["Dense", "dense_out"]],

@@ -30,7 +30,7 @@ from tfcompress._checks import (
 )
 from tfcompress._files import lock, write_atomic
 from tfcompress._finalize import finalize
-from tfcompress._models import load_model, save_model
+from tfcompress._models import load_model, own_classes, save_model
 from tfcompress._progress import Progress
 from tfcompress.compression._budget import FIGURES, HERE, Budget
 from tfcompress.compression._measure import Meter, file_name
@@ -293,7 +293,8 @@ def compress(
         run.on_ray = engine == "ray"
         if out is not None:
             run.check_same()
-        return run.compress(storage, keep=out is not None)
+        with keras.saving.custom_object_scope(own_classes(model)):
+            return run.compress(storage, keep=out is not None)
 
 
 class _Run:

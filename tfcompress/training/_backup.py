@@ -22,6 +22,7 @@ import numpy as np
 
 from tfcompress import _made, _processes
 from tfcompress._files import check_writable, lock, replacing
+from tfcompress._models import own_classes
 from tfcompress.callbacks._state import no_weights
 from tfcompress.structure._graph import scope_of
 
@@ -114,7 +115,11 @@ class Backup:
         if state is None:
             return None
         names = {} if like is None else _new_names(state["layers"], _layers(like))
-        with nullcontext() if like is None else scope_of(like):
+        own = {} if like is None else own_classes(like)
+        with (
+            nullcontext() if like is None else scope_of(like),
+            keras.saving.custom_object_scope(own),
+        ):
             model = _load(self.path, names)
         _made.carry(self.path, model)
         state = _renamed(state, names)
