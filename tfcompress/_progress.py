@@ -28,22 +28,25 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self._shown = shown
         self._every = every
+        self._start = self._last = 0.0
+        self._first: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the clock."""
-        self.start, self.first, self.last = time.perf_counter(), None, 0.0
+        self._start, self._first, self._last = time.perf_counter(), None, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes with which epoch this process begins."""
-        self.first = epoch if self.first is None else self.first
+        self._first = epoch if self._first is None else self._first
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Prints."""
         now, total = time.perf_counter(), self.params.get("epochs", epoch + 1)
-        if now - self.last < self._every and epoch + 1 < total:
+        if now - self._last < self._every and epoch + 1 < total:
             return
-        self.last = now
-        left = (now - self.start) / (epoch + 1 - self.first) * (total - epoch - 1)
+        self._last = now
+        done = epoch + 1 - (self._first or 0)
+        left = (now - self._start) / done * (total - epoch - 1)
         names = [name for name in self._shown if name in (logs or {})]
         values = "".join(f"  {name} {float(logs[name]):.4f}" for name in names)
         more = f"  ({duration(left)} left)" if epoch + 1 < total else ""
