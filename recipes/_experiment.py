@@ -9,6 +9,7 @@ one. Every file is complete or absent: it is written under another name first.
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,6 @@ from typing import Any
 import keras
 
 import tfcompress as tfc
-from tfcompress._progress import duration
 
 try:
     import fcntl
@@ -323,3 +323,11 @@ def learning_curves(
     }
     label = quantity.replace("val_", "validation ")
     return [plot(title, "epoch", label, series, description)] if series else []
+
+
+def duration(seconds: float) -> str:
+    """A rough length of time."""
+    if seconds < 90:
+        return f"about {max(1, math.ceil(seconds))} s"
+    minutes = seconds / 60
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -1,6 +1,7 @@
 """Training runs that continue where an interrupted run has stopped."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import keras
 from _experiment import (
     Experiment,
     Job,
+    duration,
     read_json,
     with_rename,
     write,
 )
 
 import tfcompress as tfc
-from tfcompress._progress import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
 
 
 def fit(
@@ -142,3 +145,27 @@ class _EpochBackup(keras.callbacks.Callback):
         """States of random generators, as of dropout, which a file of weights lacks."""
         variables = self.model.variables
         return [v for v in variables if v.path.endswith("seed_generator_state")]
+
+
+class Progress(keras.callbacks.Callback):
+    """Prints a line after an epoch, at most every few seconds, with the time left."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the clock."""
+        self.start, self.first, self.last = time.perf_counter(), None, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes with which epoch this process begins."""
+        self.first = epoch if self.first is None else self.first
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Prints."""
+        now, total = time.perf_counter(), self.params.get("epochs", epoch + 1)
+        if now - self.last < SECONDS_BETWEEN_LINES and epoch + 1 < total:
+            return
+        self.last = now
+        left = (now - self.start) / (epoch + 1 - self.first) * (total - epoch - 1)
+        shown = [n for n in ("loss", "accuracy", "val_accuracy") if n in (logs or {})]
+        values = "".join(f"  {name} {float(logs[name]):.4f}" for name in shown)
+        more = f"  ({duration(left)} left)" if epoch + 1 < total else ""
+        print(f"  epoch {epoch + 1}/{total}{values}{more}", flush=True)

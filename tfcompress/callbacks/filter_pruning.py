@@ -150,6 +150,7 @@ class FilterPruning(Method):
         self._last_rates: dict[str, float] = {}
         self._sizes: dict[str, int] = {}  # before anything was removed
         self._restored_sizes: dict[str, int] | None = None
+        self._restored_measures: Sequence[np.ndarray] = ()
         self._next_epoch = 0
         self._offset: int | None = None
 
@@ -199,8 +200,14 @@ class FilterPruning(Method):
         with scope_of(self.model):
             self.criterion.attach(self.network, self._living())
         self._state = StepState(self.model)
-        for variable in self.criterion.variables:
+        measures = self.criterion.variables
+        for variable in measures:
             self._state.track_for_loss(variable)
+        # What was measured since the last pruning, if an epoch without one was last.
+        if self._restored_measures:
+            for variable, value in zip(measures, self._restored_measures, strict=True):
+                variable.assign(value)
+        self._restored_measures = ()
         self._masks = MaskedVariables(self.model)
         self._masks.attach(self._all_masks())
 
@@ -268,9 +275,10 @@ class FilterPruning(Method):
         """Returns what cannot be read back from a model that was made smaller.
 
         Returns:
-            A JSON-compatible dict.
+            A dict of JSON-compatible values and of arrays.
         """
-        return {"sizes": dict(self._sizes)}
+        measures = [keras.ops.convert_to_numpy(v) for v in self.criterion.variables]
+        return {"sizes": dict(self._sizes), "measures": measures}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes over, before training begins, what `get_state` returned.
@@ -279,6 +287,7 @@ class FilterPruning(Method):
             state: the dict.
         """
         self._restored_sizes = dict(state["sizes"])
+        self._restored_measures = state["measures"]
 
     # Steps -----------------------------------------------------------------
 
