@@ -447,3 +447,21 @@ def test_masked_kernels_are_masked_in_the_file(tmp_path):
     assert output.max_difference <= 1.01 * output.step
     plain = np.asarray(tfc.finalize(qat).get_layer("dense").kernel)
     assert not plain[~np.asarray(mask.value, bool)].any()
+
+
+def test_debug_takes_no_part_of_a_separable_convolution_for_the_whole(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.SeparableConv2D(6, 3, name="separable")(inputs)
+    x = keras.layers.ReLU(name="relu")(x)
+    x = keras.layers.SeparableConv2D(4, 3, name="alone")(x)
+    model = keras.Model(inputs, keras.layers.Flatten(name="flat")(x))
+    data = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    qat = tfc.quantization.calibrate(tfc.quantization.prepare(model), data)
+    file = tfc.export.to_tflite(qat, tmp_path / "file.tflite", tolerance=10.0)
+    errors = tfc.export.debug(qat, file.path, data)
+    # The depthwise part of the first has a tensor, and it ends inside of its ReLU's.
+    assert "separable" in errors.merged
+    for row in errors.rows:
+        if row.step and row.own_difference is not None:
+            assert row.own_difference <= 1.01 * row.step, row.name

@@ -265,6 +265,11 @@ def _find(model: keras.Model, names: list[str], program: Program) -> dict[str, i
             if any(pattern.search(part) for part in label.split(";"))
         ]
         if owners:
+            # The others end inside of this operator. What an earlier one has made of
+            # them is only a part: of a separable convolution that is merged with its
+            # ReLU, the depthwise part has a tensor of its own.
+            for _, name in owners:
+                found.pop(name, None)
             found[max(owners)[1]] = index
     for tensor, (_, detail) in zip(
         _graph.functional(model).outputs, program.outputs, strict=True
