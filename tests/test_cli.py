@@ -440,6 +440,7 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
         "--methods=filters",
         "--epochs=2",
         "--batch-size=128",
+        "--augment=shift",
     )
     assert (status, err) == (0, "")
     assert "The budget is met. The quality is kept" in text
@@ -447,6 +448,7 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
     small = keras.saving.load_model(tmp_path / "a" / "model.keras")
     assert tfc.cost.count(small).macs <= 0.5 * tfc.cost.count(model).macs
     plan = tmp_path / "a" / "plan.toml"
+    assert tfc.compression.read_command(plan) == {"augment": "shift", "scale": "unit"}
     status, text, _ = command(*common, tmp_path / "b", "--plan", plan, "--verbose=0")
     assert (status, text) == (0, "")
     first, again = ((tmp_path / n / "trials.json").read_text() for n in "ab")
@@ -461,6 +463,8 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
         "--methods=auto",
     ]
     assert cli._compress_options(cli._parse(words))["methods"] == "auto"
+    said = cli._flags_of_plan(cli._parse([*words, "--scale=none"]))
+    assert (said["augment"], said["scale"]) == ("shift", "none")
 
 
 @pytest.mark.parametrize(
@@ -469,12 +473,19 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
         (["--macs=fast"], "argument `macs`"),
         ([], "at least one of"),
         (["--macs=0.5", "--plan=nowhere.toml"], "argument `plan`"),
+        (["--macs=0.5", "--plan=augment.toml"], "augment = one of"),
+        (["--macs=0.5", "--plan=flag.toml"], "Received: width = 3"),
         (["--macs=0.5", "--methods=magic", "--loss=mse"], "argument `methods`"),
         (["--macs=0.5"], "compiled model"),
     ],
 )
-def test_compress_refuses_before_any_work(saved, command, tmp_path, arguments, message):
+def test_compress_refuses_before_any_work(
+    saved, command, tmp_path, monkeypatch, arguments, message
+):
     out = tmp_path / "out"
+    (tmp_path / "augment.toml").write_text('[command]\naugment = "both"')
+    (tmp_path / "flag.toml").write_text("[command]\nwidth = 3")
+    monkeypatch.chdir(tmp_path)
     status, _, err = command(
         "compress", saved, "--data=digits", "--out", out, *arguments
     )

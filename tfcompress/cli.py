@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _CALIBRATION_IMAGES = 500
+_CHOICES = {"augment": ("standard", "shift"), "scale": ("unit", "none")}
 _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
 
@@ -277,8 +278,9 @@ def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
     parser.add_argument("model", help=f"{model}, compiled")
     parser.add_argument("--out", required=True, help="folder for the results")
     _add_data(parser, "data set to train on and to choose by", required=True)
+    parser.set_defaults(scale=None)  # not said, so that a plan's value stays
     parser.add_argument(
-        "--augment", choices=["standard", "shift"], help="vary the training images"
+        "--augment", choices=_CHOICES["augment"], help="vary the training images"
     )
     budget = parser.add_argument_group(
         "budget", "fractions of the original's figures, or absolute: 0.4, 40%%, 5M"
@@ -365,7 +367,7 @@ def _add_data(
     )
     parser.add_argument(
         "--scale",
-        choices=["unit", "none"],
+        choices=_CHOICES["scale"],
         default="unit",
         help="'unit' (default) brings pixels to [0, 1]; 'none' leaves values as they "
         "are, for a model that rescales its input itself",
@@ -417,6 +419,8 @@ def _shrink(arguments: argparse.Namespace) -> None:
 
 def _compress(arguments: argparse.Namespace) -> None:
     options = _compress_options(arguments)
+    flags = _flags_of_plan(arguments)
+    vars(arguments).update(flags)
     model = _load(arguments.model, compiled=arguments.loss is None)
     if arguments.loss is not None:
         classifies = "crossentropy" in arguments.loss
@@ -453,6 +457,7 @@ def _compress(arguments: argparse.Namespace) -> None:
         verbose=arguments.verbose,
         **options,
     )
+    tfc.compression.add_command(result.files["plan"], flags)
     if arguments.verbose:
         _print_test(result, data)
 
@@ -525,6 +530,21 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
         auto = arguments.methods == "auto"
         options["methods"] = "auto" if auto else _names(arguments.methods)
     return options
+
+
+def _flags_of_plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the data are read and varied: as a plan says, unless it was said."""
+    from tfcompress._checks import invalid
+
+    flags: dict[str, Any] = {"augment": None, "loss": None, "scale": "unit"}
+    flags["skip_broken"] = False
+    if arguments.plan is not None:
+        flags |= tfc.compression.read_command(arguments.plan)
+    flags |= {name: said for name in flags if (said := getattr(arguments, name))}
+    for name, choices in _CHOICES.items():
+        if flags[name] not in (None, *choices):
+            raise ValueError(invalid("plan", f"{name} = one of {choices}", flags[name]))
+    return flags
 
 
 def _names(text: str) -> list[str]:

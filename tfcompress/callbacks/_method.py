@@ -72,6 +72,9 @@ class Method(keras.callbacks.Callback):
     leaves_record = True
     # Whether a method has the arguments `layers` and `exclude`.
     _selects = False
+    # Whether the schedule goes on in a further `fit`, which counts its epochs from 0
+    # again. Begun anew, it would give back what has been pruned.
+    _goes_on = False
 
     unit = "epoch"
     layers: Any
@@ -97,6 +100,7 @@ class Method(keras.callbacks.Callback):
         self._is_attached = False
         self._swaps = False
         self._epochs_done = 0
+        self._offset: int | None = None  # until the first epoch of a run is known
 
     # What a method overrides -------------------------------------------------
 
@@ -174,6 +178,7 @@ class Method(keras.callbacks.Callback):
         # last one, as in a `fit` of another network with the same callback.
         if model is not self._model:
             self._release()
+            self._epochs_done = 0
             self._forget()
         super().set_model(model)
 
@@ -185,6 +190,7 @@ class Method(keras.callbacks.Callback):
         _release_stale(self.model, self.params)
         _check_run(type(self).__name__, self.model)
         require_graph(self.network)
+        self._offset = None
         self._prepare()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -200,7 +206,16 @@ class Method(keras.callbacks.Callback):
 
     def _begin_epoch(self, epoch: int) -> None:
         if self.unit == "epoch":
-            self._advance(epoch)
+            self._advance(self._scheduled(epoch))
+
+    def _scheduled(self, epoch: int) -> int:
+        """The epoch of the schedule that an epoch of this run stands for."""
+        # The first `fit` ran the epochs 0 to 19. If the second begins at 0 again, the
+        # schedule goes on at 20 (offset 20). If it has `initial_epoch=20`, epoch
+        # numbers go on by themselves (offset 0).
+        if self._offset is None:
+            self._offset = max(0, self._epochs_done - epoch) if self._goes_on else 0
+        return epoch + self._offset
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -231,7 +246,7 @@ class Method(keras.callbacks.Callback):
                 raise diverged("the loss is")
             self._correct_averages()
             self._end_epoch(epoch)
-            self._epochs_done = epoch + 1
+            self._epochs_done = self._scheduled(epoch) + 1
         if logs is not None:
             logs.update(self._logs())
 

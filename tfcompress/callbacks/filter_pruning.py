@@ -121,6 +121,7 @@ class FilterPruning(Method):
     """
 
     _selects = True
+    _goes_on = True
 
     def __init__(
         self,
@@ -151,13 +152,10 @@ class FilterPruning(Method):
         self._sizes: dict[str, int] = {}  # before anything was removed
         self._restored_sizes: dict[str, int] | None = None
         self._restored_measures: Sequence[np.ndarray] = ()
-        self._next_epoch = 0
-        self._offset: int | None = None
 
     # The life of a run -------------------------------------------------------
 
     def _forget(self) -> None:
-        self._next_epoch = 0
         self._sizes = {}
 
     def _prepare(self) -> None:
@@ -180,7 +178,6 @@ class FilterPruning(Method):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks names and rates against the model, before anything trains."""
         super().on_train_begin(logs)
-        self._offset = None
         present = {name: g.size for name, g in self.selection.chosen.items()}
         self._sizes = self._restored_sizes or self._sizes or present
         self._restored_sizes = None
@@ -219,14 +216,6 @@ class FilterPruning(Method):
             self._masks.detach()
         self._state = self._masks = None
 
-    def _begin_epoch(self, epoch: int) -> None:
-        # The first `fit` ran the epochs 0 to 19. If the second begins at 0 again, the
-        # schedule goes on at 20 (offset 20). If it has `initial_epoch=20`, epoch
-        # numbers go on by themselves (offset 0).
-        if self._offset is None:
-            self._offset = max(0, self._next_epoch - epoch)
-        super()._begin_epoch(epoch + self._offset)
-
     def _begin_batch(self, batch: int) -> None:
         super()._begin_batch(batch)
         self.criterion.watch(True)
@@ -238,9 +227,8 @@ class FilterPruning(Method):
         self.criterion.watch(False)
 
     def _end_epoch(self, epoch: int) -> None:
-        assert self._masks is not None and self._offset is not None
+        assert self._masks is not None
         self._masks.apply_statistics()
-        self._next_epoch = epoch + self._offset + 1
 
     def _logs(self) -> dict[str, Any]:
         return {"pruning_rate": self.pruning_rate}
@@ -268,8 +256,7 @@ class FilterPruning(Method):
             epoch: number of the epoch that comes next.
         """
         if self.unit == "epoch":
-            assert self._offset is not None
-            self._advance(epoch + self._offset)
+            self._advance(self._scheduled(epoch))
 
     def get_state(self) -> dict[str, Any]:
         """Returns what cannot be read back from a model that was made smaller.

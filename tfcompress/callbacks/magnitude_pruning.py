@@ -107,6 +107,7 @@ class MagnitudePruning(Method):
     """
 
     _selects = True
+    _goes_on = True
 
     def __init__(
         self,
@@ -143,8 +144,6 @@ class MagnitudePruning(Method):
         self._by_layer: dict[str, schedules.Schedule] | None = None
         self._kernels: dict[str, list[keras.Variable]] = {}
         self._last: dict[str, float] = {}
-        self._next_epoch = 0
-        self._offset: int | None = None
 
     # The life of a run -------------------------------------------------------
 
@@ -170,25 +169,6 @@ class MagnitudePruning(Method):
             for alive in [ops.convert_to_numpy(kernel) != 0]
         )
         self._last = {}
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks names and rates against the model, before anything trains."""
-        super().on_train_begin(logs)
-        self._offset = None
-
-    def _forget(self) -> None:
-        self._next_epoch = 0
-
-    def _begin_epoch(self, epoch: int) -> None:
-        # A further `fit` counts its epochs from 0; from there the schedule would give
-        # weights back that it has pruned.
-        if self._offset is None:
-            self._offset = max(0, self._next_epoch - epoch)
-        super()._begin_epoch(epoch + self._offset)
-
-    def _end_epoch(self, epoch: int) -> None:
-        assert self._offset is not None
-        self._next_epoch = epoch + self._offset + 1
 
     def _advance(self, step: int) -> None:
         wanted = {name: self._schedule_of(name)(step) for name in self._kernels}

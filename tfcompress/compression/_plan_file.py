@@ -15,7 +15,7 @@ from tfcompress._checks import invalid
 from tfcompress._files import write_atomic
 from tfcompress.compression._budget import Budget
 
-__all__ = ["read_plan", "write_plan"]
+__all__ = ["add_command", "read_command", "read_plan", "write_plan"]
 
 # Arguments that a plan cannot hold: objects, and where a run takes place.
 _NO_KEYS = {
@@ -28,6 +28,8 @@ _NO_KEYS = {
     "storage",
     "engine",
 }
+# Flags of the command line that decide a result, and are no arguments of `compress`.
+_COMMAND = {"augment": str, "loss": str, "scale": str, "skip_broken": bool}
 
 
 def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
@@ -49,10 +51,50 @@ def write_plan(path: Path, plan: Mapping[str, Any]) -> None:
     write_atomic(path, "\n".join([*lines, *tables]) + "\n")
 
 
+def add_command(path: Path, flags: Mapping[str, Any]) -> None:
+    """Adds to a plan what the command line was told beside it.
+
+    Args:
+        path: the file, as `write_plan` leaves it.
+        flags: values by name; `None` and `False` leave a flag out.
+    """
+    lines = [f"{name} = {_value(value)}" for name, value in flags.items() if value]
+    if lines:
+        text = path.read_text("utf-8")
+        write_atomic(path, "\n".join([text, "[command]", *lines]) + "\n")
+
+
+def read_command(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `add_command` has added to a plan.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        ValueError: if the file cannot be read, is no TOML, or has other flags.
+    """
+    flags = _read(path).get("command", {})
+    if not isinstance(flags, dict):
+        raise ValueError(invalid("plan", "a table [command]", flags))
+    for name, value in flags.items():
+        if not isinstance(value, _COMMAND.get(name, ())):
+            expected = ", ".join(f"{key} ({t.__name__})" for key, t in _COMMAND.items())
+            raise ValueError(
+                f"Invalid value for argument `plan`. Expected in [command] only "
+                f"{expected}. Received: {name} = {value!r} in {str(path)!r}"
+            )
+    return flags
+
+
 def read_plan(
     path: str | os.PathLike[str], function: Callable[..., Any]
 ) -> dict[str, Any]:
     """Reads a plan as keyword arguments of `compress`.
+
+    A table `[command]` is left out: it tells the command line how the data were read.
 
     Args:
         path: the file.
@@ -65,17 +107,8 @@ def read_plan(
         ValueError: if the file cannot be read, is no TOML, or has keys that
             `compress` does not have.
     """
-    file = Path(path)
-    try:
-        plan = _toml.read(file)
-    except OSError as error:
-        raise ValueError(
-            invalid("plan", "a TOML file", str(path)) + f" ({error.strerror})"
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            invalid("plan", "a TOML file", str(path)) + f" ({error})"
-        ) from error
+    plan = _read(path)
+    plan.pop("command", None)
     known = [
         name for name in inspect.signature(function).parameters if name not in _NO_KEYS
     ]
@@ -92,6 +125,20 @@ def read_plan(
             raise ValueError(invalid("plan", "a table [budget]", plan["budget"]))
         plan["budget"] = Budget.from_config(plan["budget"])
     return plan
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    file = Path(path)
+    try:
+        return _toml.read(file)
+    except OSError as error:
+        raise ValueError(
+            invalid("plan", "a TOML file", str(path)) + f" ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            invalid("plan", "a TOML file", str(path)) + f" ({error})"
+        ) from error
 
 
 def _value(value: Any) -> str:
