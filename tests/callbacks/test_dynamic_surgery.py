@@ -250,6 +250,24 @@ def test_only_masked_layers_can_be_operated_on():
         fit(network(), DynamicSurgery({"hiden": 0.8}))
 
 
+def test_layers_that_do_not_train_are_left_alone_unless_named():
+    def trained(factors, frozen):
+        model = network(depth=2)
+        for name in frozen:
+            model.get_layer(name).trainable = False
+        model.compile("sgd", "mse")
+        fit(model, DynamicSurgery(factors))
+        masks = [own(model, f"hidden{i}").mask for i in range(2)]
+        return [int(np.sum(~keras.ops.convert_to_numpy(mask))) for mask in masks]
+
+    left, operated = trained(0.5, ["hidden0"])
+    assert left == 0 < operated
+    named, _ = trained({"hidden0": 0.5}, ["hidden0"])
+    assert named > 0
+    with pytest.raises(ValueError, match="hidden0, hidden1, logits, not trainable"):
+        trained(0.5, ["hidden0", "hidden1", "logits"])
+
+
 @pytest.mark.parametrize("factors", [0.8, "intermediate", {"hidden0": 0.5}])
 def test_configuration_survives_json(factors):
     callback = DynamicSurgery(factors, gamma=0.1, power=2, begin=3, end=9, seed=4)

@@ -196,3 +196,21 @@ def test_methods_that_cannot_help_are_refused_before_any_training(
     arguments = {"budget": {"macs": 0.5}, "verbose": 0, **changes}
     with pytest.raises(ValueError, match=message):
         tfc.compress(trained, data, **arguments)
+
+
+def test_multipliers_are_refused_where_layers_cannot_adapt(trained, data, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    first = next(layer for layer in model.layers if hasattr(layer, "kernel"))
+    first.trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    with pytest.raises(ValueError, match=rf"{first.name} cannot adapt.*not trainable"):
+        tfc.compress(
+            model,
+            data,
+            budget={"energy": 0.5},
+            methods=["drum"],
+            hardware="cross_stack_65nm",
+            verbose=0,
+        )

@@ -122,8 +122,8 @@ class DynamicSurgery(Method):
     ```
 
     Args:
-        factors: c, larger for more pruning: a number for all masked layers, a
-            dict from layer names to numbers for those it names, or a mode of the
+        factors: c, larger for more pruning: a number for all masked layers that
+            train, a dict from layer names to numbers for those it names, or a mode of the
             cross-stack paper, which leaves the first and the last layer of the
             model with a kernel alone: `"conservative"` (0.5),
             `"intermediate"` (0.5 for the first two layers that are not left alone
@@ -237,7 +237,14 @@ class DynamicSurgery(Method):
                     "layers wrapped in tfcompress.layers.MaskedKernel; see "
                     "tfcompress.layers.wrap_kernels. Received: a model without any."
                 )
-            return dict.fromkeys(masked, self.factors)
+            learning = [name for name, own in masked.items() if policy.kernels(own)]
+            if not learning:
+                raise ValueError(
+                    "Invalid value for argument `factors`. Expected layers whose "
+                    "kernels train, or a dict that names others. Received: "
+                    f"{', '.join(masked)}, not trainable"
+                )
+            return dict.fromkeys(learning, self.factors)
         factors: Mapping[str, float]
         if isinstance(self.factors, str):
             with_kernel = [n for n, layer in layers.items() if policy.kernels(layer)]

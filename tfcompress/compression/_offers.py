@@ -160,11 +160,6 @@ def offers(
             if set(limited) - set(figures):
                 figures = measured(sparse, chosen)
             note = f"{ZEROS:.0%} of the kernels' weights at zero"
-            frozen = {
-                name: policy.NOT_TRAINABLE
-                for name, layer in policy.named_layers(model).items()
-                if not policy.kernels(layer) and _has_frozen_kernel(layer)
-            }
             if frozen:
                 note += "; left alone: " + reasons(frozen)
             return figures, note
@@ -179,6 +174,11 @@ def offers(
                     f"a file of {chosen} rounds the weights, which an approximate "
                     "multiplier has truncated"
                 )
+            if frozen:
+                raise ValueError(
+                    f"multipliers are those of all layers, and {', '.join(frozen)} "
+                    "cannot adapt to them: not trainable"
+                )
             pairs = [
                 meter.model_figures(model, chosen, multiplier_bits=pair)
                 for pair in PAIRS
@@ -186,6 +186,11 @@ def offers(
             least = min(pairs, key=lambda figures: figures.get("energy", np.inf))
             return least, "multipliers that look at fewer bits; MACs stay as many"
 
+        frozen = {
+            name: policy.NOT_TRAINABLE
+            for name, layer in policy.named_layers(model).items()
+            if not policy.kernels(layer) and _has_frozen_kernel(layer)
+        }
         of_model = {"filters": pruned, "gates": without_branches, "density": sized}
         savings = [saving(n, make) for n, make in of_model.items() if n in methods]
         savings += [
