@@ -8,11 +8,15 @@ each of which may be left out:
                gates L     residual branches closed by gates, with a penalty of L (Zhi
                            et al.; networks with residual branches only)
     fewer      weights F   a fraction F of the weights kept, by ADMM (Ren et al.)
+               surgery C   dynamic network surgery with the factor C, in all layers but
+                           the first and the last (the cross-stack paper, whose
+                           aggressive mode has 0.8: about three quarters of the weights)
     simpler    bits B      weights on levels of B bits, by ADMM (Ren et al.)
                drum K      approximate multipliers that see K bits of a weight and 5 of
                            an activation (the cross-stack paper)
 
-The order is such that what a step has removed stays removed.
+The order is such that what a step has removed stays removed: weights that are zero when
+a later step begins are zero after it.
 
     python recipes/combine.py                                 # digits, a few minutes
     python recipes/combine.py --preset=mnist --seeds=0,1,2
@@ -33,6 +37,7 @@ an Ethos-U55; networks with approximate multipliers have no such file.
 
 import dataclasses
 import importlib.util
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -68,6 +73,7 @@ class Settings:
     density: tuple[int, ...] = setting("Rounds of sizing by density.")
     gates: tuple[float, ...] = setting("Penalties on open gates.")
     keep: tuple[float, ...] = setting("Fractions of the weights to keep.")
+    surgery: tuple[float, ...] = setting("Factors of surgery; larger prune more.")
     bits: tuple[int, ...] = setting("Widths of the levels.")
     drum: tuple[int, ...] = setting("Bits of a weight that a multiplier sees.")
     learning_rate: float = setting("Of Adam.", 2e-3, least=0)
@@ -85,6 +91,7 @@ PRESETS = {
         density=(1,),
         gates=(),
         keep=(0.2,),
+        surgery=(),
         bits=(4,),
         drum=(1,),
     ),
@@ -98,6 +105,7 @@ PRESETS = {
         density=(1,),
         gates=(),
         keep=(0.1, 0.03),
+        surgery=(0.8,),
         bits=(3,),
         drum=(1,),
     ),
@@ -111,6 +119,7 @@ PRESETS = {
         density=(1,),
         gates=(0.5,),
         keep=(0.3,),
+        surgery=(0.8,),
         bits=(4,),
         drum=(1,),
     ),
@@ -124,6 +133,7 @@ STEPS = {
     "density": "narrower",
     "gates": "narrower",
     "weights": "fewer",
+    "surgery": "fewer",
     "bits": "simpler",
     "drum": "simpler",
 }
@@ -160,7 +170,8 @@ class Step(Job):
     Attributes:
         source: the key of that job; `None` for the dense network.
         method: "dense", or one of the methods.
-        amount: the rate, the rounds, the penalty, the fraction or the width.
+        amount: the rate, the rounds, the penalty, the fraction, the factor or the
+            width.
     """
 
     source: str | None = None
@@ -172,7 +183,7 @@ def plan(settings, seeds) -> list[Step]:
     """Every way through the steps, each job after the one it goes on from."""
     steps = (
         {"filters": settings.rates, "density": settings.density} | gated(settings),
-        {"weights": settings.keep},
+        {"weights": settings.keep} | operated_on(settings),
         {"bits": settings.bits, "drum": settings.drum},
     )
     jobs: list[Step] = []
@@ -201,9 +212,20 @@ def gated(settings) -> dict:
     return {"gates": settings.gates}
 
 
+def operated_on(settings) -> dict:
+    """The factors of surgery, which come late: refused here if they are not numbers."""
+    if not all(map(math.isfinite, settings.surgery)):
+        raise ValueError(
+            "Invalid value for argument `surgery`. Expected finite numbers. "
+            f"Received: surgery={settings.surgery}"
+        )
+    return {"surgery": settings.surgery}
+
+
 def following(source, method, amount) -> Step:
     """One more step on the network of another job."""
-    own = f"{method} {amount:g}" if amount else "dense, trained on"
+    # An amount may be 0: surgery with that factor prunes what is below the mean.
+    own = "dense, trained on" if method == "dense" else f"{method} {amount:g}"
     return Step(
         name=own if source.method == "dense" else f"{source.name} + {own}",
         seed=source.seed,
@@ -230,7 +252,7 @@ def step(settings, data, experiment, job) -> keras.Model:
         model = load_model(experiment.path(job.source))
     make = {
         "narrower": narrower,
-        "fewer": constrained,
+        "fewer": operated if job.method == "surgery" else constrained,
         "simpler": approximated if job.method == "drum" else constrained,
         "dense": trained,
     }[STEPS[job.method]]
@@ -277,6 +299,22 @@ def narrower(settings, data, experiment, job, model, batches):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the test says what undecided gates cost
         return tfc.finalize(model, data.train.images, threshold=0.5)
+
+
+def operated(settings, data, experiment, job, model, batches):
+    """Removes single weights by surgery, and splices some of them back."""
+    # As in the modes of the paper, the first and the last layer stay as they are.
+    first, *_, last = tfc.policy.select_kernels(model)
+    model = tfc.layers.wrap_kernels(
+        model, tfc.layers.MaskedKernel, exclude=[first, last]
+    )
+    compiled(settings, model, job, len(batches))
+    # In the other half of the epochs the network settles, with masks that stay.
+    end = job.epochs // 2 * len(batches)
+    method = tfc.callbacks.DynamicSurgery(job.amount, end=end, seed=job.seed)
+    model, _ = fit(experiment, job, model, batches, callbacks=[method])
+    # From now on the masked weights are zeros, which is how later steps know them.
+    return tfc.finalize(model)
 
 
 def constrained(settings, data, experiment, job, model, batches):

@@ -1,6 +1,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 
@@ -23,8 +24,9 @@ def test_the_plan_goes_every_way_through_the_steps(combine):
     assert "filters 0.5 + weights 0.2 + bits 4" in names
     assert "density 1 + weights 0.2 + drum 1" in names
     order = {"dense": 0, "dense,": 0, "filters": 1, "density": 1, "gates": 1}
-    order |= {"weights": 2, "bits": 3, "drum": 3}
-    for job in jobs:
+    order |= {"weights": 2, "surgery": 2, "bits": 3, "drum": 3}
+    mnist = combine.plan(presets["mnist"], [0])
+    for job in [*jobs, *mnist]:
         places = [order[part.split()[0]] for part in job.name.split(" + ")]
         assert places == sorted(set(places))
     # Every step comes after the one that it goes on from.
@@ -32,8 +34,23 @@ def test_the_plan_goes_every_way_through_the_steps(combine):
     for place, job in enumerate(jobs):
         assert job.source is None or keys.index(job.source) < place
     assert any("gates" in j.name for j in combine.plan(presets["cifar10"], [0]))
+    # Three ways to have fewer weights there: two fractions, and surgery.
+    names = [job.name for job in mnist]
+    assert len(names) == len(set(names)) == 3 * 4 * 3 + 1
+    assert {"surgery 0.8", "filters 0.5 + surgery 0.8 + bits 3"} < set(names)
+
+
+def test_the_plan_refuses_what_cannot_be_trained(combine):
+    def plan(**changes):
+        quick = combine.PRESETS["quick"]
+        return combine.plan(combine.dataclasses.replace(quick, **changes), [0])
+
     with pytest.raises(ValueError, match="argument `gates`"):
-        combine.plan(combine.dataclasses.replace(presets["quick"], gates=(0.5,)), [0])
+        plan(gates=(0.5,))
+    with pytest.raises(ValueError, match="argument `surgery`"):
+        plan(surgery=(0.8, float("nan")))
+    # A factor of 0 is a factor, too.
+    assert {"surgery 0", "dense, trained on"} < {j.name for j in plan(surgery=(0.0,))}
 
 
 def test_to_dominate_is_to_be_better_in_all_respects(combine):
@@ -85,3 +102,33 @@ def test_all_methods_make_the_network_smaller(combine, tmp_path, monkeypatch):
     assert len(set(kernel.ravel().tolist())) <= 17
     # A second run finds everything.
     assert combine.run(settings, seeds=[0], **options) == rows
+
+
+def test_weights_that_surgery_removed_stay_zero(combine, tmp_path, monkeypatch):
+    settings = combine.dataclasses.replace(
+        combine.PRESETS["quick"], epochs=2, limit=512, surgery=(0.8,)
+    )
+    some = ("dense", "surgery 0.8", "surgery 0.8 + bits 4", "surgery 0.8 + drum 1")
+    jobs = [job for job in combine.plan(settings, [0]) if job.name in some]
+    monkeypatch.setattr(combine, "plan", lambda settings, seeds: jobs)
+    combine.run(settings, seeds=[0], out=tmp_path, data_dir=None, report=False)
+    keys = {job.name: job.key for job in jobs}
+
+    def kernels(name):
+        model = combine.load_model(tmp_path / f"{keys[name]}.keras")
+        selected = combine.tfc.policy.select_kernels(model)
+        return {n: keras.ops.convert_to_numpy(own) for n, (own,) in selected.items()}
+
+    pruned = kernels("surgery 0.8")
+    first, *middle, last = pruned
+    for name in middle:
+        # 75 % of normally distributed weights are below μ + 0.8 σ.
+        assert 0.6 < np.mean(pruned[name] == 0) < 0.9
+    for name in (first, last):
+        assert np.all(pruned[name] != 0)
+    for later in (kernels("surgery 0.8 + bits 4"), kernels("surgery 0.8 + drum 1")):
+        for name, before in pruned.items():
+            after = later[name]
+            np.testing.assert_array_equal(after == 0, before == 0)
+            # The step did train, or round, what was left.
+            assert np.any(after != before)
