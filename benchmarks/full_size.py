@@ -338,7 +338,10 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
     }
-    waiting = [run for run in runs if not done(out / run.folder)]
+    # A run with other flags is not done: its recipe refuses the folder, by name.
+    waiting = [
+        run for run in runs if done(out / run.folder) != described(run, environment)
+    ]
     working: dict[Run, subprocess.Popen] = {}
     failed = []
     start = time.monotonic()
@@ -358,7 +361,7 @@ def train(runs: Sequence[Run], out: Path, data: Path, end: float) -> list[str]:
                 failed.append(run.folder)
                 print((out / run.folder / "log").read_text()[-2000:], flush=True)
             else:
-                (out / run.folder / "done").touch()
+                (out / run.folder / "done").write_text(described(run, environment))
                 # At once: the machine may be gone before the end.
                 write_records(out)
     stop(working.values())
@@ -399,9 +402,15 @@ def begin(run: Run, out: Path, data: Path, environment: dict) -> subprocess.Pope
         )
 
 
-def done(folder: Path) -> bool:
-    """Whether a run has finished."""
-    return (folder / "done").exists()
+def done(folder: Path) -> str | None:
+    """What the run that has finished was; `None` if none has."""
+    file = folder / "done"
+    return file.read_text() if file.exists() else None
+
+
+def described(run: Run, environment: dict) -> str:
+    """What a run is."""
+    return f"{environment['KERAS_BACKEND']} {' '.join(run.flags)}"
 
 
 # Results -------------------------------------------------------------------------
@@ -447,7 +456,12 @@ def table(records: Sequence[dict]) -> str:
 
 
 def validation(record: dict) -> float:
-    """Accuracy on the validation split at the end of training."""
+    """Accuracy on the validation split of the network that is tested.
+
+    Where that is the network of the last epoch, the history has it.
+    """
+    if "validation_accuracy" in record:
+        return record["validation_accuracy"]
     nets = record.get("nets")
     history = nets[record["final"]]["history"] if nets else record["history"]
     return history["val_accuracy"][-1]

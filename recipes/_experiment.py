@@ -72,6 +72,7 @@ class Experiment:
         self.folder = Path(out)
         self.settings = json.loads(json.dumps(dataclasses.asdict(settings)))
         self.settings["dtype_policy"] = keras.config.dtype_policy().name
+        self.settings["backend"] = keras.backend.backend()
 
     def __enter__(self) -> "Experiment":
         try:
@@ -160,9 +161,16 @@ class Experiment:
             print(f"  ({duration(estimate)} left)" if estimate else "", flush=True)
             keras.utils.set_random_seed(job.seed)
             start = time.perf_counter()
-            record, models = work(job)
+            before = read_json(self._clock(job)) or 0.0
+            try:
+                record, models = work(job)
+            except BaseException:
+                # Of a process that is killed outright, nothing is counted.
+                seconds = time.perf_counter() - start
+                write(self._clock(job), json.dumps(before + seconds))
+                raise
             seconds = time.perf_counter() - start
-            self._keep(job, record, models, seconds)
+            self._keep(job, record, models, before + seconds)
             spent, trained = spent + seconds, trained + left.pop(key)
         if left:
             print("", flush=True)
@@ -171,12 +179,16 @@ class Experiment:
         for suffix, model in models.items():
             save_model(model, self.path(job, suffix))
         names = [self.path(job, suffix).name for suffix in models]
-        # Seconds are those of this process: less than all after an interruption.
         facts = {"name": job.name, "seed": job.seed, "key": job.key}
         record = {**facts, "seconds": seconds, **record, "models": names}
         # The record comes last: where it is, everything is. Only then the backup goes.
         write(self.path(job, ".json"), json.dumps(record, default=float, indent=1))
         shutil.rmtree(self.backup(job), ignore_errors=True)
+        self._clock(job).unlink(missing_ok=True)
+
+    def _clock(self, job: Job) -> Path:
+        """Where the seconds of processes that were interrupted are."""
+        return self.path(job, ".seconds")
 
     def backup(self, job: Job) -> Path:
         """The folder in which an unfinished job is kept."""

@@ -311,19 +311,24 @@ def train(settings, data, experiment, job):
     evaluated = model
     if job.bits and not job.approximation:
         evaluated = tfc.layers.wrap_kernels(model, approximate(job.bits, settings))
-    test = data.pipeline("test", batch_size=512)
-    accuracy = evaluated.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    accuracies = {}
+    for split in ("validation", "test"):
+        batches = data.pipeline(split, batch_size=512)
+        logs = evaluated.evaluate(batches, verbose=0, return_dict=True)
+        accuracies[f"{split}_accuracy"] = logs["accuracy"]
     cost = tfc.cost.count(evaluated)
     energy = tfc.cost.energy(cost, settings.hardware, products=settings.products)
     record = {
-        "test_accuracy": accuracy,
+        **accuracies,
         "joules": energy.total,
         "sparsity": cost.sparsity,
         "macs": cost.macs,
         "effective_macs": cost.effective_macs,
         "history": history,
     }
-    print(f"test accuracy {accuracy:.2%}, {energy.total:.4g} J modeled")
+    print(
+        f"test accuracy {accuracies['test_accuracy']:.2%}, {energy.total:.4g} J modeled"
+    )
     return record, {".keras": model}
 
 

@@ -316,6 +316,7 @@ def train(settings, data, experiment, job):
         record |= {"openings": penalty.openings, **gate_figures(model, data)}
         model = decided(model, data)
     models[".keras"] = model
+    record["validation_accuracy"] = accuracy(model, data, "validation")
     record["test_accuracy"] = accuracy(model, data)
     record["macs"] = tfc.cost.count(model).macs
     record["parameters"] = model.count_params()
@@ -350,10 +351,10 @@ def decided(model, data):
     return small
 
 
-def accuracy(model, data):
+def accuracy(model, data, split="test"):
     return float(
         model.evaluate(
-            data.pipeline("test", batch_size=512), verbose=0, return_dict=True
+            data.pipeline(split, batch_size=512), verbose=0, return_dict=True
         )["accuracy"]
     )
 

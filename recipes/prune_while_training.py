@@ -419,10 +419,14 @@ def results_table(records) -> str:
             "variant": lambda runs: runs[0]["name"],
             "seeds": len,
             "test accuracy, %": lambda runs: percent(r["test_accuracy"] for r in runs),
-            "filters pruned": lambda runs: f"{runs[0]['pruned']:.1%}",
-            "parameters": lambda runs: f"{runs[0]['parameters']:,}",
-            "MACs": lambda runs: f"{runs[0]['macs']:,}",
-            "training MACs": lambda runs: f"{runs[0]['training_macs']:.3g}",
+            "filters pruned, %": lambda runs: percent((r["pruned"] for r in runs), 1),
+            "parameters, k": lambda runs: mean(
+                (r["parameters"] for r in runs), 1e-3, 1
+            ),
+            "MACs, M": lambda runs: mean((r["macs"] for r in runs), 1e-6),
+            "training MACs, 10^12": lambda runs: mean(
+                (r["training_macs"] for r in runs), 1e-12
+            ),
             "seconds": lambda runs: mean(
                 (sum(r["history"]["seconds"]) for r in runs), digits=0
             ),

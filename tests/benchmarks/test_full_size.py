@@ -96,6 +96,7 @@ def test_a_run_that_fails_is_named(packed, tmp_path):
     folder.mkdir(parents=True)
     settings = folder / "settings.json"
     settings.write_text('{"width": 7}')  # of another experiment
+    (folder / "done").write_text("jax --width=7")  # and finished
     result = driver(
         tmp_path, f"--data={packed}", "--smoke", "--pieces=gates-small", "--only=dense"
     )

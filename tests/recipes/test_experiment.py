@@ -132,6 +132,26 @@ def test_a_backup_goes_only_when_the_result_is_complete(
         assert not folder.backup(job).exists() and folder.done(job)
 
 
+def test_seconds_are_those_of_all_processes(experiment, tmp_path, monkeypatch):
+    job = experiment.Job(name="a", seed=0)
+    clock = iter([0.0, 7.0, 100.0, 101.0])  # begins, is interrupted; begins, is done
+    monkeypatch.setattr(experiment.time, "perf_counter", lambda: next(clock))
+    with experiment.Experiment(tmp_path, Settings()) as folder:
+        with pytest.raises(KeyboardInterrupt):
+            folder.run([job], lambda job: exec("raise KeyboardInterrupt"))
+        folder.run([job], lambda job: ({}, {".keras": tiny()}))
+        assert folder.records()[0]["seconds"] == 8.0
+        assert not list(tmp_path.glob("*.seconds"))
+
+
+def test_a_folder_belongs_to_one_backend(experiment, tmp_path, monkeypatch):
+    with experiment.Experiment(tmp_path, Settings()):
+        pass
+    monkeypatch.setattr(experiment.keras.backend, "backend", lambda: "other")
+    with pytest.raises(ValueError, match=r"other settings.*'backend'"):
+        experiment.Experiment(tmp_path, Settings()).__enter__()
+
+
 def test_a_folder_holds_one_comparison(experiment, tmp_path):
     for _ in range(2):
         with experiment.Experiment(tmp_path, Settings()):

@@ -123,8 +123,8 @@ class DynamicSurgery(Method):
 
     Args:
         factors: c, larger for more pruning: a number for all masked layers that
-            train, a dict from layer names to numbers for those it names, or a mode of the
-            cross-stack paper, which leaves the first and the last layer of the
+            train, a dict from layer names to numbers for those it names, or a mode of
+            the cross-stack paper, which leaves the first and the last layer of the
             model with a kernel alone: `"conservative"` (0.5),
             `"intermediate"` (0.5 for the first two layers that are not left alone
             and 0.8 for the others), `"aggressive"` (0.8), or `"pruning_only"`
