@@ -388,6 +388,8 @@ def record(dtype=0, shape=(4,), support=0, values=0, rest=b""):
 # Two values of four bytes, and each of them half of the time.
 TABLE = b"\x02" + bytes(8)
 HALVES = _tensors.varint(2**15) * 2
+# Five values, whose frequencies have the sum 2^16 in 64 bits, where 2^64 is 0.
+WRAPPED = b"\x05" + bytes(20) + _tensors.varint(2**62) * 4 + _tensors.varint(2**16)
 
 
 @pytest.mark.parametrize(
@@ -414,6 +416,7 @@ HALVES = _tensors.varint(2**15) * 2
         (record(values=4, rest=b"\x81\x20" + b"\0" * 20_000), "table has 4097"),
         (record(values=4, rest=b"\x02" + b"\0" * 7), "announced"),
         (record(values=4, rest=TABLE + b"\x01\x01\x0c" + b"\0" * 12), "add up"),
+        (record(values=4, rest=WRAPPED + b"\x08" + bytes(8)), "add up"),
         (record(values=4, rest=TABLE + HALVES + b"\x04" + b"\0" * 4), "another size"),
         (record(values=4, rest=TABLE + HALVES + b"\x0a" + b"\0" * 10), "another size"),
         (record(values=4, rest=TABLE + HALVES + b"\x08" + b"\0" * 8), "cut short"),

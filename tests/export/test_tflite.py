@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
-from tfcompress.export import _tflite
+from tfcompress.export import _parity, _tflite
 
 
 @pytest.fixture(scope="module")
@@ -616,6 +616,28 @@ class TestParity:
     def test_all_samples_are_compared(self, model, float_file):
         data = np.zeros((1200, 8, 8, 1), "float32")
         assert tfc.export.parity(model, float_file.path, data).samples == 1200
+
+    def test_what_floats_round_is_no_decision(self):
+        rows = np.array([[0.5, np.nextafter(np.float32(0.5), 1)], [0.5, 0.51]])
+        found = _parity._compare(rows, rows[:, ::-1], 0.0)
+        assert found.top1_agreement == 0.0
+        assert found.changed == 1.0  # of the second row alone
+        assert _parity._compare(rows[:1], rows[:1, ::-1], 0.0).changed is None
+
+    @pytest.mark.parametrize("io", [None, "float32"])
+    def test_close_calls_of_an_integer_file_that_answers_in_float(self, tmp_path, io):
+        # All ten classes are within a few steps of 0.1.
+        keras.utils.set_random_seed(0)
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        last = keras.layers.Dense(10, activation="softmax", kernel_initializer=start)
+        hidden = keras.layers.Dense(8, activation="relu")
+        model = keras.Sequential([keras.Input((4,)), hidden, last])
+        data = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
+        artifact = tfc.export.to_tflite(
+            model, tmp_path / "m.tflite", quantization="int8", calibration=data, io=io
+        )
+        assert artifact.parity.top1_agreement < 0.75  # most are close calls
+        assert artifact.parity.outputs[0].step == 1 / 256
 
 
 class TestBenchmark:

@@ -79,10 +79,13 @@ def from_ranges(data: bytes, count: int, frequency: np.ndarray) -> np.ndarray:
     """Reads `count` symbols, at least one.
 
     Raises:
-        ValueError: if `frequency` does not add up to 2^16, or `data` does not hold
-            exactly so many symbols.
+        ValueError: if `frequency` is not that of two symbols or more, which add up to
+            2^16, or `data` does not hold exactly so many symbols.
     """
-    if frequency.min() < 1 or int(frequency.sum()) != _TOTAL:
+    # Each one is looked at before the sum: of numbers up to 2^63, as a file can hold
+    # them, the sum may pass 2^64 and come back to 2^16.
+    valid = frequency.min() >= 1 and frequency.max() < _TOTAL
+    if not valid or int(frequency.sum()) != _TOTAL:
         raise ValueError("frequencies of values do not add up")
     number = _states(count)
     if len(data) < 8 * number or len(data) % 4:

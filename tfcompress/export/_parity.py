@@ -25,6 +25,9 @@ __all__ = [
 
 SAMPLE_LIMIT = 1000
 RANDOM_SAMPLES = 32
+# What a sum of float32 in another order may change, as a share of the largest value: a
+# hundred times the distance of two floats.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class OutputParity:
         mean_difference: mean absolute difference.
         output_range: largest absolute value of the Keras model.
         step: distance of two values that the file can tell apart; 0 where it
-            answers in float.
+            computes them in float.
         top1_agreement: fraction of samples with the same largest value; `None`
             where the output is not of shape `(batch, classes)`.
         changed: fraction of samples with another decision among those on which
-            the Keras model decides by more than two steps; `None` as above, and
-            where there are none.
+            the Keras model decides by more than two steps, or by more than floats
+            are rounded; `None` as above, and where there are none.
     """
 
     max_difference: float
@@ -212,13 +215,15 @@ def _compare(expected: np.ndarray, actual: np.ndarray, step: float) -> OutputPar
     difference = np.abs(actual - expected)
     agreement = changed = None
     if expected.ndim == 2 and expected.shape[1] > 1:
-        # An integer output has few values. Two classes that Keras tells apart by less
-        # than a step or two may change places by rounding alone, which is no fault of
-        # the file: only samples with a clear winner count as changed decisions.
+        # An integer output has few values, and floats are rounded. Two classes that
+        # Keras tells apart by less than a step or two may change places by rounding
+        # alone, which is no fault of the file: only samples with a clear winner count
+        # as changed decisions.
         same = expected.argmax(-1) == actual.argmax(-1)
         agreement = float(same.mean())
         second, first = np.sort(expected, -1)[:, -2:].T
-        clear = first - second > 2 * step
+        rounding = _ROUNDING * np.abs(expected).max(initial=0.0)
+        clear = first - second > 2 * max(step, rounding)
         changed = float((~same)[clear].mean()) if clear.any() else None
     return OutputParity(
         max_difference=float(difference.max(initial=0.0)),

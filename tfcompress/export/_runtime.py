@@ -226,8 +226,15 @@ class Program:
         return int(self.inputs[0][1]["shape"][0])
 
     def step(self, output: int) -> float:
-        """Distance of two values of an output; 0 where it is in float."""
-        return _scale(self.outputs[output][1])
+        """Distance of two values of an output; 0 where it is computed in float."""
+        detail = self.outputs[output][1]
+        # An integer file that answers in float (`io="float32"`) ends in the operator
+        # that makes floats of integers, and has no more values than those have.
+        for operation in self._interpreter._get_ops_details():
+            made = detail["index"] in map(int, operation["outputs"])
+            if made and operation["op_name"] == "DEQUANTIZE":
+                return self.step_of(int(operation["inputs"][0]))
+        return _scale(detail)
 
     def step_of(self, tensor: int) -> float:
         """Distance of two values of a tensor; 0 where it is in float."""
