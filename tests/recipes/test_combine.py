@@ -11,7 +11,7 @@ def combine(load_recipe):
 
 
 def row(name, accuracy, size, energy):
-    return {"name": name, "accuracy": accuracy, "bytes": size, "energy": energy}
+    return {"name": name, "validation": accuracy, "bytes": size, "energy": energy}
 
 
 def test_the_plan_goes_every_way_through_the_steps(combine):
