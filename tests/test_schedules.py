@@ -69,6 +69,11 @@ def test_bounds_are_the_extremes_over_all_steps(schedule):
     assert schedule.bounds() == (min(values), max(values))
 
 
+@pytest.mark.parametrize("schedule", [*EXAMPLES, Linear(0.7, 0.1, 2, 9)], ids=repr)
+def test_the_last_value_stays(schedule):
+    assert {schedule(step) for step in range(9, 99)} == {schedule.last()}
+
+
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
 def test_a_schedule_survives_its_config_and_json(schedule):
     assert type(schedule).from_config(schedule.get_config()) == schedule

@@ -62,6 +62,15 @@ class Schedule(ABC):
     def bounds(self) -> tuple[float, float]:
         """Returns the smallest and the largest value over all steps."""
 
+    def last(self) -> float | None:
+        """Returns the value that stays when all others have passed.
+
+        By default the largest. A schedule that ends with another overrides it, and
+        returns `None` if it never settles. A training run that ends before this
+        value is reached says so.
+        """
+        return self.bounds()[1]
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""
         return {
@@ -112,6 +121,10 @@ class Constant(Schedule):
         """Returns the smallest and the largest value over all steps."""
         return _bounds(self.value, *([0.0] if self.begin > 0 else []))
 
+    def last(self) -> float:
+        """Returns the value that stays when all others have passed."""
+        return float(self.value)
+
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 @dataclass(frozen=True)
@@ -154,6 +167,10 @@ class OneShot(Schedule):
         """Returns the smallest and the largest value over all steps."""
         return _bounds(self.value, *([0.0] if self.at > 0 else []))
 
+    def last(self) -> float:
+        """Returns the value that stays when all others have passed."""
+        return float(self.value)
+
 
 @dataclass(frozen=True)
 class _Ramp(Schedule):
@@ -193,6 +210,10 @@ class _Ramp(Schedule):
     def bounds(self) -> tuple[float, float]:
         """Returns the smallest and the largest value over all steps."""
         return _bounds(self.initial, self.final)
+
+    def last(self) -> float:
+        """Returns the value that stays when all others have passed."""
+        return float(self.final)
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -378,6 +399,10 @@ class Piecewise(Schedule):
         """Returns the smallest and the largest value over all steps."""
         before = [0.0] if self.values[0][0] > 0 else []
         return _bounds(*(value for _, value in self.values), *before)
+
+    def last(self) -> float:
+        """Returns the value that stays when all others have passed."""
+        return float(self.values[-1][1])
 
 
 def get(identifier: Any) -> Schedule:

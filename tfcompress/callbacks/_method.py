@@ -6,13 +6,13 @@ import contextlib
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
 import numpy as np
 
-from tfcompress import _made
+from tfcompress import _made, schedules
 from tfcompress._checks import name_list
 from tfcompress.structure._graph import edited, require_graph
 
@@ -101,6 +101,7 @@ class Method(keras.callbacks.Callback):
         self._swaps = False
         self._epochs_done = 0
         self._offset: int | None = None  # until the first epoch of a run is known
+        self._step = 0  # of the schedules, the last that has been applied
 
     # What a method overrides -------------------------------------------------
 
@@ -130,8 +131,16 @@ class Method(keras.callbacks.Callback):
     def _forget(self) -> None:
         """Forgets what was counted: the callback is given another model."""
 
-    def _reached(self) -> tuple[float, float] | None:
-        """Where the method's schedule is and where it ends; `None` without one."""
+    def _schedules(self) -> Iterable[schedules.Schedule]:
+        """The schedules that say how far the method goes."""
+        return ()
+
+    def _unreached(self) -> str | None:
+        """How far a schedule got that training has not brought to its end."""
+        for schedule in self._schedules():
+            now, last = schedule(self._step), schedule.last()
+            if last is not None and now != last:
+                return f"{now:.4g} of {last:.4g}"
         return None
 
     def _carry(self, shrunk: Any) -> None:
@@ -206,7 +215,8 @@ class Method(keras.callbacks.Callback):
 
     def _begin_epoch(self, epoch: int) -> None:
         if self.unit == "epoch":
-            self._advance(self._scheduled(epoch))
+            self._step = self._scheduled(epoch)
+            self._advance(self._step)
 
     def _scheduled(self, epoch: int) -> int:
         """The epoch of the schedule that an epoch of this run stands for."""
@@ -235,7 +245,8 @@ class Method(keras.callbacks.Callback):
 
     def _begin_batch(self, batch: int) -> None:
         if self.unit == "step":
-            self._advance(self._last_step(batch, self.updates_done))
+            self._step = self._last_step(batch, self.updates_done)
+            self._advance(self._step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs what the method did."""
@@ -261,12 +272,20 @@ class Method(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves the model as the method wants it, without the method's state."""
-        if self._is_attached:
+        # A run that was complete when it was restored has no epochs left, and says
+        # nothing.
+        has_run = self._is_attached
+        if has_run:
             # Keras may just have replaced the weights by their moving average.
             self._reapply()
             self._record()
         self._release()
-        _warn_if_short(self)
+        if has_run and (unreached := self._unreached()) is not None:
+            warnings.warn(
+                f"{type(self).__name__}: training has ended before the schedule did, "
+                f"at {unreached}. Train longer, or let the schedule end earlier.",
+                stacklevel=2,
+            )
 
     def _record(self) -> None:
         """Notes in the model how it was made; `report.compare` shows it."""
@@ -464,14 +483,3 @@ def _rank(callback: Any) -> int:
     if _is_swapping(callback):
         return 0
     return 1 if isinstance(callback, Method) else 2
-
-
-def _warn_if_short(method: Method) -> None:
-    reached = method._reached()
-    if reached is not None and reached[0] < reached[1]:
-        warnings.warn(
-            f"{type(method).__name__}: training has ended before the schedule did, at "
-            f"{reached[0]:.4g} of {reached[1]:.4g}. Train longer, or let the schedule "
-            "end earlier.",
-            stacklevel=2,
-        )

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -192,6 +192,13 @@ class ADMM(Method):
 
     def _logs(self) -> dict[str, float]:
         return self.residuals()
+
+    def _unreached(self) -> str | None:
+        self._step = self._updates  # which rho is a schedule of
+        return super()._unreached()
+
+    def _schedules(self) -> Iterable[schedules.Schedule]:
+        return (self.rho,)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the kernels their own regularizers back."""

@@ -205,6 +205,16 @@ class DynamicSurgery(Method):
             "surgery_spliced": self._spliced,
         }
 
+    def _unreached(self) -> str | None:
+        # Masks that change until the last step leave weights that have not learned to
+        # do without those that went; whoever names an `end` wants them to.
+        step = self.updates_done
+        if step <= self.begin:
+            return f"step {step} (begin={self.begin})"
+        if self.end is not None and step < self.end:
+            return f"step {step} (end={self.end})"
+        return None
+
     def probability(self, step: int) -> float:
         """Probability with which the masks of a layer are updated.
 

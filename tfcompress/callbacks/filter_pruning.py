@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -237,11 +237,8 @@ class FilterPruning(Method):
         if self._masks is not None:
             self._masks.apply()
 
-    def _reached(self) -> tuple[float, float] | None:
-        now = [rate for rate in self._last_rates.values()]
-        final = [rate.bounds()[1] for rate in self._rates.values()]
-        short = [pair for pair in zip(now, final, strict=False) if pair[0] < pair[1]]
-        return short[0] if short else None
+    def _schedules(self) -> Iterable[schedules.Schedule]:
+        return self._rates.values()
 
     @property
     def pruning_rate(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -126,6 +126,9 @@ class GatePenalty(Method):
             for gate in self._gates.values():
                 gate.set_penalty(*(weight / len(self._gates) for weight in wanted))
             self._set = wanted
+
+    def _schedules(self) -> Iterable[schedules.Schedule]:
+        return self.polarization, self.activation
 
     def _end_epoch(self, epoch: int) -> None:
         for name, gate in self._gates.items():

@@ -196,9 +196,10 @@ class IncrementalApproximation(Method):
     def _logs(self) -> dict[str, float]:
         return {"approximated": self.approximated}
 
-    def _reached(self) -> tuple[float, float] | None:
-        done = self.approximated if self._targets else 1.0
-        return done, 1.0
+    def _unreached(self) -> str | None:
+        if self._iteration == self.iterations:
+            return None
+        return f"iteration {self._iteration} of {self.iterations}"
 
     def iteration(self, epoch: int, batch: int = 0) -> int:
         """The iteration, from 1, that a batch of an epoch, from 0, belongs to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -210,12 +210,8 @@ class MagnitudePruning(Method):
         self._model = shrunk.model
         self._prepare()
 
-    def _reached(self) -> tuple[float, float] | None:
-        for name in self._kernels:
-            final = self._schedule_of(name).bounds()[1]
-            if self._last.get(name, 0.0) < final:
-                return self._last.get(name, 0.0), final
-        return None
+    def _schedules(self) -> Iterable[schedules.Schedule]:
+        return map(self._schedule_of, self._kernels)
 
     @property
     def sparsity(self) -> float:
