@@ -298,7 +298,8 @@ def test_the_papers_counts_follow_from_its_opening_ratios():
     # Table 2 on CIFAR-10, as "FLOPs" of convolutions and normalizations: 255.3 M.
     model = tfc.zoo.resnet110()
     assert len(dict(branches(model))) == 54
-    rows = tfc.cost.count(model).rows
+    cost = tfc.cost.count(model)
+    rows = cost.rows
 
     def work(names):
         return 1e-6 * sum(
@@ -312,6 +313,11 @@ def test_the_papers_counts_follow_from_its_opening_ratios():
     closed = 24 * work(r"(conv|bn)2_2_[12]") + work(r"(conv|bn)2_1_[12]")
     assert round(work(".*"), 1) == 255.3
     assert abs(work(".*") - closed - 137.7) < 0.1
+    # On CIFAR-100, 66.67 % open: 36 of 54, and again one block at a border is closed.
+    assert round(54 * 0.6667) == 36
+    closed = 17 * work(r"(conv|bn)2_2_[12]") + work(r"(conv|bn)2_1_[12]")
+    more = 1e-6 * (tfc.cost.count(tfc.zoo.resnet110(classes=100)).macs - cost.macs)
+    assert abs(work(".*") + more - closed - 171.1) < 0.2
     # Channels behind the second convolution, half of a block: 48.76 % open.
     assert abs(work(r"conv\d_\d+_2") / work(".*") - 0.5) < 0.01
     assert round(255.3 * (1 - (1 - 0.4876) / 2), 1) == 189.9
