@@ -18,6 +18,25 @@ VGG16 = {
 }
 
 
+def resnet50():
+    """Kernels of ResNet-50: four stages of bottlenecks, between two single layers."""
+    sizes = {"conv1_conv": 7 * 7 * 3 * 64, "predictions": 2048 * 1000}
+    inputs = 64
+    for stage, (middle, blocks) in enumerate(
+        ((64, 3), (128, 4), (256, 6), (512, 3)), start=2
+    ):
+        outputs = 4 * middle
+        for block in range(1, blocks + 1):
+            name = f"conv{stage}_block{block}_"
+            if block == 1:
+                sizes[f"{name}0_conv"] = inputs * outputs
+            sizes[f"{name}1_conv"] = inputs * middle
+            sizes[f"{name}2_conv"] = 9 * middle * middle
+            sizes[f"{name}3_conv"] = middle * outputs
+            inputs = outputs
+    return sizes
+
+
 @pytest.fixture(scope="module")
 def recipe(load_recipe):
     return load_recipe("admm_nn_imagenet")
@@ -105,6 +124,28 @@ def test_vgg16_is_pruned_as_in_table_3(recipe, plan, ratio):
     fraction = recipe.NETWORKS["vgg16"].plans[plan].fraction
     kept = sum(fraction(name) * size for name, size in VGG16.items())
     assert sum(VGG16.values()) / kept == pytest.approx(ratio, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("plan", "millions", "bits", "megabytes"),
+    [
+        ("7x", 3.6, 6, 2.7),
+        ("9.2x", 2.8, None, None),
+        ("17.4x", 1.47, 4, 0.73),
+    ],
+)
+def test_resnet50_is_pruned_as_in_tables_4_and_6(
+    recipe, plan, millions, bits, megabytes
+):
+    sizes = resnet50()
+    assert len(sizes) == 54 and sum(sizes.values()) == pytest.approx(25.5e6, rel=1e-3)
+    plan = recipe.NETWORKS["resnet50"].plans[plan]
+    kept = {name: plan.fraction(name) * size for name, size in sizes.items()}
+    assert sum(kept.values()) / 1e6 == pytest.approx(millions, rel=0.015)
+    if bits:
+        assert {plan.bits(name) for name in sizes} == {bits}
+        data = sum(plan.bits(name) * count for name, count in kept.items()) / 8e6
+        assert data == pytest.approx(megabytes, rel=0.015)
 
 
 def test_a_run_ends_with_a_packed_model(recipe, tmp_path):
