@@ -31,7 +31,8 @@ def setting(
     Args:
         help: what the setting is, for `--help`.
         default: of presets that do not name it. Defaults to none: they all do.
-        choices: the values of a string. Defaults to `None`, any.
+        choices: the values of a string, or words that a whole number may be replaced
+            by. Defaults to `None`: any string, no word.
         least: smallest number. Defaults to `None`, any.
         most: largest number. Defaults to `None`, any.
     """
@@ -72,6 +73,14 @@ def _with_flags(settings: Any) -> list[dataclasses.Field]:
 def _define(name: str, kind: Any, text: str, facts: Mapping[str, Any]) -> None:
     if kind is bool:
         flags.DEFINE_bool(name, None, text)
+    elif kind is int and facts["choices"]:
+        flags.DEFINE_string(name, None, text)
+        flags.register_validator(
+            name,
+            lambda word: word is None or _number_or_word(word, facts) is not None,
+            f"Expected a whole number{_at_least(facts)}, or "
+            f"{' or '.join(facts['choices'])}.",
+        )
     elif kind is int:
         flags.DEFINE_integer(name, None, text, facts["least"], facts["most"])
     elif kind is float:
@@ -95,7 +104,7 @@ def _type_of(settings: Any, name: str) -> tuple[Any, bool]:
     hint = typing.get_type_hints(type(settings))[name]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-        return kinds[0], True
+        return kinds[0], type(None) in typing.get_args(hint)
     return hint, False
 
 
@@ -104,6 +113,20 @@ def _items(words: Iterable[str], kind: Callable[[str], Any]) -> tuple[Any, ...] 
         return tuple(kind(word) for word in words)
     except ValueError:
         return None
+
+
+def _number_or_word(word: str, facts: Mapping[str, Any]) -> int | str | None:
+    """What the flag of a number stands for that words may replace."""
+    if word in facts["choices"]:
+        return word
+    (number,) = _items([word], int) or (None,)
+    if number is None or (facts["least"] is not None and number < facts["least"]):
+        return None
+    return number
+
+
+def _at_least(facts: Mapping[str, Any]) -> str:
+    return "" if facts["least"] is None else f" of at least {facts['least']}"
 
 
 def chosen(presets: Mapping[str, Any]) -> Any:
@@ -117,6 +140,8 @@ def chosen(presets: Mapping[str, Any]) -> Any:
             continue
         if typing.get_origin(kind) is tuple:
             value = _items(value, typing.get_args(kind)[0])
+        elif kind is int and field.metadata["choices"]:
+            value = _number_or_word(value, field.metadata)
         elif optional and value == "none":
             value = None
         changes[field.name] = value

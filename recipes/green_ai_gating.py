@@ -14,16 +14,21 @@ rates and, for layers, at the rates that the gates found.
     python recipes/green_ai_gating.py                            # digits, two minutes
     python recipes/green_ai_gating.py --preset=paper             # Table 2, CIFAR-10
     python recipes/green_ai_gating.py --preset=cifar100          # Table 2, CIFAR-100
-    python recipes/green_ai_gating.py --preset=paper --model=resnet56 \
-        --estimator=gumbel --seeds=0,1,2,3,4                     # Table 3
-    python recipes/green_ai_gating.py --preset=paper --estimator=ste,gumbel,bernoulli
+    python recipes/green_ai_gating.py --preset=paper --model=resnet56 \\
+        --estimator=gumbel --lambda_polar=1 --lambda_act=0,0.25,0.5,0.75,1 \\
+        --seeds=0,1,2,3,4                                        # Table 3, Figure 5
+    python recipes/green_ai_gating.py --preset=paper \\
+        --estimator=ste,gumbel,bernoulli                         # Table 4
+    python recipes/green_ai_gating.py --preset=paper --lambda_polar=2  # Table 5, a row
     python recipes/green_ai_gating.py --preset=rising            # Table 5, last row
-    python recipes/green_ai_gating.py --preset=paper --gates=channel \
-        --position=before,middle,after --depth=0,1,2             # Table 6
+    python recipes/green_ai_gating.py --preset=paper --gates=channel \\
+        --position=before,middle,after --depth=0,1               # Table 6
     python recipes/green_ai_gating.py --warm_start=dense.keras   # gates for it
 
 Lists are swept. The same command resumes a run that was interrupted; other gates,
-weights, estimators and seeds add to the results in --out.
+weights, estimators and seeds add to the results in --out. Another network or data set
+needs another folder. The paper does not state λ_polar for Tables 2 and 6, nor the
+values of λ_act in Table 3, only their range.
 
 Results in --out: report.html and report.json with the accuracy over the MACs, and
 a heat map of each gate's opening ratio over the epochs (Figures 4 to 6),

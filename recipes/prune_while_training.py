@@ -14,6 +14,26 @@ for efficiently optimizing deep learning networks" (2020), compare:
     python recipes/prune_while_training.py --preset=paper --width=0.25 --limit=20000
     python recipes/prune_while_training.py --rates=conv4:0.8+conv5:0.8
     python recipes/prune_while_training.py --rates=0.6 --ranking=global --floor=0.2
+    python recipes/prune_while_training.py --shrink_every=auto
+
+The figures of the paper, at its size. Runs of one data set share a folder:
+
+    R="python recipes/prune_while_training.py --preset=paper --prt=30,40,55,65"
+    $R --variants=dense --variants=pwt-l1 --variants=prt        # Figures 1 and 2
+    $R --rates=0.72,0.76,0.8,0.84,0.88,0.92 --variants=dense \\
+        --variants=pwt-l1                                       # Figure 3
+    $R --variants=pwt-l1 --variants=pwt-l1-mod                  # Figure 4
+    $R --variants=pwt-mean-activation                           # Figure 5
+    $R --variants=pwt-random --rates=0.8 --floor=0
+    $R --variants=pwt-random --rates=0.4 --floor=0
+    python recipes/prune_while_training.py --preset=cifar100 --rates=0.5,0.8 \\
+        --variants=dense --variants=pwt-l1 --out=out/cifar100   # Figure 6
+    python recipes/prune_while_training.py --preset=imagenet \\
+        --variants=dense --variants=pwt-l1 --variants=prt \\
+        --out=out/imagenet                                      # Figure 7
+
+Of the n of PRT-n the text names 55 only, and of the rates of Figure 3 only 72, 80 and
+92 %; the others above are examples.
 
 A rate is a number, or targets of single layers: "conv4:0.8+conv5:0.8" prunes 80 % of
 the layers whose names begin with conv4 or conv5 and leaves the others alone. If the
@@ -37,7 +57,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -73,7 +93,13 @@ class Settings:
     ramp: float = setting(
         "Fraction of the epochs in which the pruning rate grows.", 1.0, least=0, most=1
     )
-    shrink_every: int = setting("Epochs between two removals.", 4, least=1)
+    shrink_every: int | Literal["auto"] = setting(
+        'Epochs between two removals; "auto" removes when measured times say that it '
+        "pays.",
+        4,
+        choices=["auto"],
+        least=1,
+    )
     width: float = setting("Factor on the number of filters.", 1.0, least=0)
     limit: int | None = setting("Number of training images.", None, least=1)
     stream: int | None = setting(
@@ -133,7 +159,11 @@ flags.DEFINE_enum(
     "Which filters compete. [preset: quick layer, others paper]",
 )
 flags.DEFINE_float(
-    "floor", 0.1, "Fraction that every layer keeps when layers compete.", 0.0, 1.0
+    "floor",
+    0.1,
+    "Fraction that every layer keeps when layers compete; 0 for a single filter.",
+    0.0,
+    1.0,
 )
 
 

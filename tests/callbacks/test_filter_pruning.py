@@ -417,8 +417,11 @@ def lost(pruning):
 
 def test_the_network_ranking_compares_raw_scores():
     # Algorithm 1 of the paper: the smallest of the whole network go, but one.
-    one, two = lost(FilterPruning(0.5, ranking="network", floor=0.05, layers=CONVS))
-    assert one == list(range(19)) and two == [0]
+    for floor in (0.0, 0.05):
+        one, two = lost(
+            FilterPruning(0.5, ranking="network", floor=floor, layers=CONVS)
+        )
+        assert one == list(range(19)) and two == [0]
     one, two = lost(FilterPruning(0.5, ranking="network", floor=0.25, layers=CONVS))
     assert one == list(range(15)) and two == list(range(5))
     # The global ranking divides the difference away.
@@ -545,7 +548,7 @@ def test_configuration_round_trip():
         ({"schedule": 0.5, "unit": "batch"}, "unit"),
         ({"schedule": 0.5, "multiple_of": 0}, "multiple_of"),
         ({"schedule": 0.5, "ranking": "best"}, "ranking"),
-        ({"schedule": 0.5, "floor": 0.0}, "floor"),
+        ({"schedule": 0.5, "floor": -0.1}, "floor"),
         ({"schedule": {"a": 0.5}, "layers": ["b"]}, "layers"),
         ({"schedule": {"a": 0.5}, "ranking": "global"}, "ranking"),
     ],

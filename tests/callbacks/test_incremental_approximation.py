@@ -172,6 +172,28 @@ def test_approximation_errors_decide():
     assert error[chosen].max() <= error[~chosen].min()
 
 
+@pytest.mark.parametrize("order", ["error", "relative", "magnitude"])
+def test_the_order_decides_which_half_comes_first(order):
+    model = network(keras.optimizers.SGD(0.0))
+    layer = model.get_layer("logits")
+    # Apart, so that no two orders take the same half. T_1 of these is 1, 2, 4, 8.
+    sizes = np.array([1.0, 1.9, 2.2, 3.0, 4.1, 7.8, 9.0, 15.0], "float32")
+    sizes = np.concatenate([sizes, [1.45, 5.0, 6.1, 12.0]]).astype("float32")
+    kernel = np.resize(sizes, layer.kernels[0].shape)
+    kernel[::2] *= -1
+    layer.kernels[0].assign(kernel)
+    watch = Watch()
+    fit(model, IncrementalApproximation(2, order=order), watch, epochs=2)
+    chosen = watch.begins[0]["logits"]["approximated"]
+    size = np.abs(kernel)
+    error = size - 2 ** np.floor(np.log2(size))
+    rank = {"error": error, "relative": error / size, "magnitude": -size}
+    assert np.count_nonzero(chosen) == kernel.size // 2
+    for name, values in rank.items():
+        first = values[chosen].max() <= values[~chosen].min()
+        assert first == (name == order)
+
+
 def test_epochs_are_divided_evenly_and_the_partition_follows():
     model, watch = network(), Watch()
     history = fit(model, IncrementalApproximation(3), watch, epochs=7)

@@ -1,7 +1,9 @@
 """What the recipes share: flags, locks, jobs that are done or not, backups."""
 
+import ast
 import dataclasses
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -220,8 +222,8 @@ def test_training_goes_on_as_if_nothing_had_happened(
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_every_setting_is_a_flag(load_recipe):
-    settings = sys.modules["_settings"]
+def test_every_setting_is_a_flag(shared, load_recipe):
+    settings = shared[1]
     for name in ("prune_while_training",):
         known = set(settings.FLAGS)
         recipe = load_recipe(name)
@@ -234,7 +236,13 @@ def test_every_setting_is_a_flag(load_recipe):
             assert chosen == dataclasses.replace(
                 quick, epochs=7, prt=(3, 4), augment=None
             )
+            # A number, or a word in its place.
+            for text, value in (("3", 3), ("auto", "auto")):
+                settings.FLAGS(["x", f"--shrink_every={text}"])
+                assert settings.chosen(recipe.PRESETS).shrink_every == value
             for bad in (
+                "--shrink_every=0",
+                "--shrink_every=often",
                 "--prt=a",
                 "--seeds=x",
                 "--seeds=",
@@ -265,8 +273,52 @@ launch(main)
 """
 
 
-def test_a_recipe_ends_with_where_its_results_are(load_recipe, tmp_path):
-    recipes = Path(sys.modules["_settings"].__file__).parent
+def commands(text):
+    """Recipe and arguments of the commands in a text, abbreviations written out."""
+    known = {}
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        line = line.partition(" #")[0].strip()
+        if match := re.fullmatch(r'(\w+)="(.+)"', line):
+            known[match[1]] = match[2]
+        line = re.sub(r"\$(\w+)", lambda m: known.get(m[1], m[0]), line)
+        if match := re.fullmatch(r"python recipes/(\w+)\.py *(.*)", line):
+            yield match[1], match[2].split()
+
+
+FOLDER = Path(__file__).resolve().parents[2]
+RECIPES = sorted(
+    path.stem
+    for path in (FOLDER / "recipes").glob("*.py")
+    if path.stem[0] != "_" and "define_flags(" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_commands_in_docstrings_and_pages_are_understood(name, shared, monkeypatch):
+    settings = shared[1]
+    path = FOLDER / "recipes" / f"{name}.py"
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    texts = [docstring, *(p.read_text() for p in (FOLDER / "docs").rglob("*.md"))]
+    found = [words for text in texts for of, words in commands(text) if of == name]
+    assert found
+    known = set(settings.FLAGS)
+    spec = importlib.util.spec_from_file_location(f"{name}_commands", path)
+    recipe = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, recipe)  # dataclasses look it up
+    try:
+        spec.loader.exec_module(recipe)
+        for words in found:
+            assert settings.FLAGS(["x", *words]) == ["x"], words
+            settings.chosen(recipe.PRESETS)
+            for flag in set(settings.FLAGS) - known:
+                settings.FLAGS[flag].unparse()
+    finally:
+        for flag in set(settings.FLAGS) - known:
+            delattr(settings.FLAGS, flag)
+
+
+def test_a_recipe_ends_with_where_its_results_are(tmp_path):
+    recipes = FOLDER / "recipes"
 
     def run(what, *more):
         return subprocess.run(
@@ -286,8 +338,8 @@ def test_a_recipe_ends_with_where_its_results_are(load_recipe, tmp_path):
     assert "Invalid value for argument `x`" in refused.stderr
 
 
-def test_recipes_import_nothing_private(load_recipe):
-    for path in Path(sys.modules["_settings"].__file__).parent.glob("*.py"):
+def test_recipes_import_nothing_private():
+    for path in (FOLDER / "recipes").glob("*.py"):
         assert not re.search(
             r"tfcompress\._|tfcompress\.\w+\._|tfc\._", path.read_text()
         )

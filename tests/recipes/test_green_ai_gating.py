@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -39,6 +40,29 @@ def test_the_paper_presets_are_the_papers(recipe):
     assert recipe.PENALTIES["paper"] == ("3", ["0"]) and paper.open_bias == 0
     rising = recipe.schedule(recipe.PENALTIES["rising"][0])
     assert rising == Piecewise({0: 0.0, 125: 2.0, 190: 3.0})
+
+
+def commands(recipe):
+    """The flags of each command in the docstring, by the table it is for."""
+    text = re.sub(r" *\\\n +", " ", recipe.__doc__)
+    found = re.findall(r"python \S+ (.*?) +# (Table \d+.*)", text)
+    return {table: dict(re.findall(r"--(\w+)=(\S+)", line)) for line, table in found}
+
+
+def test_the_commands_for_the_tables_have_the_papers_settings(recipe):
+    table = commands(recipe)
+    # Section 5.3: λ_polar = 1, Gumbel-softmax, λ_act in [0, 1]; five trials.
+    third = table["Table 3, Figure 5"]
+    assert (third["model"], third["estimator"]) == ("resnet56", "gumbel")
+    assert third["lambda_polar"] == "1" and len(third["seeds"].split(",")) == 5
+    weights = list(map(float, third["lambda_act"].split(",")))
+    assert weights[0] == 0 and weights[-1] == 1 and weights == sorted(weights)
+    # Table 4: λ_polar = 3, which is the preset's.
+    assert table["Table 4"] == {"preset": "paper", "estimator": "ste,gumbel,bernoulli"}
+    assert recipe.PENALTIES["paper"][0] == "3"
+    # Table 6: one and two dense layers, of which `depth` counts the hidden ones.
+    sixth = table["Table 6"]
+    assert (sixth["position"], sixth["depth"]) == ("before,middle,after", "0,1")
 
 
 def test_weight_decay_acts_as_inside_the_gradient(recipe):

@@ -143,6 +143,17 @@ def test_a_longer_comparison_adds_to_a_shorter_one(
     assert "Results are in" not in (tmp_path / "report.html").read_text()
 
 
+def test_measured_times_may_decide_about_removals(recipe, settings, tmp_path):
+    settings = dataclasses.replace(settings, shrink_every="auto")
+    options = {"variants": ["pwt-l1"], "rates": ["0.5"], "seeds": [0]}
+    recipe.run(settings, out=tmp_path, report=False, **options)
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    # Whenever it was removed, what is left does not hold a pruned filter.
+    whole = recipe.count_filters(recipe.network(settings, DIGITS))
+    assert sum(record["filters"]) == whole - round(record["pruned"] * whole)
+    assert record["pruned"] == pytest.approx(0.5, abs=0.1)
+
+
 def without_times(folder):
     records = json.loads((folder / "results.json").read_text())
     for record in records:

@@ -106,10 +106,10 @@ class FilterPruning(Method):
             many in every group (algorithm 2); `"random"` from a group that is drawn
             anew for every channel, all with the same probability (algorithm 3).
             Defaults to `"layer"`.
-        floor: fraction of a group's channels, in (0, 1], that a ranking other than
+        floor: fraction of a group's channels, in [0, 1], that a ranking other than
             `"layer"` leaves in every group, and at least one. The paper has no
-            floor. Without one, raw scores can empty late layers: these are wide, so
-            their weights are small from the initialization on. Defaults to `0.1`.
+            floor: that is `0`. Raw scores can then empty late layers: these are wide,
+            so their weights are small from the initialization on. Defaults to `0.1`.
         target: the part of the model to prune; see `Method`. Defaults to `None`.
 
     Raises:
@@ -142,7 +142,7 @@ class FilterPruning(Method):
         self.unit = one_of("unit", unit, ("epoch", "step"))
         self.multiple_of = whole("multiple_of", multiple_of)
         self.ranking = one_of("ranking", ranking, _RANKINGS)
-        self.floor = fraction("floor", floor)
+        self.floor = fraction("floor", floor, zero=True)
         if isinstance(self.schedule, dict):
             _refuse_with_targets(self.layers is not None, "layers", layers)
             _refuse_with_targets(ranking != "layer", "ranking", ranking)
