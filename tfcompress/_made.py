@@ -71,6 +71,11 @@ def made(model: keras.Model | str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _attach(model: keras.Model, records: list[dict[str, Any]]) -> None:
     def save_assets(folder: str) -> None:
         """Keras calls this when it saves the model."""
+        # This attribute hides the method of the model's class, which has files to
+        # save that `load_assets` will want back.
+        own = getattr(type(model), "save_assets", None)
+        if own is not None:
+            own(model, folder)
         Path(folder, _FILE).write_text(json.dumps(records), encoding="utf-8")
 
     # Past Keras' tracking, which would wrap the list and count it as state.

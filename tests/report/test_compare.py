@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from tfcompress import _made
 from tfcompress.export.targets import _target
 from tfcompress.report import _compare
 from tfcompress.report._align import aligned
+from tfcompress.report._tasks import tasks_of
 from tfcompress.report._verdict import verdict
 from tfcompress.report._words import step
 
@@ -353,6 +355,42 @@ class TestTasks:
         right = (model.predict(self.rows, verbose=0)[:, 0] > 0) == labels
         assert metrics["accuracy"].value == pytest.approx(right.mean())
 
+    @pytest.mark.parametrize(
+        "behind",
+        [
+            keras.layers.Reshape((1,)),
+            keras.layers.Dropout(0.1),
+            tfc.layers.FakeQuantize(),
+        ],
+    )
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_layers_behind_a_sigmoid_leave_its_threshold(self, behind, compiled):
+        model = self.small(1, "sigmoid")
+        model.add(type(behind).from_config(behind.get_config()))
+        if compiled:
+            model.compile("sgd", "binary_crossentropy")
+        labels = self.rng.integers(0, 2, 24)
+        metrics, _ = self.compare(model, (self.rows, labels))
+        right = (model.predict(self.rows, verbose=0)[:, 0] > 0.5) == labels
+        assert metrics["accuracy"].value == pytest.approx(right.mean())
+
+    def test_a_dense_layer_behind_a_sigmoid_gives_logits(self):
+        model = self.small(4, "sigmoid")
+        model.add(keras.layers.Dense(1))
+        (task,) = tasks_of(model, np.zeros((2, 1)))
+        assert (task.kind, task.threshold) == ("binary", 0.0)
+
+    def test_a_binary_loss_tells_what_it_takes(self):
+        model = self.small(1, "sigmoid")
+        model.add(keras.layers.Rescaling(1.0))
+        (task,) = tasks_of(model, None)
+        assert task.threshold == 0.0
+        loss = keras.losses.BinaryCrossentropy
+        for logits, threshold in ((False, 0.5), (True, 0.0)):
+            model.compile("sgd", loss(from_logits=logits))
+            (task,) = tasks_of(model, None)
+            assert (task.kind, task.threshold) == ("binary", threshold)
+
     def heads(self):
         keras.utils.set_random_seed(1)
         inputs = keras.Input((6, 6, 1))
@@ -505,6 +543,41 @@ class TestTasks:
         before = [metric.result() for metric in model.metrics[:1]]
         self.compare(model, (self.rows, labels))
         assert [metric.result() for metric in model.metrics[:1]] == before
+
+    @pytest.mark.parametrize("kind", ["copied", "no config", "config without k"])
+    def test_a_metric_object_counts_for_every_model_anew(self, kind):
+        top = keras.metrics.SparseTopKCategoricalAccuracy
+
+        class Silent(top):
+            def get_config(self):
+                raise LookupError("no config")
+
+        class Forgetful(keras.metrics.Mean):
+            """A copy from its config would look at the best two."""
+
+            def __init__(self, best=2, name="mine", dtype=None):
+                super().__init__(name, dtype)
+                self.best = best
+
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                found = keras.metrics.sparse_top_k_categorical_accuracy
+                super().update_state(found(y_true, y_pred, k=self.best))
+
+        mine = {"copied": top, "no config": Silent, "config without k": Forgetful}[
+            kind
+        ](1, name="mine")
+        models = {"a": self.small(3, "softmax"), "b": self.small(3, "softmax")}
+        models["b"].set_weights([-w for w in models["b"].get_weights()])
+        labels = models["a"].predict(self.rows, verbose=0).argmax(-1)
+        mine.update_state([0, 0, 0, 0], np.eye(3, dtype="float32")[[0, 1, 1, 1]])
+        report = tfc.report.compare(
+            models, data=(self.rows, labels), metrics=[mine], hardware=None, verbose=0
+        )
+        a, b = (self.values(model.metrics) for model in report.models)
+        right = models["b"].predict(self.rows, verbose=0).argmax(-1) == labels
+        assert a == {"mine": 1.0}
+        assert b == {"mine": pytest.approx(right.mean())} and right.mean() < 0.5
+        assert mine.result() == 0.25  # its owner does not notice
 
     def test_a_metric_of_the_users_that_fails_leaves_the_rest(self):
         class Undecided(keras.metrics.Mean):
@@ -759,6 +832,23 @@ class TestMade:
         if content is not None:
             path.write_bytes(content)
         assert _made.made(path) == []
+
+    def test_assets_of_the_models_class_are_saved_beside_them(self, tmp_path):
+        @keras.saving.register_keras_serializable(package="tests_made")
+        class Speaking(keras.Model):
+            def save_assets(self, folder):
+                Path(folder, "words.txt").write_text(self.words)
+
+            def load_assets(self, folder):
+                self.words = Path(folder, "words.txt").read_text()
+
+        inputs = keras.Input((4,))
+        model = Speaking(inputs, keras.layers.Dense(2)(inputs))
+        model.words = "yes no"
+        _made.note(model, "FilterPruning")
+        model.save(tmp_path / "m.keras")
+        assert keras.saving.load_model(tmp_path / "m.keras").words == "yes no"
+        assert len(_made.made(tmp_path / "m.keras")) == 1
 
 
 def test_a_model_trained_for_integers_has_an_integer_file_only(models, test_data):

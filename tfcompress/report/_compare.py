@@ -312,7 +312,6 @@ def _measure(
     progress: Progress,
 ) -> dict[str, _Measured]:
     """Runs every model, and its integer file, on the test data."""
-    compiled = [compile_arguments(work.model) for work in works]
     measurements: dict[str, _Measured] = {}
     for work in works:
         progress(f"{work.name}: running on the test data")
@@ -321,15 +320,16 @@ def _measure(
             _agree_on(work, calibration)
             continue
         labels = work.source.first.labels
-        tasks = tasks_of(work.model, labels)
         alike = next(
             (
-                arguments
-                for arguments, other in zip(compiled, works, strict=True)
-                if arguments is not None and _same_outputs(other.model, work.model)
+                other.model
+                for other in works
+                if compile_arguments(other.model) is not None
+                and _same_outputs(other.model, work.model)
             ),
             None,
         )
+        tasks = tasks_of(work.model, labels, alike)
         try:
             # Model and integer file see the same batches, so that they can be compared
             # sample by sample, and no more than a batch of outputs is in memory. The

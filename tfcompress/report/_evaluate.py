@@ -7,6 +7,7 @@ itself evaluates outputs wherever they come from, the model or a file.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from tfcompress.report._tasks import (
     agreement_kind,
     compile_arguments,
     flat_labels,
+    fresh,
     inferred_metrics,
     losses_by_output,
     output_structure,
@@ -65,29 +67,30 @@ def plan_of(
     tasks: list[Task],
     labels: Any,
     metrics: Sequence[Any] | Mapping[str, Sequence[Any]] | None,
-    fallback: dict[str, Any] | None,
+    alike: keras.Model | None,
 ) -> Plan:
-    """How `model` is judged.
+    """How `model` is judged, by metrics without a state.
 
     Args:
         model: the model.
         tasks: the task of each output.
         labels: a batch of labels.
         metrics: what the caller adds.
-        fallback: compile arguments of another model with such outputs, for one
-            that is not compiled.
+        alike: another model with such outputs, whose compile arguments are taken
+            for one that is not compiled.
     """
-    compiled = compile_arguments(model) or fallback
+    compiled = compile_arguments(model)
+    if compiled is None and alike is not None:
+        compiled = compile_arguments(alike)
     has_metrics = compiled is not None and any(
         compiled[key] for key in ("metrics", "weighted_metrics")
     )
     flat = flat_labels(model, labels)
     extra: list[list[Any]] = [[] for _ in tasks]
     for index, task in enumerate(tasks):
-        if isinstance(metrics, Mapping):
-            extra[index] += metrics.get(task.name, ())
-        elif metrics is not None:
-            extra[index] += metrics
+        added = metrics.get(task.name) if isinstance(metrics, Mapping) else metrics
+        # Copies: models and files would add to the state of one metric.
+        extra[index] += map(fresh, added or ())
         if not has_metrics and not extra[index]:
             extra[index] += inferred_metrics(task, flat[index])
     return Plan(compiled, extra, tasks)
@@ -187,11 +190,10 @@ class Measurement:
                 self._give_up(judge, error)
                 continue
             for name, value in values.items():
-                number = np.asarray(keras.ops.convert_to_numpy(value), "float64")
-                if name == "loss":
-                    number = number + self._penalty
                 # A metric may have a figure for each class.
-                mean = float(number.mean()) if number.size else math.nan
+                mean = float(value.mean()) if value.size else math.nan
+                if name == "loss" and judge.has_loss:
+                    mean += self._penalty
                 found[name] = self._figure(name, mean, kinds)
         if not self.finite:
             return {name: replace(figure, value=None) for name, figure in found.items()}
@@ -380,12 +382,19 @@ class _Judge:
         ]
         structure = keras.tree.pack_sequence_as(output_structure(model), passed)
         self._model = keras.Model(inputs, structure)
-        self._has_loss = arguments.get("loss") is not None
-        if not self._has_loss:
+        self.has_loss = arguments.get("loss") is not None
+        if not self.has_loss:
             none = keras.tree.map_structure(lambda _: _nothing, structure)
             arguments = {**arguments, "loss": none, "loss_weights": None}
         self._model.compile(optimizer="sgd", **arguments)
-        self._model.reset_metrics()
+        given = [arguments.get(key) for key in ("metrics", "weighted_metrics")]
+        self._lent = _Lent(
+            [
+                metric
+                for metric in keras.tree.flatten(given)
+                if isinstance(metric, keras.Metric) and fresh(metric) is metric
+            ]
+        )
         self._loss = 0.0
         self._count = 0
 
@@ -399,21 +408,31 @@ class _Judge:
         loss = self._model.compute_loss(
             x=None, y=y, y_pred=predicted, sample_weight=w, training=False
         )
-        self._model.compute_metrics(None, y, predicted, w)
+        with self._lent.taken():
+            self._model.compute_metrics(None, y, predicted, w)
         self._loss += float(keras.ops.convert_to_numpy(loss)) * len(outputs[0])
         self._count += len(outputs[0])
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> dict[str, np.ndarray]:
         """Metrics and losses over all batches."""
         if not self._count:
             return {}
-        found = dict(self._model.get_metrics_result())
-        found.pop("loss", None)
-        if self._has_loss and self._count:
-            found["loss"] = self._loss / self._count
-        if not self._has_loss:  # no figure is a loss that nobody asked for
-            found = {n: v for n, v in found.items() if not n.endswith("_loss")}
-        return found
+        with self._lent.taken():
+            # Without a loss only the metrics count: Keras' own trackers of losses
+            # would be figures that nobody asked for.
+            found = (
+                self._model.get_metrics_result()
+                if self.has_loss
+                else self._model._compile_metrics.result()
+            )
+            # Now, because a metric may return a variable that goes back.
+            numbers = {
+                name: np.asarray(keras.ops.convert_to_numpy(value), "float64")
+                for name, value in found.items()
+            }
+        if self.has_loss:
+            numbers["loss"] = np.asarray(self._loss / self._count)
+        return numbers
 
     def kinds(self) -> dict[str, Any]:
         """Metric objects by name, also those within the compiled ones."""
@@ -422,6 +441,45 @@ class _Judge:
             for metric in self._model.metrics
             for inner in (getattr(metric, "metrics", None) or [metric])
         }
+
+
+class _Lent:
+    """Metrics of somebody else's that cannot be copied, with a state for one judge.
+
+    A judge takes them for a batch at a time and gives them back as they were. So
+    several judges use one metric in turns, and its owner never notices.
+    """
+
+    def __init__(self, metrics: list[keras.Metric]):
+        self._metrics = metrics
+        self._mine: list[list[np.ndarray]] | None = None
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """The metrics have the state of the judge inside, their own one after it."""
+        theirs = [_state(metric) for metric in self._metrics]
+        try:
+            if self._mine is None:
+                for metric in self._metrics:
+                    metric.reset_state()
+            else:
+                _assign(self._metrics, self._mine)
+            yield
+        finally:
+            self._mine = [_state(metric) for metric in self._metrics]
+            _assign(self._metrics, theirs)
+
+
+def _state(metric: keras.Metric) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in metric.variables]
+
+
+def _assign(metrics: list[keras.Metric], states: list[list[np.ndarray]]) -> None:
+    for metric, state in zip(metrics, states, strict=True):
+        if len(state) < len(metric.variables):
+            metric.reset_state()  # some variables were created since then
+        for variable, value in zip(metric.variables, state, strict=False):
+            variable.assign(value)
 
 
 def _tensor(array: Any) -> Any:

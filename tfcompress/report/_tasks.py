@@ -9,6 +9,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress.structure._facts import IDENTITY_LAYERS
 from tfcompress.structure._graph import functional
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "agreement_kind",
     "compile_arguments",
     "flat_labels",
+    "fresh",
     "inferred_metrics",
     "losses_by_output",
+    "output_names",
     "output_structure",
     "tasks_of",
 ]
@@ -40,7 +43,27 @@ _LOSSES: dict[str, Kind] = {
     "log_cosh": "values",
     "poisson": "values",
 }
-_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "bce")
+
+# Layers and operations whose outputs are values of their input, or lie between them: a
+# probability stays one.
+_L = keras.layers
+_KEEPING_LAYERS = (
+    *IDENTITY_LAYERS,
+    *(_L.Reshape, _L.Flatten, _L.Permute, _L.RepeatVector),
+    *(_L.Cropping1D, _L.Cropping2D, _L.Cropping3D, _L.CenterCrop),
+    *(_L.ZeroPadding1D, _L.ZeroPadding2D, _L.ZeroPadding3D),
+    *(_L.UpSampling1D, _L.UpSampling2D, _L.UpSampling3D, _L.Resizing),
+    *(_L.MaxPooling1D, _L.MaxPooling2D, _L.MaxPooling3D),
+    *(_L.AveragePooling1D, _L.AveragePooling2D, _L.AveragePooling3D),
+    *(_L.GlobalMaxPooling1D, _L.GlobalMaxPooling2D, _L.GlobalMaxPooling3D),
+    *(_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D),
+    _L.GlobalAveragePooling3D,
+)
+_KEEPING_OPERATIONS = (
+    *("reshape", "squeeze", "expanddims", "transpose", "moveaxis", "swapaxes"),
+    *("getitem", "cast", "identity", "flip", "resize", "mean", "max"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,9 @@ class Task:
         return labels.reshape(outputs.shape) > 0.5
 
 
-def tasks_of(model: keras.Model, labels: Any) -> list[Task]:
+def tasks_of(
+    model: keras.Model, labels: Any, alike: keras.Model | None = None
+) -> list[Task]:
     """The task of each output of `model`, in the order of `model.outputs`.
 
     The compiled loss decides where it can, then the labels, then the activation.
@@ -90,10 +115,12 @@ def tasks_of(model: keras.Model, labels: Any) -> list[Task]:
         model: the model.
         labels: a batch of labels in the structure of the outputs; `None` where
             there are none.
+        alike: a model with such outputs whose loss counts where `model` is not
+            compiled.
     """
     names = output_names(model)
     flat = flat_labels(model, labels)
-    losses = _loss_names(model, names)
+    losses = _loss_names(model, names, alike)
     return [
         _task(name, tensor, label, loss)
         for name, tensor, label, loss in zip(
@@ -176,9 +203,9 @@ def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
     return {
         "loss": given.get("loss"),
         "loss_weights": given.get("loss_weights"),
-        "metrics": keras.tree.map_structure(_fresh, given.get("metrics")),
+        "metrics": keras.tree.map_structure(fresh, given.get("metrics")),
         "weighted_metrics": keras.tree.map_structure(
-            _fresh, given.get("weighted_metrics")
+            fresh, given.get("weighted_metrics")
         ),
     }
 
@@ -192,13 +219,27 @@ def losses_by_output(given: Any, names: list[str]) -> list[Any]:
     return losses if len(losses) == len(names) else [None] * len(names)
 
 
-def _fresh(metric: Any) -> Any:
-    if not isinstance(metric, keras.Metric):
+def fresh(metric: Any) -> Any:
+    """A copy of a metric, without its state; itself where its config makes none."""
+    if not isinstance(metric, keras.Metric) or not _describes_itself(type(metric)):
         return metric
     try:
         return type(metric).from_config(metric.get_config())
-    except (NotImplementedError, TypeError, ValueError):
-        return metric  # without a config; its state is reset before and after
+    except Exception:  # whatever error the config of a user's metric raises
+        return metric
+
+
+def _describes_itself(kind: type[keras.Metric]) -> bool:
+    """Whether the config of a metric knows the arguments that it was made with."""
+
+    # A class with an `__init__` of its own and an inherited `get_config` would come
+    # back with the defaults of its arguments.
+    def place(method: str) -> int:
+        return next(i for i, c in enumerate(kind.__mro__) if method in vars(c))
+
+    made = place("__init__")
+    of_keras = kind.__mro__[made].__module__.startswith("keras.")
+    return of_keras or place("get_config") <= made
 
 
 # One output -------------------------------------------------------------------
@@ -209,7 +250,10 @@ def _task(name: str, tensor: Any, label: np.ndarray | None, loss: Any) -> Task:
     channels = shape[-1] if len(shape) > 1 else None
     activation = _activation(tensor)
     loss_name, from_logits = loss
-    logits = from_logits or activation not in ("sigmoid", "hard_sigmoid")
+    # A binary loss says what it takes; without one, the last function tells.
+    logits = from_logits
+    if loss_name not in _BINARY_LOSSES:
+        logits |= activation not in ("sigmoid", "hard_sigmoid")
     threshold = 0.0 if logits else 0.5
     several = channels is None or channels > 1
     kind: Kind
@@ -282,7 +326,10 @@ def _fit(kind: Kind, label: np.ndarray, shape: Any) -> bool:
 
 
 def _activation(tensor: Any) -> str:
-    """Name of the function that an output went through last."""
+    """Name of the function that an output went through last.
+
+    What only passes on, picks or averages values is looked through.
+    """
     operation = tensor._keras_history.operation
     while True:
         function = getattr(operation, "activation", None)
@@ -297,12 +344,29 @@ def _activation(tensor: Any) -> str:
         if isinstance(inner, keras.Layer):
             operation = inner
             continue
-        return type(operation).__name__.lower()
+        name = type(operation).__name__.lower()
+        # Temporary layers, as those that round for training, change little.
+        keeping = (
+            isinstance(operation, _KEEPING_LAYERS)
+            or getattr(operation, "temporary", False)
+            or name in _KEEPING_OPERATIONS
+        )
+        history = tensor._keras_history
+        inputs = history.operation._inbound_nodes[history.node_index].input_tensors
+        if not keeping or len(inputs) != 1:
+            return name
+        (tensor,) = inputs
+        operation = tensor._keras_history.operation
 
 
-def _loss_names(model: keras.Model, names: list[str]) -> list[tuple[str, bool]]:
+def _loss_names(
+    model: keras.Model, names: list[str], alike: keras.Model | None
+) -> list[tuple[str, bool]]:
     """(name in snake case, whether on logits) of the loss of each output."""
-    given = (compile_arguments(model) or {}).get("loss")
+    arguments = compile_arguments(model)
+    if arguments is None and alike is not None:
+        arguments = compile_arguments(alike)
+    given = (arguments or {}).get("loss")
     return [
         (_snake(loss), bool(getattr(loss, "from_logits", False) or _logits(loss)))
         for loss in losses_by_output(given, names)
