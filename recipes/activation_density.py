@@ -1,7 +1,7 @@
 """Networks whose layers are as wide as their activations are dense.
 
 Trains one network in the ways that "Activation Density driven Efficient Pruning in
-Training" (Foldy-Porto et al., 2020) is about, and two controls:
+Training" (Foldy-Porto et al., 2020) is about, and three controls:
 
     dense            as it is
     density-random   Algorithm 1: trained until the density of its activations has
@@ -12,8 +12,14 @@ Training" (Foldy-Porto et al., 2020) is about, and two controls:
                      anew, to the operations of the first `density` variant
     uniform-inherit  the first network of `density-inherit`, narrowed alike to the
                      operations of its last, with the weights that it keeps
+    shallow          the first 8 convolutions of VGG-19, as wide as those of the first
+                     `density` variant, initialized anew (section III-B)
 
     python recipes/activation_density.py                        # digits, two minutes
+    python recipes/activation_density.py --preset=paper --variants=density-random \\
+        --variants=shallow
+    python recipes/activation_density.py --preset=paper --total=activations \\
+        --optimizer=adam --learning_rate=1e-3 --out=out/adam
     python recipes/activation_density.py --preset=paper --width=0.1875 --epochs=30 \\
         --model=resnet18 --round_epochs=10 --decay_at=15,23
     python recipes/activation_density.py --preset=paper --model=resnet18 \\
@@ -120,7 +126,10 @@ VARIANTS = (
     "density-inherit",
     "uniform",
     "uniform-inherit",
+    "shallow",
 )
+# The paper leaves out the convolutions behind these, whose densities rise again.
+SHALLOW = 8
 
 define_flags(PRESETS, "out/activation_density")
 flags.DEFINE_multi_enum(
@@ -143,6 +152,11 @@ def run(settings, *, variants, seeds, out, data_dir=None, report=True):
         for variant in VARIANTS
         if variant in variants
     ]
+    if "shallow" in variants and settings.model != "vgg19":
+        raise ValueError(
+            "Invalid value for argument `variants`. Expected 'shallow' with vgg19 "
+            f"only. Received: model={settings.model!r}"
+        )
     with Experiment(out, settings) as experiment:
         for job in jobs:
             if not experiment.done(job):
@@ -264,6 +278,8 @@ def start(settings, experiment, job, build):
     if job.name == "dense":
         return build()
     record = sized_record(experiment, job)
+    if job.name == "shallow":
+        return build(final_net(record)["widths"][:SHALLOW])
     full = channels(build())
     wanted = final_net(record)["ops"]
 
@@ -292,7 +308,9 @@ def sources(job) -> list[str]:
     """The variants whose size a control takes: the first that is there."""
     if job.name == "uniform-inherit":
         return ["density-inherit"]
-    return ["density-random", "density-inherit"] if job.name == "uniform" else []
+    if job.name in ("uniform", "shallow"):
+        return ["density-random", "density-inherit"]
+    return []
 
 
 def check_order(experiment, job, variants):
@@ -312,8 +330,10 @@ def sized_record(experiment, job):
 
 
 def network(settings, data, steps, widths=None) -> keras.Model:
-    """A compiled network of the zoo."""
+    """A compiled network of the zoo; VGG-19 with as many layers as there are widths."""
     options = {"width": settings.width} if widths is None else {"widths": widths}
+    if settings.model == "vgg19" and widths is not None:
+        options["depth"] = len(widths)
     model = getattr(tfc.zoo, settings.model)(
         input_shape=data.input_shape, classes=data.classes, **options
     )

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -61,7 +62,9 @@ def test_networks_are_sized_and_controls_are_as_large(recipe, settings, tmp_path
         settings, variants=["dense", "density-inherit"], seeds=[0], out=tmp_path,
         report=False,
     )  # fmt: skip
-    report = recipe.run(settings, variants=recipe.VARIANTS, seeds=[0], out=tmp_path)
+    *variants, shallow = recipe.VARIANTS  # which is for VGG-19
+    assert shallow == "shallow"
+    report = recipe.run(settings, variants=variants, seeds=[0], out=tmp_path)
     assert [model.name for model in report.models] == [
         "dense",
         "density-random net 1",
@@ -108,6 +111,25 @@ def test_the_inherited_control_keeps_weights(recipe, settings, tmp_path):
     mine, full = (m.get_layer("conv1").kernel.numpy() for m in (narrow, dense))
     kept = {filter_.tobytes() for filter_ in np.moveaxis(full, -1, 0)}
     assert all(filter_.tobytes() in kept for filter_ in np.moveaxis(mine, -1, 0))
+
+
+def test_the_shallow_control_has_the_first_layers(recipe, settings, tmp_path):
+    shallow = dataclasses.replace(settings, model="vgg19", width=0.05)
+    with pytest.raises(ValueError, match=r"`variants`.*'shallow' with vgg19"):
+        recipe.run(settings, variants=["shallow"], seeds=[0], out=tmp_path)
+    with recipe.Experiment(tmp_path, shallow) as experiment:
+        data = SimpleNamespace(input_shape=(32, 32, 3), classes=10)
+        widths = list(range(2, 18))
+        sized = {"nets": [{"widths": widths}], "final": 0}
+        experiment.run(
+            [recipe.Job(name="density-inherit", seed=0)], lambda job: (sized, {})
+        )
+        job = recipe.Job(name="shallow", seed=0)
+        build = lambda widths=None: recipe.network(shallow, data, 2, widths)  # noqa: E731
+        model = recipe.start(shallow, experiment, job, build)
+    assert recipe.channels(model) == widths[:8]
+    assert model.output_shape == (None, 10)
+    assert len(recipe.channels(build())) == 16
 
 
 def test_a_killed_run_goes_on_after_its_first_network(

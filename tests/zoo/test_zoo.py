@@ -213,6 +213,30 @@ def test_vgg19_by_hand():
     assert sum(macs(model).values()) == chain_macs(channels, sizes) + 512 * 10
 
 
+@pytest.mark.parametrize(
+    ("depth", "channels", "sizes"),
+    [
+        (8, [3, 64, 64, 128, 128, *[256] * 4], [32, 32, 16, 16, *[8] * 4]),
+        (3, [3, 64, 64, 128], [32, 32, 16]),
+    ],
+)
+def test_vgg19_of_reduced_depth_by_hand(depth, channels, sizes):
+    model = zoo.vgg19(depth=depth)
+    assert convolutions(macs(model)) == chain_macs(channels, sizes)
+    # The poolings stay, so that the classifier reads one pixel.
+    assert model.get_layer("flatten").output.shape == (None, channels[-1])
+    narrow = zoo.vgg19(widths=range(4, 4 + depth), depth=depth)
+    assert [x.filters for x in narrow.layers if isinstance(x, keras.layers.Conv2D)] == (
+        list(range(4, 4 + depth))
+    )
+
+
+@pytest.mark.parametrize("depth", [0, 17, 2.5])
+def test_a_depth_that_there_is_not_is_refused(depth):
+    with pytest.raises(ValueError, match=r"argument `depth`.*Received: depth="):
+        zoo.vgg19(depth=depth)
+
+
 @pytest.mark.parametrize("network", VGG19_TABLE_1)
 def test_vgg19_reductions_of_the_activation_density_paper(network):
     widths, published = VGG19_TABLE_1[network]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from tfcompress._checks import invalid, whole
 from tfcompress.zoo._building import (
     check,
     classifier,
@@ -66,6 +67,7 @@ def vgg19(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     *,
     widths: Sequence[int] | None = None,
+    depth: int = 16,
 ) -> keras.Model:
     """VGG-19: 16 batch-normalized convolutions and the classifier.
 
@@ -86,8 +88,11 @@ def vgg19(
         classes: number of classes. Defaults to 10.
         input_shape: (height, width, channels), at least 32×32. Defaults to
             (32, 32, 3).
-        widths: filters of each of the 16 convolutions, in place of `width`.
+        widths: filters of each of the `depth` convolutions, in place of `width`.
             Defaults to `None`.
+        depth: how many of the 16 convolutions the network has: the first ones. All
+            five poolings stay. The paper's network of reduced depth has 8. Defaults
+            to 16.
 
     Returns:
         A `keras.Model` from (batch, *input_shape) to probabilities
@@ -96,7 +101,15 @@ def vgg19(
     Raises:
         ValueError: if an argument is out of range.
     """
-    return _vgg("vgg19", (2, 2, 4, 4, 4), (), width, classes, input_shape, widths)
+    if whole("depth", depth) > 16:
+        raise ValueError(invalid("depth", "at most 16 convolutions", depth))
+    blocks = (2, 2, 4, 4, 4)
+    before = (0, 2, 4, 8, 12)
+    present = [
+        min(size, max(0, depth - start))
+        for size, start in zip(blocks, before, strict=True)
+    ]
+    return _vgg("vgg19", present, (), width, classes, input_shape, widths)
 
 
 def _vgg(
