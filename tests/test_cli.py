@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import tfcompress as tfc
 from tfcompress import cli
@@ -202,11 +203,9 @@ def own_loss(truth, prediction):
     return keras.ops.mean(keras.ops.square(truth - prediction))
 
 
-@pytest.mark.parametrize("kind", ["masked", "drum", "gates", "loss", "h5"])
-def test_commands_load_what_they_need_no_class_of_the_user_for(
-    kind, small_model, command, tmp_path
-):
-    path = tmp_path / ("m.h5" if kind == "h5" else "m.keras")
+def as_saved(kind, small_model, folder):
+    """A model that was saved with more than plain layers: its file, and itself."""
+    path = folder / ("m.h5" if kind == "h5" else "m.keras")
     if kind == "masked":
         model = tfc.structure.wrap(small_model, {"c2": tfc.layers.MaskedKernel})
     elif kind == "drum":
@@ -214,18 +213,47 @@ def test_commands_load_what_they_need_no_class_of_the_user_for(
             small_model, {"c2": lambda layer: tfc.layers.DrumMultiply(layer, 6, 6)}
         )
     elif kind == "gates":
-        model = tfc.gates.add_layer_gates(
-            tfc.zoo.resnet20(input_shape=(8, 8, 1), width=0.25)
-        )
+        x = inputs = keras.Input((8, 8, 1))
+        y = keras.layers.Conv2D(1, 3, padding="same", name="branch")(x)
+        y = keras.layers.Flatten()(keras.layers.Add()([x, y]))
+        plain = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(y))
+        model = tfc.gates.add_layer_gates(plain)
     else:
         model = keras.models.clone_model(small_model)
         model.compile("adam", own_loss if kind == "loss" else "mse")
     model.save(path)
+    return path, model
+
+
+@pytest.mark.parametrize("kind", ["masked", "drum", "gates", "loss", "h5"])
+def test_commands_load_what_they_need_no_class_of_the_user_for(
+    kind, small_model, command, tmp_path
+):
+    path, model = as_saved(kind, small_model, tmp_path)
     status, text, err = command("cost", path)
     assert (status, err) == (0, "")
     assert str(tfc.cost.count(model)) in text
     if kind in ("masked", "loss"):
         assert command("shrink", path, tmp_path / "small.keras")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["masked", "drum", "gates", "loss", "h5"])
+def test_groups_export_and_pack_load_them_too(kind, small_model, command, tmp_path):
+    path, model = as_saved(kind, small_model, tmp_path)
+    status, text, _ = command("groups", path)
+    assert status == 0
+    assert str(tfc.structure.channel_groups(model)) in text
+    status, text, err = command("export", path, tmp_path / "m.tflite")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "m.tflite").stat().st_size > 1000
+    status, text, err = command("pack", path, tmp_path / "m.tfcz")
+    assert (status, err) == (0, "")
+    x = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
+    again = tfc.export.unpack(tmp_path / "m.tfcz")
+    np.testing.assert_allclose(again(x), model(x), atol=1e-6)
+    np.testing.assert_allclose(
+        tfc.export.run(tmp_path / "m.tflite", x), model(x), atol=1e-4
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
@@ -352,6 +380,80 @@ def test_verify_tells_an_agreeing_file_from_another(saved, command, tmp_path):
     assert status == 1 and "does not compute what" in err
 
 
+# Data of the user -------------------------------------------------------------
+
+
+def small_classifier(path, *shapes):
+    """A model of two classes for inputs "a", "b", … of the given shapes."""
+    inputs = [
+        keras.Input(shape, name=n) for n, shape in zip("ab", shapes, strict=False)
+    ]
+    x = [keras.layers.Flatten()(each) for each in inputs]
+    x = keras.layers.Concatenate()(x) if len(x) > 1 else x[0]
+    outputs = keras.layers.Dense(2, activation="softmax")(x)
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.save(path)
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["classes", "splits"])
+def test_pictures_in_a_folder_calibrate_and_compare(command, tmp_path, split):
+    rng = np.random.default_rng(0)
+    photos = tmp_path / "photos"
+    for part in ("train", "test") if split else ("",):
+        for label in ("cat", "dog"):
+            (photos / part / label).mkdir(parents=True)
+            for number in range(6):
+                picture = rng.integers(0, 255, (6, 5, 3), "uint8")
+                Image.fromarray(picture).save(photos / part / label / f"{number}.png")
+    model = tmp_path / "m.keras"
+    small_classifier(model, (4, 4, 3))
+    file, page = tmp_path / "m.tflite", tmp_path / "page.json"
+    status, text, err = command(
+        *("export", model, file, "--quantization=int8", f"--data=folder:{photos}")
+    )
+    assert (status, err) == (0, "")
+    assert "int8" in text and file.stat().st_size > 500
+    status, _, err = command(
+        *("report", model, f"--data=folder:{photos}", "--out", page, "--verbose=0")
+    )
+    assert (status, err) == (0, "")
+    told = json.loads(page.read_text())["provenance"]["data set"]
+    assert f"folder:{photos}" in told and "2 classes" in told
+    # Of 12 pictures a fifth, or all of the split.
+    tested = int(re.search(r"(\d+) test", told)[1])
+    assert tested == 12 if split else 1 <= tested <= 5
+
+
+def test_arrays_of_several_inputs_calibrate(command, tmp_path):
+    model, file, arrays = (tmp_path / name for name in ("m.keras", "m.tflite", "d.npz"))
+    small_classifier(model, (4, 4, 1), (3,))
+    rng = np.random.default_rng(0)
+    a, b = rng.random((40, 4, 4, 1), "float32"), 9 * rng.random((40, 3), "float32")
+    np.savez(arrays, a=a, b=b, y=np.arange(40) % 2)
+    status, _, err = command(
+        *("export", model, file, "--quantization=int8", f"--data=npz:{arrays}")
+    )
+    assert (status, err) == (0, "")
+    # Ranges of these data: a file that was calibrated with others would clip them.
+    status, text, err = command("verify", model, file, f"--data=npz:{arrays}")
+    assert (status, err) == (0, "")
+    assert "top-1 agreement" in text
+
+
+def test_tables_compare(command, tmp_path):
+    model, table, page = (tmp_path / name for name in ("m.keras", "t.csv", "p.json"))
+    small_classifier(model, (2,))
+    rows = [f"{i / 40},{'cat' if i % 2 else 'dog'},{1 - i / 40}" for i in range(40)]
+    table.write_text("width,label,height\n" + "\n".join(rows))
+    status, text, err = command(
+        *("report", model, f"--data=csv:{table}", "--out", page, "--verbose=0")
+    )
+    assert (status, err) == (0, "")
+    assert f"csv:{table}" in json.loads(page.read_text())["provenance"]["data set"]
+    assert "ccuracy" in text
+
+
 def test_data_outside_of_the_range_that_a_model_rescales_are_told(command, tmp_path):
     model = keras.Sequential(
         [
@@ -449,7 +551,9 @@ def test_compress_writes_a_folder_and_can_be_repeated_from_its_plan(command, tmp
     assert tfc.cost.count(small).macs <= 0.5 * tfc.cost.count(model).macs
     plan = tmp_path / "a" / "plan.toml"
     assert tfc.compression.read_command(plan) == {"augment": "shift", "scale": "unit"}
-    status, text, _ = command(*common, tmp_path / "b", "--plan", plan, "--verbose=0")
+    quiet = tmp_path / "quiet.toml"
+    quiet.write_text("verbose = 0\n" + plan.read_text())
+    status, text, _ = command(*common, tmp_path / "b", "--plan", quiet)
     assert (status, text) == (0, "")
     first, again = ((tmp_path / n / "trials.json").read_text() for n in "ab")
     assert first == again
@@ -493,6 +597,36 @@ def test_compress_refuses_before_any_work(
     assert message in err
     assert len(err.splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("plan", "arguments", "message"),
+    [
+        ("epochs = 0", [], "argument `epochs`.*at least 1. Received: epochs=0"),
+        ("batch_size = 1.5", [], "argument `batch_size`"),
+        ('methods = ["magic"]', [], "argument `methods`.*'magic'"),
+        ('hardware = "abacus"', [], "abacus"),
+        ('products = "skipped"', [], "argument `products`"),
+        ("verbose = 0\ndistillation = 2", [], "argument `distillation`"),
+        ('[command]\nloss = "hope"', [], "argument `loss`.*'hope'"),
+        ("", ["--epochs=0"], "argument `epochs`"),
+        ("", ["--target=toaster", "--ram=1kB"], "toaster"),
+        ("", ["--engine=ray"], "argument `trials`"),
+    ],
+)
+def test_values_are_refused_before_the_model_is_loaded(
+    command, tmp_path, plan, arguments, message
+):
+    file = tmp_path / "plan.toml"
+    file.write_text(plan)
+    status, _, err = command(
+        *("compress", "nowhere.keras", "--data=nothing", "--out", tmp_path / "out"),
+        *("--plan", file, "--macs=0.5", *arguments),
+    )
+    assert status == 1
+    (line,) = err.splitlines()
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interruption_is_one_line(command, monkeypatch):

@@ -327,7 +327,7 @@ def _add_compress(commands: argparse._SubParsersAction, model: str) -> None:
     )
     parser.add_argument("--seed", type=int)
     parser.add_argument(
-        "--verbose", type=int, choices=[0, 1, 2], default=1, help="2 shows the epochs"
+        "--verbose", type=int, choices=[0, 1, 2], help="2 shows the epochs (default 1)"
     )
 
 
@@ -421,6 +421,9 @@ def _compress(arguments: argparse.Namespace) -> None:
     options = _compress_options(arguments)
     flags = _flags_of_plan(arguments)
     vars(arguments).update(flags)
+    # Whatever can be wrong without them, before model and data are loaded.
+    tfc.compression.checked_options(engine=arguments.engine, **options)
+    _check_loss(arguments.loss)
     model = _load(arguments.model, compiled=arguments.loss is None)
     if arguments.loss is not None:
         classifies = "crossentropy" in arguments.loss
@@ -454,12 +457,22 @@ def _compress(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         storage=arguments.storage,
         engine=arguments.engine,
-        verbose=arguments.verbose,
         **options,
     )
     tfc.compression.add_command(result.files["plan"], flags)
-    if arguments.verbose:
+    if options.get("verbose", 1):
         _print_test(result, data)
+
+
+def _check_loss(name: str | None) -> None:
+    import keras
+
+    from tfcompress._checks import invalid
+
+    try:
+        keras.losses.get(name)
+    except ValueError as error:
+        raise ValueError(invalid("loss", "the name of a loss", name)) from error
 
 
 def _labeled_for(model: keras.Model, data: Dataset) -> Dataset:
@@ -521,6 +534,7 @@ def _compress_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "learning_rate",
         "trials",
         "seed",
+        "verbose",
     ):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
@@ -565,15 +579,20 @@ def _export(arguments: argparse.Namespace) -> None:
             calibration=samples,
         )
         if arguments.quantization == "int8":
-            _refuse_constant(temporary, samples)
+            _refuse_constant(temporary, model, samples)
     print(dataclasses.replace(artifact, path=out))
 
 
-def _refuse_constant(file: Path, samples: Any) -> None:
+def _refuse_constant(file: Path, model: keras.Model, samples: Any) -> None:
     """Raises where a file answers the same whatever goes in."""
     import keras
 
-    outputs = keras.tree.flatten(tfc.export.run(file, samples))
+    from tfcompress._samples import take_samples
+
+    # In the model's order: a file may name its inputs otherwise.
+    inputs, _ = take_samples(model, samples, limit=None)
+    given = inputs if len(inputs) > 1 else inputs[0]
+    outputs = keras.tree.flatten(tfc.export.run(file, given))
     if all((output == output[:1]).all() for output in outputs):
         raise ValueError(
             f"The int8 file answers the same on all {len(outputs[0])} samples: what "

@@ -1,7 +1,6 @@
 """What is checked before any work."""
 
 import dataclasses
-import inspect
 
 import keras
 import numpy as np
@@ -9,20 +8,12 @@ import pytest
 
 import tfcompress as tfc
 from tests.compression.conftest import network
-from tfcompress.compression._compress import _checked, _Options
+from tfcompress.compression._compress import _check_model, checked_options
 from tfcompress.compression._training import Lesson
 
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(tfc.compress).parameters.items()
-    if name in {field.name for field in dataclasses.fields(_Options)}
-}
 
-
-def checked(optimizer="adam", **options):
-    model = network()
-    model.compile(optimizer, "sparse_categorical_crossentropy")
-    return _checked(model, **{**DEFAULTS, "budget": {"macs": 0.5}, **options})
+def checked(**options):
+    return checked_options(budget={"macs": 0.5}, **options)
 
 
 def test_numbers_of_numpy_are_plain_ones_afterwards():
@@ -55,8 +46,10 @@ class NotSaved(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def test_a_model_that_cannot_be_saved_is_refused_before_it_trains():
+    model = network()
+    model.compile(keras.optimizers.Adam(NotSaved()), "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"that Keras can save.*get_config"):
-        checked(keras.optimizers.Adam(NotSaved()))
+        _check_model(model)
 
 
 def test_the_first_rate_is_that_of_the_optimizer():

@@ -5,6 +5,7 @@ What is imported as `X as X` serves other parts of this library and is not publi
 
 from tfcompress.compression._budget import FIGURES as FIGURES
 from tfcompress.compression._budget import Budget
+from tfcompress.compression._compress import checked_options as checked_options
 from tfcompress.compression._compress import compress
 from tfcompress.compression._data import data_for as data_for
 from tfcompress.compression._data import range_fault as range_fault

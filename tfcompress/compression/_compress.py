@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -262,8 +263,7 @@ def compress(
         RuntimeError: if the loss became NaN in every trial.
     """
     _processes.require_one("compress")
-    options = _checked(
-        model,
+    options = checked_options(
         budget=budget,
         max_drop=max_drop,
         methods=methods,
@@ -279,14 +279,13 @@ def compress(
         hardware=hardware,
         products=products,
         seed=seed,
+        engine=engine,
     )
+    _check_model(model)
     _check_teacher(model, teacher)
     callbacks = callback_list("callbacks", callbacks)
-    if options.trials > 1:
-        require_optuna()
-    one_of("engine", engine, ("local", "ray"))
     if engine == "ray":
-        _check_ray(train, validation, options)
+        _check_arrays(train=train, validation=validation)
     task = Task(model, train, validation, batch_size=batch_size, seed=seed)
     with _folder(out) as folder:
         run = _Run(model, task, options, teacher, callbacks, folder, verbose)
@@ -1029,8 +1028,8 @@ def _folder(out: Any) -> Iterator[Path]:
 # Arguments ---------------------------------------------------------------------
 
 
-def _checked(model: Any, **given: Any) -> _Options:
-    """The options, or an error before any work."""
+def _check_model(model: Any) -> None:
+    """Raises unless a model can be compressed, before any work."""
     # Models of KerasHub prepare data in a `fit` of their own; their steps are Keras'.
     require_editable(model, around=False)
     if not model.compiled:
@@ -1047,6 +1046,23 @@ def _checked(model: Any, **given: Any) -> _Options:
             "Invalid value for argument `model`. Expected a model that Keras can save, "
             f"as its best epochs are. Received: {model!r} ({reason})"
         ) from error
+
+
+def checked_options(**given: Any) -> _Options:
+    """What decides the result beside model and data, or an error before any work.
+
+    Args:
+        **given: arguments of `compress` by name; the others are its defaults.
+
+    Raises:
+        TypeError, ValueError, ImportError: as `compress` does.
+    """
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(compress).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    given = {**defaults, **given}
     budget = given["budget"]
     if isinstance(budget, Mapping):
         budget = Budget.from_config(budget)
@@ -1072,7 +1088,7 @@ def _checked(model: Any, **given: Any) -> _Options:
             "Invalid value for argument `products`. Expected 'computed' for a budget "
             f"that does not limit the energy. Received: products={products!r}"
         )
-    return _Options(
+    options = _Options(
         budget=budget,
         max_drop=number("max_drop", given["max_drop"]),
         methods=check_methods(given["methods"]),
@@ -1089,21 +1105,25 @@ def _checked(model: Any, **given: Any) -> _Options:
         products=products,
         seed=whole("seed", given["seed"], 0),
     )
+    if options.trials > 1:
+        require_optuna()
+    if one_of("engine", given["engine"], ("local", "ray")) == "ray":
+        if options.trials == 1:
+            raise ValueError(
+                "Invalid value for argument `trials`. Expected at least 2 with "
+                "engine='ray'. Received: trials=1"
+            )
+        require_ray()
+    return options
 
 
-def _check_ray(train: Any, validation: Any, options: _Options) -> None:
-    """Raises unless trials can be sent to other machines."""
-    if options.trials == 1:
-        raise ValueError(
-            "Invalid value for argument `trials`. Expected at least 2 with "
-            "engine='ray'. Received: trials=1"
-        )
-    for name, data in (("train", train), ("validation", validation)):
+def _check_arrays(**given: Any) -> None:
+    """Raises unless data can be sent to other machines."""
+    for name, data in given.items():
         if data is not None and not isinstance(data, tuple):
             raise TypeError(
                 invalid(name, "arrays, which can be sent, with engine='ray'", data)
             )
-    require_ray()
 
 
 def _check_teacher(model: keras.Model, teacher: Any) -> None:
