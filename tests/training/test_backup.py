@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfcompress import _files
-from tfcompress.callbacks import FilterPruning
+from tfcompress import _files, _made
+from tfcompress.callbacks import ADMM, FilterPruning, HoldWeights, MagnitudePruning
+from tfcompress.constraints import Cardinality
 from tfcompress.schedules import Linear
 from tfcompress.training import fit_shrinking
 from tfcompress.training._backup import Backup, _joined, _renamed, _split
@@ -176,7 +177,79 @@ def test_a_kept_backup_gives_the_result_again(tmp_path):
     first = run(tmp_path, keep_backup=True)
     again = run(tmp_path, keep_backup=True)
     assert_equal(first, again)
+    assert _made.made(again) == _made.made(first) != []
     assert os.listdir(tmp_path) == ["backup.keras"]
+
+
+@pytest.mark.filterwarnings("error:MagnitudePruning")
+def test_a_run_that_is_complete_already_warns_of_no_schedule(tmp_path):
+    for _ in range(2):
+        pruning = MagnitudePruning(RISING, unit="epoch")
+        fit_shrinking(
+            network(),
+            X,
+            Y,
+            epochs=4,
+            callbacks=[pruning],
+            backup_dir=tmp_path,
+            keep_backup=True,
+            verbose=0,
+        )
+
+
+def with_zero_rows(rows):
+    keras.utils.clear_session()  # so that layers have the names of the other models
+    model = network()
+    kernel = model.layers[0].kernel
+    values = np.ones(kernel.shape)
+    values[rows] = 0
+    kernel.assign(values)
+    return model
+
+
+def complete(folder, callback):
+    """A run whose backup is complete, with a callback that a new process has made."""
+    return fit_shrinking(
+        with_zero_rows(slice(0, 3)),
+        X,
+        Y,
+        epochs=1,
+        callbacks=[callback],
+        backup_dir=folder,
+        keep_backup=True,
+        verbose=0,
+    )
+
+
+def test_what_a_complete_backup_holds_is_not_for_another_model(tmp_path):
+    for name, make in (
+        ("hold", lambda: HoldWeights("zeros")),
+        ("admm", lambda: ADMM(Cardinality(fraction=0.5))),
+    ):
+        complete(tmp_path / name, make())
+        method = make()
+        complete(tmp_path / name, method)
+        other = with_zero_rows(slice(3, 6))
+        other.fit(X, Y, callbacks=[method], verbose=0)
+        if name == "hold":
+            zero = ~keras.ops.convert_to_numpy(other.layers[0].kernel).any(axis=1)
+            assert zero.tolist() == [False] * 3 + [True] * 3
+        else:
+            assert method.updates == 1
+
+
+def test_admm_goes_on_from_a_complete_backup(tmp_path):
+    def admm():
+        return ADMM(Cardinality(fraction=0.5))
+
+    first, second = admm(), admm()
+    small = complete(tmp_path, first)
+    again = complete(tmp_path, second)
+    for model, method in ((small, first), (again, second)):
+        model.fit(X, Y, callbacks=[method], shuffle=False, verbose=0)
+    assert first.updates == second.updates == 2
+    for one, two in zip(first.dual.values(), second.dual.values(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_states_come_back_as_they_were(tmp_path):

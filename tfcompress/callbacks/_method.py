@@ -102,6 +102,8 @@ class Method(keras.callbacks.Callback):
         self._epochs_done = 0
         self._offset: int | None = None  # until the first epoch of a run is known
         self._step = 0  # of the schedules, the last that has been applied
+        # What `set_state` was given, until the run that it is for has used it.
+        self._restored: Mapping[str, Any] = {}
 
     # What a method overrides -------------------------------------------------
 
@@ -211,6 +213,7 @@ class Method(keras.callbacks.Callback):
                 self._is_attached = True
                 _note(self.model, self)
                 self._attach()
+                self._restored = {}
             self._begin_epoch(epoch)
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -280,6 +283,7 @@ class Method(keras.callbacks.Callback):
             self._reapply()
             self._record()
         self._release()
+        self._restored = {}
         if has_run and (unreached := self._unreached()) is not None:
             warnings.warn(
                 f"{type(self).__name__}: training has ended before the schedule did, "
@@ -356,6 +360,7 @@ class Method(keras.callbacks.Callback):
         Args:
             state: the dict.
         """
+        self._restored = state
 
     # Configuration -------------------------------------------------------------------
 

@@ -173,7 +173,6 @@ class ActivationDensity(Method):
         self.layers: dict[str, list[float]] = {}
         self.saturation: int | None = None
         self.skipped: dict[str, str] = {}
-        self._restored: Mapping[str, Any] = {}
         self._meter: DensityMeter | None = None
         self._state: StepState | None = None
 
@@ -189,7 +188,6 @@ class ActivationDensity(Method):
         self.curve = list(self._restored.get("curve", []))
         self.layers = {n: list(v) for n, v in self._restored.get("layers", {}).items()}
         self.saturation = self._restored.get("saturation")
-        self._restored = {}
         super().on_train_begin(logs)
         _warn_of_dense(self._taps, self.threshold)
 
@@ -276,14 +274,6 @@ class ActivationDensity(Method):
             "layers": self.layers,
             "saturation": self.saturation,
         }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored = state
 
     # Steps -----------------------------------------------------------------
 

@@ -130,7 +130,6 @@ class ADMM(Method):
         self._kernels: list[_Kernel] = []
         self._state: StepState | None = None
         self._known: keras.Model | None = None
-        self._restored: Mapping[str, Any] = {}
         self._updates = 0
         self._last_update = 0
         self._dual: dict[str, float] = {}
@@ -202,6 +201,10 @@ class ADMM(Method):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the kernels their own regularizers back."""
+        if self._restored:
+            # The run was complete when it was restored. A further one goes on with its
+            # Z and U.
+            self._begin()
         super().on_train_end(logs)
         if self.state_path is not None and _processes.is_first():
             for path in _versions(self.state_path):
@@ -241,14 +244,6 @@ class ADMM(Method):
             "updates": self._updates,
             "last_update": self._last_update,
         }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored = state
 
     # What one can look at ----------------------------------------------------
 
@@ -297,8 +292,7 @@ class ADMM(Method):
         self._updates, self._dual = 0, {}
         self._last_update = self.updates_done
         if self._restored:
-            stored, self._restored = self._restored, {}
-            self._take_up("state", stored)
+            self._take_up("state", self._restored)
         elif self.state_path is None or not self._restore(self.state_path):
             points = [kernel.weights() for kernel in self._kernels]
             for kernels, projected in self._projections(points):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -67,11 +66,11 @@ class CompressionMetrics(Method):
         self._live: LiveCost | None = None
         self._sparsity = 0.0
         self.costs: list[ModelCost] = []
-        self._restored: list[ModelCost] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Analyzes the model."""
-        self.costs, self._restored = self._restored, []
+        before = self._restored.get("costs", ())
+        self.costs = [ModelCost.from_dict(cost) for cost in before]
         super().on_train_begin(logs)
 
     def _prepare(self) -> None:
@@ -98,14 +97,6 @@ class CompressionMetrics(Method):
     def get_state(self) -> dict[str, Any]:
         """Returns the costs of the epochs so far, JSON-compatible."""
         return {"costs": [cost.to_dict() for cost in self.costs]}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored = [ModelCost.from_dict(cost) for cost in state["costs"]]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""

@@ -150,8 +150,6 @@ class FilterPruning(Method):
         self._state: StepState | None = None
         self._last_rates: dict[str, float] = {}
         self._sizes: dict[str, int] = {}  # before anything was removed
-        self._restored_sizes: dict[str, int] | None = None
-        self._restored_measures: Sequence[np.ndarray] = ()
 
     # The life of a run -------------------------------------------------------
 
@@ -171,7 +169,7 @@ class FilterPruning(Method):
             exclude=self.exclude,
             argument=argument,
             # Groups of which one channel is left have had more.
-            keep=self._restored_sizes or self._sizes,
+            keep=self._restored.get("sizes") or self._sizes,
         )
         self._rates = self._schedule_of_groups()
 
@@ -179,8 +177,7 @@ class FilterPruning(Method):
         """Checks names and rates against the model, before anything trains."""
         super().on_train_begin(logs)
         present = {name: g.size for name, g in self.selection.chosen.items()}
-        self._sizes = self._restored_sizes or self._sizes or present
-        self._restored_sizes = None
+        self._sizes = dict(self._restored.get("sizes") or self._sizes or present)
         if self.ranking != "layer":
             self._check_floor()
 
@@ -201,10 +198,9 @@ class FilterPruning(Method):
         for variable in measures:
             self._state.track_for_loss(variable)
         # What was measured since the last pruning, if an epoch without one was last.
-        if self._restored_measures:
-            for variable, value in zip(measures, self._restored_measures, strict=True):
+        if before := self._restored.get("measures"):
+            for variable, value in zip(measures, before, strict=True):
                 variable.assign(value)
-        self._restored_measures = ()
         self._masks = MaskedVariables(self.model)
         self._masks.attach(self._all_masks())
 
@@ -263,15 +259,6 @@ class FilterPruning(Method):
         """
         measures = [keras.ops.convert_to_numpy(v) for v in self.criterion.variables]
         return {"sizes": dict(self._sizes), "measures": measures}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored_sizes = dict(state["sizes"])
-        self._restored_measures = state["measures"]
 
     # Steps -----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -86,7 +86,6 @@ class GatePenalty(Method):
         self.activation = _weights("activation", activation)
         self.unit = one_of("unit", unit, ("epoch", "step"))
         self.openings: dict[str, list[float]] = {}
-        self._restored: dict[str, list[float]] = {}
         self._gates: dict[str, Gate] = {}
         self._set: tuple[float, float] | None = None
 
@@ -106,8 +105,8 @@ class GatePenalty(Method):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that there are gates."""
         super().on_train_begin(logs)
-        self.openings = self._restored or {name: [] for name in self._gates}
-        self._restored = {}
+        before = self._restored.get("openings") or dict.fromkeys(self._gates, ())
+        self.openings = {name: list(values) for name, values in before.items()}
 
     def _attach(self) -> None:
         self._set = None
@@ -153,14 +152,6 @@ class GatePenalty(Method):
     def get_state(self) -> dict[str, Any]:
         """Returns the opening ratios of the epochs so far, JSON-compatible."""
         return {"openings": self.openings}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored = {name: list(v) for name, v in state["openings"].items()}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -63,7 +63,6 @@ class HoldWeights(Method):
         self.what = one_of("what", what, tuple(_KINDS))
         self._held: MaskedVariables | HeldVariables | None = None
         self._kernels: dict[str, keras.Variable] = {}
-        self._restored: dict[str, np.ndarray] = {}
 
     def _prepare(self) -> None:
         selected = policy.select_kernels(self.network, self.layers, self.exclude)
@@ -79,7 +78,6 @@ class HoldWeights(Method):
             (kernel, self._restored.get(name, self._choice(kernel)))
             for name, kernel in self._kernels.items()
         )
-        self._restored = {}
 
     def _choice(self, kernel: keras.Variable) -> np.ndarray:
         if self.what == "zeros":
@@ -110,14 +108,6 @@ class HoldWeights(Method):
             for name, kernel in self._kernels.items()
             if id(kernel) in entries
         }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over, before training begins, what `get_state` returned.
-
-        Args:
-            state: the dict.
-        """
-        self._restored = dict(state)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments as plain Python values."""

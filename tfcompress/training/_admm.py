@@ -350,7 +350,8 @@ def admm_compress(
                 )
                 while run.goes_on:
                     run.train_epoch()
-                    if backup:
+                    # A stage that is complete is saved below, once it has ended.
+                    if backup and run.goes_on:
                         work.open = {"run": run.state(), "data": data.state()}
                         backup.save(work.model, work.state())
                 run.end()

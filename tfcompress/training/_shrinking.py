@@ -160,6 +160,7 @@ def fit_shrinking(
             verbose=verbose,
             state=state.get("run"),
         )
+        was_complete = not run.goes_on
         while run.goes_on:
             run.train_epoch()
             due = (
@@ -170,11 +171,17 @@ def fit_shrinking(
             # or not.
             if due or not run.goes_on:
                 _make_smaller(run, callbacks, multiple_of, pace)
-            if backup and (run.goes_on or keep_backup):
+            if backup and run.goes_on:
                 backup.save(run.model, {"run": run.state(), "data": run.data.state()})
+        # A complete run leaves the model that it returns, with what methods do to it at
+        # the end, and the callbacks as they were before: afterwards they hold nothing
+        # any more, and the run may be given more epochs.
+        state = {"run": run.state(), "data": run.data.state()} if backup else {}
         run.end()
         if backup and not keep_backup:
             backup.delete()
+        elif backup and not was_complete:
+            backup.save(run.model, state)
     return run.model
 
 
