@@ -12,8 +12,9 @@ Training" (Foldy-Porto et al., 2020) is about, and three controls:
                      anew, to the operations of the first `density` variant
     uniform-inherit  the first network of `density-inherit`, narrowed alike to the
                      operations of its last, with the weights that it keeps
-    shallow          the first 8 convolutions of VGG-19, as wide as those of the first
-                     `density` variant, initialized anew (section III-B)
+    shallow          the first 8 convolutions of VGG-19, as wide as in the first
+                     narrower network of a `density` variant, initialized anew
+                     (section III-B)
 
     python recipes/activation_density.py                        # digits, two minutes
     python recipes/activation_density.py --preset=paper --variants=density-random \\
@@ -279,7 +280,8 @@ def start(settings, experiment, job, build):
         return build()
     record = sized_record(experiment, job)
     if job.name == "shallow":
-        return build(final_net(record)["widths"][:SHALLOW])
+        narrow = record["nets"][min(1, record["final"])]
+        return build(narrow["widths"][:SHALLOW])
     full = channels(build())
     wanted = final_net(record)["ops"]
 

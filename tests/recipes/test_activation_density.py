@@ -120,7 +120,8 @@ def test_the_shallow_control_has_the_first_layers(recipe, settings, tmp_path):
     with recipe.Experiment(tmp_path, shallow) as experiment:
         data = SimpleNamespace(input_shape=(32, 32, 3), classes=10)
         widths = list(range(2, 18))
-        sized = {"nets": [{"widths": widths}], "final": 0}
+        nets = [{"widths": [n + k for n in widths]} for k in (9, 0, 4)]
+        sized = {"nets": nets, "final": 2}
         experiment.run(
             [recipe.Job(name="density-inherit", seed=0)], lambda job: (sized, {})
         )
