@@ -92,6 +92,34 @@ def test_an_interruption_between_two_removals_costs_no_epoch(tmp_path):
     assert_equal(run(tmp_path, shrink_every=3), whole)
 
 
+def test_a_submodel_is_found_again_in_a_smaller_model_and_after_an_interruption(
+    tmp_path,
+):
+    def train(folder, *more):
+        keras.utils.set_random_seed(0)
+        hidden = layers.Dense(8, activation="relu")
+        part = keras.Sequential(
+            [keras.Input((6,)), hidden, layers.Dense(4, activation="relu")], name="part"
+        )
+        model = keras.Sequential([keras.Input((6,)), part, layers.Dense(3)])
+        model.compile("sgd", "mse", run_eagerly=True)
+        return fit_shrinking(
+            model,
+            X,
+            np.eye(3, dtype="float32")[Y],
+            epochs=4,
+            callbacks=[FilterPruning(RISING, target=part), *more],
+            backup_dir=folder,
+            verbose=0,
+        )
+
+    whole = train(None)
+    assert whole.get_layer("part").layers[0].units == 4
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Interrupt())
+    assert_equal(train(tmp_path), whole)
+
+
 class Twice(layers.Layer):
     """Not registered with Keras."""
 

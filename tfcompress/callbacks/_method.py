@@ -97,6 +97,7 @@ class Method(keras.callbacks.Callback):
                 f"or None. Received: target={target!r}"
             )
         self.target = target
+        self._target_names: tuple[str, ...] = ()
         self._is_attached = False
         self._swaps = False
         self._epochs_done = 0
@@ -165,7 +166,7 @@ class Method(keras.callbacks.Callback):
     @property
     def network(self) -> keras.Model:
         """The graph that the method works on: the model, or a part of it."""
-        return _network(self.model, self.target)
+        return _network(self.model, self.target, self._target_names)
 
     @property
     def updates_done(self) -> int:
@@ -192,6 +193,10 @@ class Method(keras.callbacks.Callback):
             self._epochs_done = 0
             self._forget()
         super().set_model(model)
+        if isinstance(self.target, keras.Model):
+            found = _submodels(model).items()
+            names = [name for name, each in found if each is self.target]
+            self._target_names = tuple(names) or self._target_names
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks everything that can be checked before anything trains."""
@@ -434,14 +439,22 @@ def _check_run(method: str, model: keras.Model) -> None:
         )
 
 
-def _network(model: keras.Model, target: keras.Model | str | None) -> keras.Model:
+def _network(
+    model: keras.Model, target: keras.Model | str | None, names: Sequence[str] = ()
+) -> keras.Model:
     if target is None:
         return edited(model)
     inside = _submodels(model)
-    for name, submodel in inside.items():
-        if submodel is target or name == target:
-            return submodel
+    if isinstance(target, keras.Model):
+        for submodel in inside.values():
+            if submodel is target:
+                return submodel
+    # A model that was made smaller, or that comes from a backup, has another object in
+    # the place of a submodel, under the names that it had.
     wanted = target if isinstance(target, str) else target.name
+    for name in (*names, wanted):
+        if name in inside:
+            return inside[name]
     raise ValueError(
         "Invalid value for argument `target`. Expected a submodel of the model that "
         f"trains, one of {sorted(inside)}. Received: {wanted!r}"
