@@ -216,6 +216,27 @@ def test_a_kept_backup_holds_the_result(tmp_path):
     assert _made.made(again.model) == _made.made(first.model) != []
 
 
+def test_the_best_epoch_of_a_stage_that_is_done_is_known(tmp_path):
+    def run(quality, *others):
+        def note(epoch, logs):
+            logs["q"] = quality
+
+        best = keras.callbacks.ModelCheckpoint(
+            tmp_path / "q.keras", "q", mode="min", save_best_only=True
+        )
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=note), best, *others]
+        run = {"callbacks": callbacks, "backup_dir": tmp_path / "run"}
+        compress(network(), [PRUNE], **run)
+        return best
+
+    # The third epoch is the first of the second stage.
+    with pytest.raises(InterruptedError):
+        run(0.1, Crash(3))
+    saved = (tmp_path / "q.keras").stat().st_mtime_ns
+    assert run(0.9).best == 0.1
+    assert (tmp_path / "q.keras").stat().st_mtime_ns == saved
+
+
 def test_the_table_shows_every_stage():
     result = compress(network(), [PRUNE])
     lines = str(result).splitlines()

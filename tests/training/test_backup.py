@@ -17,6 +17,7 @@ from tfcompress.constraints import Cardinality
 from tfcompress.schedules import Linear
 from tfcompress.training import fit_shrinking
 from tfcompress.training._backup import Backup, _joined, _renamed, _split
+from tfcompress.training._run import progress
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(32, 6)).astype("float32"), RNG.integers(0, 3, 32)
@@ -138,6 +139,124 @@ def test_a_run_with_a_layer_of_its_own_class_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(Interrupt())
     assert train().history.epoch == [0, 1, 2]
+
+
+def scaled(factor):
+    """A function of a name that all of them have."""
+
+    def by(x):
+        return factor * x
+
+    return by
+
+
+class Slower(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1 / (1.0 + keras.ops.cast(step, "float32"))
+
+    def get_config(self):
+        return {}
+
+
+class Plain(keras.optimizers.SGD):
+    pass
+
+
+class Distance(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), -1)
+
+
+@pytest.mark.filterwarnings("error:The object being serialized")
+@pytest.mark.parametrize("loss", [Distance(), lambda t, p: keras.ops.square(t - p)])
+def test_a_run_with_functions_of_its_own_goes_on(loss, tmp_path):
+    def error(y_true, y_pred):
+        return keras.ops.abs(y_true - y_pred)
+
+    def train(folder, *callbacks):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(4, activation=scaled(2.0)),
+                layers.Lambda(lambda x: keras.ops.tanh(x)),
+                layers.Dense(3, activation=scaled(0.5)),
+            ]
+        )
+        mean = keras.metrics.MeanMetricWrapper(error, name="mean")
+        model.compile(Plain(Slower()), loss, metrics=[error, mean], run_eagerly=True)
+        y = np.eye(3, dtype="float32")[Y]
+        arguments = {"epochs": 3, "callbacks": list(callbacks), "backup_dir": folder}
+        return fit_shrinking(model, X, y, verbose=0, **arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Interrupt())
+    assert_equal(train(tmp_path), train(None))
+
+
+class Quality(keras.callbacks.Callback):
+    """One that is best in the first epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["q"] = [0.1, 0.9, 0.95, 0.97][epoch]
+
+
+def test_callbacks_of_keras_know_the_epochs_before_an_interruption(tmp_path):
+    def train(folder, *others):
+        callbacks = keras.callbacks
+        known = [
+            callbacks.ModelCheckpoint(
+                tmp_path / "q.keras", "q", mode="min", save_best_only=True
+            ),
+            callbacks.EarlyStopping("q", patience=3, mode="min"),
+            callbacks.ReduceLROnPlateau("q", patience=2, cooldown=1, mode="min"),
+        ]
+        fit_shrinking(
+            network(),
+            X,
+            Y,
+            epochs=4,
+            callbacks=[Quality(), *known, *others],
+            backup_dir=folder,
+            verbose=0,
+        )
+        return known
+
+    whole = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", Interrupt())
+    best = (tmp_path / "q.keras").stat().st_mtime_ns
+    resumed = train(tmp_path / "run")
+    assert (tmp_path / "q.keras").stat().st_mtime_ns == best
+    assert progress(resumed) == progress(whole)
+    assert [each.best for each in resumed] == [0.1] * 3
+    assert resumed[1].stopped_epoch == 3
+    rates = [float(each[2].model.optimizer.learning_rate) for each in (whole, resumed)]
+    assert rates[0] == rates[1] == pytest.approx(1e-4)  # a tenth of Adam's
+
+
+class Hides(layers.Layer):
+    """Keeps its function where nobody finds it."""
+
+    def __init__(self, rule, **options):
+        super().__init__(**options)
+        self.inside = rule
+
+    def call(self, x):
+        return self.inside(x)
+
+    def get_config(self):
+        rule = keras.saving.serialize_keras_object(self.inside)
+        return {**super().get_config(), "rule": rule}
+
+
+def test_what_a_backup_would_lose_is_said_before_the_first_epoch(tmp_path):
+    hides = Hides(scaled(2.0))
+    model = keras.Sequential([keras.Input((6,)), hides, layers.Dense(3)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"`backup_dir`.*the function 'by'"):
+        fit_shrinking(model, X, Y, verbose=0, backup_dir=tmp_path)
+    assert model.optimizer.iterations == 0
 
 
 def test_names_that_begin_with_a_renamed_one_stay():

@@ -271,7 +271,14 @@ def test_a_kept_backup_holds_the_result(data, falling, tmp_path):
             **FIT,
         )
 
-    first, again = run(), run(Interrupt(0, 0))
+    best, known = (
+        keras.callbacks.ModelCheckpoint(
+            tmp_path.with_name("best.keras"), "loss", mode="min", save_best_only=True
+        )
+        for _ in range(2)
+    )
+    first, again = run(best), run(Interrupt(0, 0), known)
+    assert known.best == best.best
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "net0.keras",
         "net1.keras",

@@ -20,7 +20,7 @@ from tfcompress.constraints import Combined, Constraint, Levels
 from tfcompress.policy import by_full_name, named_layers, select_kernels
 from tfcompress.structure._graph import require_editable, scope_of
 from tfcompress.training._backup import Backup, Saved, owned
-from tfcompress.training._run import Run, scalars
+from tfcompress.training._run import Run, progress, restore_progress, scalars
 from tfcompress.training._stream import Stream
 
 __all__ = [
@@ -329,6 +329,7 @@ def admm_compress(
         saved = backup.load(model) if backup else None
         work = _Work.begun(model, plan) if saved is None else _Work.resumed(saved, plan)
         data = Stream(x, y, arguments, work.open.get("data"))
+        restore_progress(callbacks, work.open.get("progress"))
         for number, phase in enumerate(plan):
             for name in ("admm", "retrain"):
                 if work.is_done(number, name):
@@ -359,7 +360,7 @@ def admm_compress(
                     hard_prune(work.model, phase.constraints, exclude=phase.exclude)
                     if shrink and not phase.quantizes:
                         work.model = _without_dead_channels(work.model)
-                work.finish(number, name, run.history.history, data)
+                work.finish(number, name, run.history.history, data, callbacks)
                 if name == "retrain":
                     work.note(number, phase, shrink)
                 if backup:
@@ -380,7 +381,8 @@ class _Work:
         weights: kernel weights at the beginning.
         rate: learning rate at the beginning.
         stages: the stages that are done.
-        open: the states of the data, and of the run of the stage that is open.
+        open: the states of the data, and of the run of the stage that is open; between
+            two stages, what callbacks know of the epochs before.
     """
 
     model: keras.Model
@@ -425,13 +427,18 @@ class _Work:
         return any((done.phase, done.name) == (phase, name) for done in self.stages)
 
     def finish(
-        self, phase: int, name: str, history: Mapping[str, list[float]], data: Stream
+        self,
+        phase: int,
+        name: str,
+        history: Mapping[str, list[float]],
+        data: Stream,
+        callbacks: Sequence[Any],
     ) -> None:
         """Notes that a stage is done."""
         nonzero, weights = _count(self.model)
         plain = {key: scalars(values) for key, values in history.items()}
         self.stages.append(AdmmStage(phase, name, plain, nonzero, weights))
-        self.open = {"data": data.state()}
+        self.open = {"data": data.state(), "progress": progress(callbacks)}
 
     def note(self, number: int, phase: AdmmPhase, shrink: bool) -> None:
         """Notes in the model that it went through a phase."""

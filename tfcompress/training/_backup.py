@@ -22,12 +22,13 @@ import numpy as np
 
 from tfcompress import _made, _processes
 from tfcompress._files import check_writable, lock, replacing
-from tfcompress._models import own_classes
 from tfcompress.callbacks._state import no_weights
 from tfcompress.structure._graph import scope_of
+from tfcompress.training._own import check_readable, lambdas_allowed, with_own
 
 __all__ = ["Backup", "Saved", "owned"]
 
+_CONFIG = "config.json"
 _STATE = "tfcompress/state.json"
 _ARRAYS = "tfcompress/arrays.npz"
 _ARRAY = "__array__"
@@ -109,18 +110,26 @@ class Backup:
                 saved model is made under its distribution strategy. Layers that
                 have other names in it, because automatic names count on in a
                 process that builds a model again, get these names, by position.
-                Defaults to `None`.
+                Functions of the user's are those that it holds. Defaults to `None`.
+
+        Raises:
+            ValueError: if nothing was saved, and what `like` holds could not be read
+                back; if there is a file that is no backup of such a model.
         """
         state = self.state()
         if state is None:
+            if like is not None:
+                check_readable(like)
             return None
         names = {} if like is None else _new_names(state["layers"], _layers(like))
-        own = {} if like is None else own_classes(like)
-        with (
-            nullcontext() if like is None else scope_of(like),
-            keras.saving.custom_object_scope(own),
-        ):
-            model = _load(self.path, names)
+        with zipfile.ZipFile(self.path) as file:
+            config = json.loads(file.read(_CONFIG))
+        if like is None:
+            model = _load(self.path, config)
+        else:
+            config, own = with_own(_renamed_config(config, names), like)
+            with scope_of(like), keras.saving.custom_object_scope(own):
+                model = _load(self.path, config)
         _made.carry(self.path, model)
         state = _renamed(state, names)
         _check_optimizer(model, state["iterations"])
@@ -157,7 +166,8 @@ class Backup:
         packed = BytesIO()
         np.savez(packed, allow_pickle=False, **arrays)
         with self._file() as temporary:
-            model.save(temporary)
+            with lambdas_allowed():
+                model.save(temporary)
             with zipfile.ZipFile(temporary, "a") as file:
                 file.writestr(_STATE, json.dumps(stored))
                 file.writestr(_ARRAYS, packed.getvalue())
@@ -282,19 +292,17 @@ def _new_names(saved: list[list[str]], given: list[list[str]]) -> dict[str, str]
     return {old: new for old, new in names.items() if old != new}
 
 
-def _load(path: Path, names: Mapping[str, str]) -> keras.Model:
-    """The model of a Keras file, with other names for its layers."""
-    if not names:
-        return keras.saving.load_model(path)
+def _load(path: Path, config: Any) -> keras.Model:
+    """The model of a Keras file, by another description."""
+    with zipfile.ZipFile(path) as old:
+        if config == json.loads(old.read(_CONFIG)):
+            return keras.saving.load_model(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp.keras")
     try:
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(temporary, "w") as new:
             for member in old.namelist():
-                content = old.read(member)
-                if member == "config.json":
-                    config = _renamed_config(json.loads(content), names)
-                    content = json.dumps(config).encode()
-                new.writestr(member, content)
+                text = json.dumps(config) if member == _CONFIG else old.read(member)
+                new.writestr(member, text)
         return keras.saving.load_model(temporary)
     finally:
         temporary.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from tfcompress._taps import activation_taps
 from tfcompress.callbacks.activation_density import ActivationDensity, Trend, trend
 from tfcompress.structure._graph import require_graph
 from tfcompress.training._backup import Backup, owned
-from tfcompress.training._run import scalars
+from tfcompress.training._run import progress, restore_progress, scalars
 from tfcompress.training._shrinking import fit_shrinking
 
 __all__ = ["DensityNet", "DensityResult", "resize_by_density", "widths_by_density"]
@@ -324,7 +324,9 @@ def resize_by_density(
         "seed": seed,
     }
 
-    backup = None if backup_dir is None else _Backup(Path(backup_dir), settings)
+    backup = None
+    if backup_dir is not None:
+        backup = _Backup(Path(backup_dir), settings, callbacks)
     run = _Rounds(
         sizing=sizing,
         data=(x, y),
@@ -482,8 +484,11 @@ class _Backup:
     A run's backup is deleted when the network that it made is on disk.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], callbacks: Sequence[Any]
+    ) -> None:
         self.folder = folder
+        self.callbacks = callbacks
         self.settings = json.loads(json.dumps(settings))
 
     def run(self, index: int, further: bool) -> Path:
@@ -495,6 +500,7 @@ class _Backup:
         fields = [f.name for f in dataclasses.fields(net) if f.name != "model"]
         record = {field: getattr(net, field) for field in fields}
         state = {"settings": self.settings, "net": record}
+        state["progress"] = progress(self.callbacks)
         self._file(index).save(net.model, state)
         self._delete_runs(index, net)
 
@@ -509,6 +515,7 @@ class _Backup:
                 f"run of other settings. Received: {str(self.folder)!r} with a run of "
                 f"{saved.state['settings']}"
             )
+        restore_progress(self.callbacks, saved.state.get("progress"))
         record = dict(saved.state["net"])
         densities = record.pop("densities")
         net = DensityNet(

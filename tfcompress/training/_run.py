@@ -12,7 +12,27 @@ from keras import ops
 
 from tfcompress.training._stream import Stream, no_data
 
-__all__ = ["Run", "check_finite", "scalars"]
+__all__ = ["Run", "check_finite", "progress", "restore_progress", "scalars"]
+
+# Callbacks of Keras that compare an epoch with those before, and what they keep of it:
+# they have no `get_state`, and begin anew in a process that resumes a run.
+_COMPARING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.OrbaxCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
+_KEPT = (
+    "best",
+    "best_epoch",
+    "best_weights",
+    "cooldown_counter",
+    "stopped_epoch",
+    "wait",
+    "_batches_seen_since_last_saving",
+    "_last_batch_seen",
+    "_total_batches_seen",
+)
 
 
 class Run:
@@ -70,6 +90,8 @@ class Run:
         )
         self.history = self._told.begin()
         if state is not None:
+            # After the beginning of a run, at which they forget what they know.
+            restore_progress(self._callbacks, state.get("progress"))
             self.history.epoch = state["epochs"]
             self.history.history = state["history"]
         model.stop_training = False  # as `fit` does
@@ -117,6 +139,7 @@ class Run:
             "epochs": self.history.epoch,
             "history": self.history.history,
             "callbacks": _get_states(self._callbacks),
+            "progress": progress(self._callbacks),
         }
 
     def end(self) -> None:
@@ -205,6 +228,39 @@ def _diverged(what: str) -> ValueError:
     )
 
 
+def progress(callbacks: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What callbacks of Keras know of the epochs before: the best one, how long ago."""
+    return [
+        (type(each).__name__, {n: getattr(each, n) for n in _KEPT if hasattr(each, n)})
+        for each in _comparing(callbacks)
+    ]
+
+
+def restore_progress(
+    callbacks: Sequence[Any], states: Sequence[tuple[str, dict[str, Any]]] | None
+) -> None:
+    """Gives callbacks what `progress` returned; nothing if that is `None`.
+
+    Raises:
+        ValueError: if they are other callbacks.
+    """
+    if states is None:  # of a release that did not keep it
+        return
+    comparing = _comparing(callbacks)
+    _check_same(comparing, states)
+    for callback, (_, values) in zip(comparing, states, strict=True):
+        for name, value in values.items():
+            setattr(callback, name, value)
+
+
+def _comparing(callbacks: Sequence[Any]) -> list[Any]:
+    return [
+        each
+        for each in callbacks
+        if isinstance(each, _COMPARING) and not hasattr(each, "get_state")
+    ]
+
+
 def _get_states(callbacks: Sequence[Any]) -> list[tuple[str, Any]]:
     """Class and state of the callbacks that have one."""
     stateful = [each for each in callbacks if hasattr(each, "get_state")]
@@ -213,12 +269,16 @@ def _get_states(callbacks: Sequence[Any]) -> list[tuple[str, Any]]:
 
 def _set_states(callbacks: Sequence[Any], states: Sequence[tuple[str, Any]]) -> None:
     stateful = [each for each in callbacks if hasattr(each, "set_state")]
-    found = [type(each).__name__ for each in stateful]
+    _check_same(stateful, states)
+    for callback, (_, state) in zip(stateful, states, strict=True):
+        callback.set_state(state)
+
+
+def _check_same(callbacks: Sequence[Any], states: Sequence[tuple[str, Any]]) -> None:
+    found = [type(each).__name__ for each in callbacks]
     expected = [name for name, _ in states]
     if found != expected:
         raise ValueError(
             "Invalid value for argument `callbacks`. Expected the callbacks of the run "
             f"in `backup_dir`, those with a state: {expected}. Received: {found}"
         )
-    for callback, (_, state) in zip(stateful, states, strict=True):
-        callback.set_state(state)

@@ -79,11 +79,13 @@ def fit_shrinking(
     had happened: weights, optimizer, generators of dropout and noise, callbacks,
     the order of shuffled arrays and the `History` are those of a run that was not
     interrupted, bit for bit on one machine. Your own callbacks have to keep their
-    state by methods `get_state` and `set_state`, as those of the package do. A
-    `tf.data.Dataset` has to be made again with the same seeds; batches that were
-    seen in a pass that is under way are read once more and skipped. The state of an
-    augmentation that has a generator of its own is not kept. A Python generator has
-    to begin at its start again.
+    state by methods `get_state` and `set_state`, as those of the package do. The best
+    value and the patience of Keras' callbacks are kept; a `CSVLogger` needs
+    `append=True`. Layers, functions and losses of your own need not be registered
+    with Keras: they are taken from `model`. A `tf.data.Dataset` has to be made again
+    with the same seeds; batches that were seen in a pass that is under way are read
+    once more and skipped. The state of an augmentation that has a generator of its
+    own is not kept. A Python generator has to begin at its start again.
 
     Example:
 
@@ -133,8 +135,9 @@ def fit_shrinking(
         TypeError: if `model` is not a Keras model or `callbacks` not a list.
         ValueError: if the model is subclassed, not built or not compiled, if
             numbers are out of range, if there are no data, if `backup_dir` cannot
-            be written or another run uses it, if training has diverged (the last
-            backup stays; the loss is NaN or weights are not finite), or if a
+            be written, another run uses it or the model could not be read back,
+            if training has diverged (the last backup stays; the loss is NaN or
+            weights are not finite), or if a
             callback or the optimizer keeps copies of the weights, which do not
             fit the smaller model: `BackupAndRestore` (use `backup_dir`),
             `EarlyStopping(restore_best_weights=True)`, `SwapEMAWeights`, and
