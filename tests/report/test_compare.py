@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import importlib.metadata
 import math
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ from tfcompress.export.targets import _target
 from tfcompress.report import _compare
 from tfcompress.report._align import aligned
 from tfcompress.report._tasks import tasks_of
-from tfcompress.report._verdict import verdict
+from tfcompress.report._verdict import sentence, verdict
 from tfcompress.report._words import step
 
 
@@ -191,6 +192,53 @@ class TestData:
         assert "–" in str(report)
         assert report.provenance["Quality"] == "not measured"
 
+    def test_class_names_come_as_an_array(self, models, test_data):
+        names = np.array(["ant", "bee", "cat", "dog"])
+        report = tfc.report.compare(
+            models, data=test_data, hardware=None, class_names=names, verbose=0
+        )
+        assert report.models[0].classes.names == ("ant", "bee", "cat", "dog")
+
+    def test_points_without_a_place_are_left_out(self, models):
+        line = curve([(float("nan"), 0.5), (1.0, float("nan")), (2.0, 0.25)])
+        report = tfc.report.compare(models, hardware=None, curves=[line], verbose=0)
+        assert report.curves[0].series == {"a": [(1.0, None), (2.0, 0.25)]}
+
+    def test_modules_of_other_packages_have_a_version(self, models, monkeypatch):
+        version = importlib.metadata.version
+
+        def absent(package):
+            if package == "tensorflow":  # tensorflow-cpu brings the module
+                raise importlib.metadata.PackageNotFoundError(package)
+            return version(package)
+
+        monkeypatch.setattr(importlib.metadata, "version", absent)
+        report = tfc.report.compare(models, hardware=None, verbose=0)
+        assert f"tensorflow {tf.__version__}" in report.provenance["Packages"]
+
+    def test_histories_have_what_keras_writes_into_them(self, models):
+        curves = {
+            "loss": [4.0, 3.0, 2.0, 1.0, 0.5],
+            "f1": [np.array([0.2, 0.4])] * 5,  # a figure for each class
+            "val_loss": [5.0, 4.0],  # validation_freq=2
+            "val_odd": [3.0],  # 3, 4 or 5
+            "val_none": [],
+        }
+        history = keras.callbacks.History()
+        history.history = {"loss": [1.0] * 5, "val_loss": [3.0, 2.0, 1.0]}
+        history.epoch = [5, 6, 7, 8, 9]  # initial_epoch=5, validation_freq=2
+        report = tfc.report.compare(
+            models, hardware=None, histories={"a": curves, "b": history}, verbose=0
+        )
+        a, b = report.histories["a"].metrics, report.histories["b"].metrics
+        assert a["f1"] == (pytest.approx(0.3),) * 5
+        assert a["val_loss"] == (None, 5.0, None, 4.0, None)
+        assert a["val_odd"] == (None, None, None, None, 3.0)
+        assert "val_none" not in a
+        assert b["val_loss"] == (3.0, None, 2.0, None, 1.0)
+        assert any("'val_odd'" in note and "5 epochs" in note for note in report.notes)
+        assert any("no curve of 'val_none'" in note for note in report.notes)
+
     def test_history_objects_keep_their_epochs(self, models):
         history = keras.callbacks.History()
         history.history, history.epoch = {"loss": [0.5, 0.4]}, [10, 11]
@@ -226,10 +274,18 @@ def test_work_that_cannot_be_counted_is_in_the_notes():
     assert any("'own'" in note for note in report.notes)
 
 
+def curve(points):
+    return tfc.report.Curves("t", "x", "y", {"a": points})
+
+
+def grid(values):
+    return tfc.report.Heatmap("t", "x", "y", "z", ["c"], ["r"], values)
+
+
 class TestBadInput:
     @pytest.fixture(autouse=True)
     def no_work(self, monkeypatch):
-        monkeypatch.setattr(_compare, "_export", pytest.fail)
+        monkeypatch.setattr(_compare, "_export", lambda *_: pytest.fail("worked"))
 
     @pytest.mark.parametrize(
         ("argument", "value", "error"),
@@ -256,6 +312,14 @@ class TestBadInput:
             ("tolerance", -0.1, ValueError),
             ("tolerance", True, ValueError),
             ("highlight", "absent", ValueError),
+            ("class_names", "cat", TypeError),
+            ("class_names", 3, TypeError),
+            ("curves", [curve([0.9, 0.8])], ValueError),
+            ("curves", [curve([("a", 0.8)])], ValueError),
+            ("heatmaps", [grid([["warm"]])], ValueError),
+            ("histories", {"m": {"loss": ["low"]}}, TypeError),
+            ("histories", {"m": {"loss": [1], "val_loss": [1, 2]}}, ValueError),
+            ("metrics", {"absent": ["mae"]}, ValueError),
             ("metrics", "mae", ValueError),
             ("metrics", [3], ValueError),
             ("models", {"m": "absent.keras"}, ValueError),
@@ -509,6 +573,32 @@ class TestTasks:
         assert self.values(metrics) == pytest.approx(expected, rel=1e-5)
         assert metrics["weighted_accuracy"].low is None
 
+    @pytest.mark.parametrize("batch", [50, 300])
+    def test_penalties_of_activities(self, batch):
+        inputs = keras.Input((5,))
+        x = keras.layers.Dense(
+            3, "relu", activity_regularizer="l2", kernel_regularizer="l2"
+        )(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(x))
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        rows = self.rng.normal(size=(300, 5)).astype("float32")
+        data = tf.data.Dataset.from_tensor_slices((rows, np.arange(300) % 2))
+        metrics, _ = self.compare(model, data.batch(batch))
+        expected = model.evaluate(data.batch(50), verbose=0, return_dict=True)
+        assert self.values(metrics) == pytest.approx(expected, rel=1e-5)
+
+    def test_a_metric_may_be_called_a_loss(self):
+        def dice_loss(y_true, y_pred):
+            return 1 + 0 * y_pred[:, 0]
+
+        model = self.heads()
+        labels = {"cls": np.arange(24) % 3, "box": self.rng.normal(size=(24, 4))}
+        metrics, _ = self.compare(
+            model, (self.images, labels), metrics={"box": [dice_loss]}
+        )
+        assert set(metrics) == {"cls_accuracy", "box_dice_loss"}
+        assert metrics["box_dice_loss"].value == 1.0
+
     def test_metrics_are_added_and_replaced(self):
         model = self.small(3, "softmax")
         model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -710,6 +800,109 @@ class TestCost:
         )
 
 
+class Seen(keras.metrics.Metric):
+    """Counts samples; it has no config that makes it again."""
+
+    def __init__(self, unit, name="seen"):
+        super().__init__(name=name)
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.count.assign_add(keras.ops.shape(y_pred)[0])
+
+    def result(self):
+        return self.count
+
+
+class TestIntegerFile:
+    """On 20 of 100 samples, which come class by class."""
+
+    inputs = np.tile(np.eye(4, dtype="float32")[:1], (100, 1))
+    labels = np.repeat([0, 1], [60, 40])
+
+    @pytest.fixture(scope="class")
+    def files(self, models, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("files")
+        return {
+            kind: tfc.export.to_tflite(
+                models["full"],
+                folder / f"{kind}.tflite",
+                quantization=kind,
+                calibration=np.eye(4, dtype="float32"),
+            )
+            for kind in (None, "int8")
+        }
+
+    @pytest.fixture(autouse=True)
+    def few(self, files, monkeypatch):
+        def made(model, path, *, quantization, calibration):
+            return files[quantization]
+
+        monkeypatch.setattr(_compare, "to_tflite", made)
+        monkeypatch.setattr(_compare, "_FILE_SAMPLES", 20)
+
+    def compare(self, models, data, **options):
+        return tfc.report.compare(
+            {"m": models["full"]},
+            data=data,
+            calibration=self.inputs,
+            hardware=None,
+            verbose=0,
+            **options,
+        )
+
+    @pytest.mark.parametrize("kind", ["arrays", "unknown length", "one batch"])
+    def test_it_gets_samples_from_everywhere(self, models, kind):
+        data = (self.inputs, self.labels)
+        batches = tf.data.Dataset.from_tensor_slices(data)
+        if kind == "unknown length":
+            data = batches.filter(lambda x, y: True).batch(7)
+        elif kind == "one batch":
+            data = batches.batch(100)
+        seen = Seen("samples")
+        report = self.compare(models, data, metrics=["accuracy", seen])
+        (model,) = report.models
+        file = model.files["int8"]
+        for found, count in (
+            (model.metrics, 100),
+            (file.metrics, 20),
+            (file.reference, 20),
+        ):
+            assert found["accuracy"].value == pytest.approx(0.6)
+            assert found["seen"].value == count
+        (agreement,) = file.agreement.values()
+        assert agreement.samples == 20
+        assert float(seen.result()) == 0.0
+        assert any(
+            "on 20 of 100 test samples, on which its model has accuracy 60" in note
+            for note in report.notes
+        )
+        assert "less what it loses there" in report.verdict.rule
+        assert tfc.report.load(report.to_json()) == report
+
+    def test_all_of_few_samples_need_no_reference(self, models):
+        report = self.compare(models, (self.inputs[:20], self.labels[:20]))
+        assert report.models[0].files["int8"].reference == {}
+        assert "part of the test data" not in report.verdict.rule
+
+    @pytest.mark.parametrize("labeled", [True, False])
+    def test_one_that_fails_leaves_the_figures_of_the_model(
+        self, models, monkeypatch, labeled
+    ):
+        def broken(path):
+            raise RuntimeError("no such kernel")
+
+        monkeypatch.setattr(_compare, "open_file", broken)
+        data = (self.inputs, self.labels) if labeled else None
+        report = self.compare(models, data)
+        (model,) = report.models
+        assert "The int8 file of 'm' could not be run: no such kernel" in report.notes
+        assert model.files["int8"].agreement == {}
+        assert model.files["int8"].bytes > 0
+        if labeled:
+            assert model.metrics["accuracy"].value == pytest.approx(0.6)
+
+
 class TestVerdict:
     def model(self, name, size, value, int8=None, **options):
         figure = tfc.report.MetricFigure
@@ -741,6 +934,25 @@ class TestVerdict:
         ]
         found = verdict(models, tolerance, None)
         assert (found.model, found.file) == expected
+
+    def test_a_file_on_easy_samples_is_judged_by_what_it_loses(self):
+        def model(name, size, int8):
+            made = self.model(name, size, 0.95, int8=int8)
+            figure = tfc.report.MetricFigure(0.99, "up", "fraction")
+            part = dataclasses.replace(made.files["int8"], reference={"score": figure})
+            return dataclasses.replace(made, files={"int8": part})
+
+        # All models are right in 95 % of all samples, and in 99 % of those that the
+        # files got. One file loses nothing there, the other one two points.
+        models = [
+            self.model("dense", 4000, 0.95),
+            model("lossless", 1000, 0.99),
+            model("lossy", 100, 0.97),
+        ]
+        found = verdict(models, 0.01, None)
+        assert (found.model, found.file) == ("lossless", "int8")
+        said = sentence(tfc.report.Report("t", tuple(models), verdict=found))
+        assert "score 95.0" in said  # not the 99 % of the easy samples
 
     def test_less_is_better_where_it_is(self):
         options = {"direction": "down", "unit": ""}

@@ -13,8 +13,9 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from tfcompress import _made
 from tfcompress._figures import Curves, Heatmap
 from tfcompress._models import load_model
 from tfcompress._samples import (
+    Batch,
     Source,
     call_model,
+    fixed_batch,
     inputs_of,
     read,
     reusable,
@@ -41,6 +44,8 @@ from tfcompress.export.targets._here import processor
 from tfcompress.report._evaluate import (
     AgreementMeter,
     Measurement,
+    Plan,
+    added_losses,
     plan_of,
     with_noise,
 )
@@ -60,9 +65,11 @@ from tfcompress.report._tasks import (
     Task,
     compile_arguments,
     flat_labels,
+    output_names,
     tasks_of,
 )
-from tfcompress.report._verdict import verdict
+from tfcompress.report._verdict import as_text, verdict
+from tfcompress.report._words import spoken
 from tfcompress.report._wrong import as_png, is_image
 from tfcompress.structure._graph import require_graph
 
@@ -73,6 +80,10 @@ _RUNS = 50
 _ENERGY_SECONDS = 1.0
 # Samples of the test data that integer files are run on, one by one.
 _FILE_SAMPLES = 2000
+# From so many batches on, their number tells that of the samples well enough.
+_MANY_BATCHES = 50
+# Samples that a model takes at once.
+_PIECE = 128
 _WRONG = 6  # pictures of each model
 _PROFITS = (
     "zeros and repeated weights save flash and time on Ethos-U, and in what is "
@@ -104,12 +115,12 @@ def compare(
     """Compares models of any task in quality, size, work, speed and modeled energy.
 
     Quality is measured by what the models are compiled with: their own metrics and
-    losses, for every output, with sample weights, as `model.evaluate` computes them. A
-    model that is not compiled is measured as the first compiled one. If none is
-    compiled, or there are no metrics, the task is found from outputs and labels:
-    accuracy for classes and for yes or no, accuracy of pixels and of labels, mean
-    absolute and root mean squared error for numbers. The same metrics are computed on
-    the outputs of integer files.
+    losses, for every output, with sample weights and penalties, as `model.evaluate`
+    computes them. A model that is not compiled is measured as the first compiled one.
+    If none is compiled, or there are no metrics, the task is found from outputs and
+    labels: accuracy for classes and for yes or no, accuracy of pixels and of labels,
+    mean absolute and root mean squared error for numbers. The same metrics are computed
+    on the outputs of integer files, for up to 2,000 samples spread over the test data.
 
     Every model is exported to TFLite, to float32 and, with `calibration`, to
     int8. The files are timed in turns with one thread, so that a noisy machine
@@ -186,7 +197,14 @@ def compare(
     _check_names(models)
     _check_kinds(curves, Curves, "curves")
     _check_kinds(heatmaps, Heatmap, "heatmaps")
-    training = {name: _history(name, h) for name, h in (histories or {}).items()}
+    lines = tuple(_clean_curves(each) for each in curves)
+    grids = tuple(_clean_heatmap(each) for each in heatmaps)
+    words = _class_names(class_names)
+    notes: list[str] = []
+    training = {
+        str(name): _history(str(name), given, notes)
+        for name, given in (histories or {}).items()
+    }
     profile = None if hardware is None else _profile(hardware)
     widths = _bits_by_model(bits, models)
     _check_products(products, profile)
@@ -225,11 +243,11 @@ def compare(
             for each in wanted:
                 progress(f"{work.name}: asking {each.name}")
                 _ask(work, each)
-        measurements = _measure(works, metrics, calibration, class_names, progress)
+        measurements = _measure(works, metrics, calibration, words, progress)
     figures = [_figures(work, profile, products) for work in works]
     if measurements:
         figures = _compared(works, figures, measurements)
-    notes = [note for work in works for note in work.notes]
+    notes = [*(note for work in works for note in work.notes), *notes]
     if calibration is None and not all("int8" in work.files for work in works):
         notes.append("No int8 files: they need calibration data.")
     if len(set(on_chip.values())) > 1:
@@ -244,8 +262,8 @@ def compare(
         title=title,
         models=tuple(figures),
         histories=training,
-        curves=tuple(_clean_curves(c) for c in curves),
-        heatmaps=tuple(_clean_heatmap(h) for h in heatmaps),
+        curves=lines,
+        heatmaps=grids,
         provenance=_provenance(
             profile, products, bits, samples, figures, provenance or {}
         ),
@@ -313,11 +331,15 @@ def _measure(
 ) -> dict[str, _Measured]:
     """Runs every model, and its integer file, on the test data."""
     measurements: dict[str, _Measured] = {}
+    total: int | None = None
     for work in works:
         progress(f"{work.name}: running on the test data")
         work.problem = _weights_problem(work.model)
         if work.source is None:
-            _agree_on(work, calibration)
+            try:
+                _agree_on(work, calibration)
+            except Exception as error:  # of the runtime, or of a user's layers
+                work.notes.append(_broken_file(work, error))
             continue
         labels = work.source.first.labels
         alike = next(
@@ -334,38 +356,28 @@ def _measure(
             # Model and integer file see the same batches, so that they can be compared
             # sample by sample, and no more than a batch of outputs is in memory. The
             # file takes one sample at a time and is slow: it gets every n-th batch.
-            plan = plan_of(work.model, tasks, labels, metrics, alike)
-            measurement = Measurement(work.model, plan)
-            file = _integer_file(work)
-            of_file = (
-                None
-                if file is None
-                else Measurement(
-                    work.model, plan_of(work.model, tasks, labels, metrics, alike)
-                )
-            )
-            agreement = AgreementMeter(tasks)
+            plan = partial(plan_of, work.model, tasks, labels, metrics, alike)
+            measurement = Measurement(work.model, plan())
             wrong = _Wrong(work.model, tasks, class_names)
-            stride = _stride(work.source)
-            for number, batch in enumerate(work.source):
-                outputs = call_model(work.model, batch.inputs)
-                measurement.update(outputs, batch.labels, batch.weights)
+            file: _FileRun | None = None
+            if "int8" in work.artifacts:
+                if total is None:
+                    total = _samples_in(work.source)
+                file = _FileRun(work, plan, total)
+            for batch in work.source:
+                outputs, added = _outputs(work.model, batch)
+                measurement.update(outputs, batch.labels, batch.weights, added)
                 wrong.look(outputs, batch)
-                if file is None or of_file is None or number % stride:
-                    continue
-                room = _FILE_SAMPLES - of_file.samples
-                if room <= 0:
-                    continue
-                some = batch.at(slice(room))
-                answers = file(file.check(_given(some.inputs)))
-                of_file.update(answers, some.labels, some.weights)
-                agreement.update([o[:room] for o in outputs], answers)
+                if file is not None:
+                    file.update(outputs, batch, added)
         except Exception as error:  # whatever the layers of a user's model raise
             work.notes.append(
                 f"No figures of {work.name!r} on the test data: {_line(error)}"
             )
             continue
-        measurements[work.name] = _Measured(measurement, of_file)
+        measurements[work.name] = _Measured(
+            measurement, None if file is None else file.measurement
+        )
         work.metrics = measurement.results()
         work.classes = measurement.classes(class_names)
         work.wrong = wrong.found
@@ -382,17 +394,8 @@ def _measure(
                 "labels do not tell its task. Compile it with metrics, or give "
                 "`metrics`."
             )
-        if of_file is not None and of_file.samples:
-            work.files["int8"] = replace(
-                work.files["int8"],
-                metrics=of_file.results(),
-                agreement=agreement.results(),
-            )
-            if of_file.samples < measurement.samples:
-                work.notes.append(
-                    f"The int8 file of {work.name!r} was run on {of_file.samples:,} of "
-                    f"{measurement.samples:,} test samples."
-                )
+        if file is not None:
+            file.finish(measurement.samples)
     for work in works:
         if work.problem:
             work.notes.insert(0, f"{work.name!r}: {work.problem}")
@@ -401,9 +404,10 @@ def _measure(
 
 def _agree_on(work: _Work, calibration: Any) -> None:
     """Agreement of the integer file on calibration samples, without test data."""
-    file = _integer_file(work)
-    if file is None or calibration is None:
+    artifact = work.artifacts.get("int8")
+    if artifact is None or calibration is None:
         return
+    file = open_file(artifact.path)
     inputs, _ = take_samples(work.model, calibration, limit=_FILE_SAMPLES // 4)
     meter = AgreementMeter(tasks_of(work.model, None))
     meter.update(call_model(work.model, inputs), file(file.check(_given(inputs))))
@@ -457,20 +461,112 @@ class _Wrong:
         return str(index)
 
 
-def _integer_file(work: _Work) -> Any:
-    artifact = work.artifacts.get("int8")
-    return None if artifact is None else open_file(artifact.path)
-
-
 def _given(inputs: list[np.ndarray]) -> Any:
     return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _stride(source: Source) -> int:
-    """One of this many batches goes through the integer file, to cover all data."""
-    if source.length is None:
-        return 1
-    return max(1, source.length * len(source.first) // _FILE_SAMPLES)
+def _outputs(model: keras.Model, batch: Batch) -> tuple[list[np.ndarray], float]:
+    """Outputs of a batch, and what layers add to the loss of each of its samples."""
+    size = fixed_batch(model) or _PIECE
+    pieces, added = [], 0.0
+    for start in range(0, len(batch), size):
+        some = batch.at(slice(start, start + size))
+        pieces.append(call_model(model, some.inputs))
+        added += len(some) * added_losses(model)
+    outputs = [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
+    return outputs, added / len(batch)
+
+
+def _samples_in(source: Source) -> int:
+    """Number of samples: by that of the batches where they are many, else exactly."""
+    if source.length is not None and source.length >= _MANY_BATCHES:
+        known = (source.length - 1) * len(source.first)  # the last one may be smaller
+        if known >= _FILE_SAMPLES:
+            return known + 1
+    return sum(len(batch) for batch in source)
+
+
+def _broken_file(work: _Work, error: Exception) -> str:
+    return f"The int8 file of {work.name!r} could not be run: {_line(error)}"
+
+
+class _FileRun:
+    """An integer file on the test data, beside its model on the same samples.
+
+    The file takes one sample at a time and is slow, so that of many samples it gets
+    some, evenly spread. If it fails, a note says so, and the model's figures stay.
+    """
+
+    def __init__(self, work: _Work, plan: Callable[[], Plan], total: int):
+        self._work = work
+        self._total = total
+        self._seen = 0
+        self._agreement = AgreementMeter(plan().tasks)
+        self._reference = Measurement(work.model, plan())
+        self._program: Any = None
+        self.measurement: Measurement | None = Measurement(work.model, plan())
+        try:
+            self._program = open_file(work.artifacts["int8"].path)
+        except Exception as error:  # the runtime has errors of many kinds
+            self._fail(error)
+
+    def update(self, outputs: list[np.ndarray], batch: Batch, added: float) -> None:
+        """Runs the file on its share of a batch, of which the model made `outputs`."""
+        if self.measurement is None:
+            return
+        rows = self._rows(len(batch))[: _FILE_SAMPLES - self.measurement.samples]
+        if not len(rows):
+            return
+        some = batch.at(rows)
+        try:
+            answers = self._program(self._program.check(_given(some.inputs)))
+        except Exception as error:
+            self._fail(error)
+            return
+        ours = [array[rows] for array in outputs]
+        self.measurement.update(answers, some.labels, some.weights, added)
+        self._agreement.update(ours, answers)
+        if self._total > _FILE_SAMPLES:
+            self._reference.update(ours, some.labels, some.weights, added)
+
+    def _rows(self, count: int) -> np.ndarray:
+        """The samples for the file among the next `count` ones."""
+        places = np.arange(self._seen, self._seen + count)
+        self._seen += count
+        if self._total <= _FILE_SAMPLES:
+            return places - places[0]
+        # Place i is taken where i · 2000 / total passes a whole number.
+        steps = np.arange(places[0], places[-1] + 2) * _FILE_SAMPLES // self._total
+        return np.flatnonzero(np.diff(steps))
+
+    def _fail(self, error: Exception) -> None:
+        self.measurement = None
+        self._work.notes.append(_broken_file(self._work, error))
+
+    def finish(self, samples: int) -> None:
+        """Puts down the figures of the file; the model has seen `samples`."""
+        if self.measurement is None or not self.measurement.samples:
+            return
+        work, mine = self._work, self.measurement.samples
+        reference = self._reference.results() if mine < samples else {}
+        work.files["int8"] = replace(
+            work.files["int8"],
+            metrics=self.measurement.results(),
+            agreement=self._agreement.results(),
+            reference=reference,
+        )
+        if mine < samples:
+            name = next(iter(reference), None)
+            work.notes.append(
+                f"The int8 file of {work.name!r} was run on {mine:,} of {samples:,} "
+                "test samples"
+                + (
+                    f", on which its model has {spoken(name)} "
+                    f"{as_text(reference[name])}."
+                    if name is not None
+                    else "."
+                )
+            )
 
 
 def _same_outputs(first: keras.Model, second: keras.Model) -> bool:
@@ -777,6 +873,25 @@ def _check_metrics(metrics: Any, works: list[_Work]) -> None:
             f"Invalid value for argument `metrics`. Expected {form} of metrics as "
             f"Model.compile takes them. Received: metrics={metrics!r}"
         )
+    if isinstance(metrics, Mapping):
+        known = list(dict.fromkeys(n for w in works for n in output_names(w.model)))
+        unknown = [name for name in metrics if name not in known]
+        if unknown:
+            raise ValueError(
+                "Invalid value for argument `metrics`. Expected a dict of lists by "
+                f"output, of {known}. Received: {unknown}"
+            )
+
+
+def _class_names(names: Any) -> list[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray):
+        raise TypeError(
+            "Invalid value for argument `class_names`. Expected a list of names. "
+            f"Received: class_names={names!r}"
+        )
+    return [str(name) for name in names]
 
 
 def _bits_by_model(bits: Any, models: Mapping[str, Any]) -> dict[str, Any]:
@@ -847,38 +962,98 @@ def _check_kinds(values: Any, kind: type, argument: str) -> None:
             )
 
 
-def _history(name: str, given: Any) -> History:
+def _history(name: str, given: Any, notes: list[str]) -> History:
     metrics = getattr(given, "history", given)
     if not isinstance(metrics, Mapping) or not metrics:
         raise TypeError(
             "Invalid value for argument `histories`. Expected History objects or "
             f"dicts of lists by name. Received: {given!r} for {name!r}"
         )
-    lengths = {len(values) for values in metrics.values()}
-    if len(lengths) > 1:
+    try:
+        lists = {str(key): list(map(_mean, given)) for key, given in metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "Invalid value for argument `histories`. Expected lists of numbers by name "
+            f"of the metric. Received for {name!r}: {_line(error)}"
+        ) from error
+    count = max(map(len, lists.values()))
+    # `validation_freq` leaves epochs without validation, and only their figures out.
+    shorter = {key for key, values in lists.items() if len(values) < count}
+    if any(not key.startswith("val_") for key in shorter):
+        lengths = sorted({len(values) for values in lists.values()})
         raise ValueError(
-            "Invalid value for argument `histories`. Expected lists of one length. "
-            f"Received: lengths {sorted(lengths)} for {name!r}"
+            "Invalid value for argument `histories`. Expected lists of one length, or "
+            f"shorter ones of validation. Received: lengths {lengths} for {name!r}"
         )
-    count = lengths.pop()
-    epochs = getattr(given, "epoch", None) or range(count)
+    epochs = [int(epoch) for epoch in getattr(given, "epoch", None) or range(count)]
+    for key in sorted(shorter):
+        steps = _validation_steps(len(lists[key]), epochs)
+        if len(epochs) != count or not steps:
+            del lists[key]
+            notes.append(
+                f"The history of {name!r} has no curve of {key!r}: its list is shorter "
+                "than the others, and does not tell its epochs."
+            )
+            continue
+        if len(steps) > 1:
+            notes.append(
+                f"The history of {name!r} has fewer figures of {key!r} than epochs; "
+                f"they are shown once in {steps[-1]} epochs."
+            )
+        figures = iter(lists[key])
+        lists[key] = [
+            None if (epoch + 1) % steps[-1] else next(figures) for epoch in epochs
+        ]
     return History(
-        epochs=tuple(int(epoch) for epoch in epochs),
-        metrics={str(key): tuple(map(_finite, v)) for key, v in metrics.items()},
+        epochs=tuple(epochs),
+        metrics={key: tuple(values) for key, values in lists.items()},
     )
 
 
+def _validation_steps(count: int, epochs: list[int]) -> list[int]:
+    """Values of `validation_freq` that give `count` validations in `epochs`."""
+    # Keras validates at the end of epochs n, 2n, … of the whole training run.
+    if not count or epochs != list(range(epochs[0], epochs[-1] + 1)):
+        return []
+    first, end = epochs[0], epochs[-1] + 1
+    return [n for n in range(1, end + 1) if end // n - first // n == count]
+
+
+def _mean(value: Any) -> float | None:
+    """A plain float; of a figure for each class their mean."""
+    if value is None:
+        return None
+    numbers = np.asarray(value, "float64")
+    return _finite(numbers.mean()) if numbers.size else None
+
+
 def _clean_curves(curves: Curves) -> Curves:
-    series = {
-        str(name): [(float(x), _finite(y)) for x, y in points]
-        for name, points in curves.series.items()
-    }
+    try:
+        series = {
+            # A point needs a place; without a value it leaves a gap.
+            str(name): [
+                (float(x), _finite(y)) for x, y in points if math.isfinite(float(x))
+            ]
+            for name, points in curves.series.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "Invalid value for argument `curves`. Expected series of points (x, y). "
+            f"Received: {curves!r:.200} ({_line(error)})"
+        ) from error
     return Curves(
         curves.title, curves.x_label, curves.y_label, series, curves.description
     )
 
 
 def _clean_heatmap(heatmap: Heatmap) -> Heatmap:
+    try:
+        values = [[_finite(value) for value in row] for row in heatmap.values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Invalid value for argument `heatmaps`. Expected rows of numbers or None. "
+            f"Received: {heatmap!r:.200} ({_line(error)})"
+        ) from error
     return Heatmap(
         heatmap.title,
         heatmap.x_label,
@@ -886,7 +1061,7 @@ def _clean_heatmap(heatmap: Heatmap) -> Heatmap:
         heatmap.value_label,
         [str(column) for column in heatmap.columns],
         [str(row) for row in heatmap.rows],
-        [[_finite(value) for value in row] for row in heatmap.values],
+        values,
         heatmap.description,
     )
 
@@ -951,10 +1126,19 @@ def _provenance(
         f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "Packages": ", ".join(
-            f"{package} {importlib.metadata.version(package)}"
+            f"{package} {_version(package)}"
             for package in packages
             # What trains on JAX may do without TensorFlow and LiteRT.
             if importlib.util.find_spec(package.replace("-", "_")) is not None
         ),
     }
     return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # Another package brings the module, as tensorflow-cpu and tf-nightly do.
+        module = importlib.import_module(package.replace("-", "_"))
+        return str(getattr(module, "__version__", "of unknown version"))

@@ -28,7 +28,14 @@ from tfcompress.report._tasks import (
     output_structure,
 )
 
-__all__ = ["AgreementMeter", "Measurement", "Plan", "plan_of", "with_noise"]
+__all__ = [
+    "AgreementMeter",
+    "Measurement",
+    "Plan",
+    "added_losses",
+    "plan_of",
+    "with_noise",
+]
 
 _MOST_CLASSES = 100
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -108,8 +115,8 @@ class Measurement:
         if any(plan.extra):
             arguments = {"metrics": _per_output(model, plan.extra)}
             self._judges.append(_Judge(model, arguments))
-        # Activity penalties and other losses of layers depend on the inputs.
         self._penalty = penalty(model) if plan.compiled is not None else 0.0
+        self._added = 0.0
         # By output and batch, one number for each sample: the share of its decisions
         # that are right, its errors, its loss. Metrics that are their means have an
         # interval.
@@ -125,9 +132,23 @@ class Measurement:
         self.finite = True
         self.problem = ""
 
-    def update(self, outputs: list[np.ndarray], labels: Any, weights: Any) -> None:
-        """Adds a batch: outputs in the model's order, labels as they are given."""
+    def update(
+        self,
+        outputs: list[np.ndarray],
+        labels: Any,
+        weights: Any,
+        added: float = 0.0,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            outputs: what was computed, in the model's order.
+            labels: as they are given.
+            weights: sample weights likewise.
+            added: what layers add to the loss of each sample; see `added_losses`.
+        """
         self.samples += len(outputs[0])
+        self._added += added * len(outputs[0])
         self._weighted |= weights is not None
         self.finite &= all(
             bool(np.isfinite(o).all()) for o in outputs if o.dtype.kind == "f"
@@ -193,7 +214,7 @@ class Measurement:
                 # A metric may have a figure for each class.
                 mean = float(value.mean()) if value.size else math.nan
                 if name == "loss" and judge.has_loss:
-                    mean += self._penalty
+                    mean += self._penalty + self._added / self.samples
                 found[name] = self._figure(name, mean, kinds)
         if not self.finite:
             return {name: replace(figure, value=None) for name, figure in found.items()}
@@ -525,9 +546,27 @@ def penalty(model: keras.Model) -> float:
     """What regularizers of weights add to the loss."""
     return math.fsum(
         float(keras.ops.convert_to_numpy(variable.regularizer(variable)))
+        for variable in _regularized(model)
+    )
+
+
+def _regularized(model: keras.Model) -> list[keras.Variable]:
+    return [
+        variable
         for variable in model.trainable_variables
         if getattr(variable, "regularizer", None) is not None
-    )
+    ]
+
+
+def added_losses(model: keras.Model) -> float:
+    """What layers added to the loss when `model` was last called.
+
+    Regularizers of activities are means over samples, as the loss is.
+    """
+    # Keras puts the regularizers of weights last; `penalty` has them.
+    losses = model.losses
+    added = losses[: len(losses) - len(_regularized(model))]
+    return math.fsum(float(np.sum(keras.ops.convert_to_numpy(loss))) for loss in added)
 
 
 def _unit(name: str, metric: Any) -> str:

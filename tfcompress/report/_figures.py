@@ -103,6 +103,8 @@ class FileFigures:
         agreement: by output, how far the file decides as the model does.
         modeled: modeled joules of one inference in the number format of the
             file, by kind of operation; `None` where not modeled.
+        reference: the metrics of the model itself on the samples that the file was
+            run on, where these are a part of the test data only.
     """
 
     bytes: int
@@ -113,6 +115,7 @@ class FileFigures:
     metrics: dict[str, MetricFigure] = field(default_factory=dict)
     agreement: dict[str, Agreement] = field(default_factory=dict)
     modeled: dict[str, float] | None = None
+    reference: dict[str, MetricFigure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from tfcompress.report._align import aligned
 from tfcompress.report._charts import Chart, charts, model_colors
 from tfcompress.report._figures import LayerFigures, ModelFigures, ReportFigures
-from tfcompress.report._json import to_json
+from tfcompress.report._json import to_json, without_nan
 from tfcompress.report._rows import (
     DASH,
     Row,
@@ -449,7 +449,10 @@ def _text(text: str) -> str:
 
 def _embedded(data: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # The page reads nothing if there is a NaN in it, which JSON does not know.
+    text = json.dumps(
+        without_nan(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

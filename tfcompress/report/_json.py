@@ -12,7 +12,7 @@ from typing import Any
 
 from tfcompress.report._figures import ReportFigures
 
-__all__ = ["SCHEMA", "InvalidError", "fields_of", "schema", "to_json"]
+__all__ = ["SCHEMA", "InvalidError", "fields_of", "schema", "to_json", "without_nan"]
 
 SCHEMA = "tfcompress-report/2"
 _OLD = "tfcompress-report/1"
@@ -26,7 +26,7 @@ class InvalidError(Exception):
 def to_json(report: ReportFigures) -> str:
     """The whole report as JSON text."""
     data = {"schema": SCHEMA, **dataclasses.asdict(report)}
-    return json.dumps(_without_nan(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(without_nan(data), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def fields_of(data: Any) -> dict[str, Any]:
@@ -165,13 +165,14 @@ def _upgraded_model(model: Any) -> Any:
     return {**rest, "metrics": metrics}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """`value` with `None` for what is not finite, as JSON can hold it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value
 
 
