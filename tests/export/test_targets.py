@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.export import TargetProfile
-from tfcompress.export.targets import _c, _target
-from tfcompress.export.targets._program import dominant, operators
+from tfcompress.export import TargetFigures, TargetProfile
+from tfcompress.export.targets import _c, _program, _target
+from tfcompress.export.targets._program import Operator, dominant, operators
 
 needs_vela = pytest.mark.skipif(
     importlib.util.find_spec("ethosu") is None, reason="needs ethos-u-vela"
@@ -147,6 +147,29 @@ class TestOperators:
         assert by_kind["CONV_2D"].constants == 8 * 9 + 8 * 4  # int8, int32
         assert by_kind["CONV_2D"].working == 16 * 16 + 14 * 14 * 8
 
+    def test_convolutions_of_volumes_are_counted(self, tmp_path):
+        conv = keras.layers.Conv3D(3, (1, 2, 3), strides=(1, 2, 1))
+        model = keras.Sequential([keras.Input((4, 5, 6, 2)), conv])
+        tfc.export.to_tflite(model, tmp_path / "volume.tflite")
+        found = operators((tmp_path / "volume.tflite").read_bytes())
+        assert "CONV_3D" in {op.kind for op in found}
+        # 4 × 2 × 4 outputs of 3 channels.
+        assert sum(op.macs for op in found) == 4 * 2 * 4 * 3 * (1 * 2 * 3 * 2)
+
+    def test_work_that_is_not_seen_is_not_none(self, tmp_path):
+        lstm = keras.layers.LSTM(4)
+        model = keras.Sequential([keras.Input((3, 2)), lstm, keras.layers.Dense(2)])
+        tfc.export.to_tflite(model, tmp_path / "lstm.tflite")
+        found = operators((tmp_path / "lstm.tflite").read_bytes())
+        assert {op.kind for op in found if op.macs is None} == {"WHILE"}
+        assert {dominant(found, part) for part in ("macs", "constants")} == {""}
+
+    @pytest.mark.parametrize("kind", ["SVDF", "CONV_3D_TRANSPOSE", "TFLite_Custom"])
+    def test_kinds_that_nobody_knows_are_not_free(self, kind):
+        detail = {"shape": (2, 3)}
+        assert _program._macs(kind, [detail, detail], detail) is None
+        assert _program._macs("ADD", [detail, detail], detail) == 0
+
     def test_the_largest_is_named(self, dense):
         found = operators(dense.read_bytes())
         wide = 200 * 64  # its bias is zero and left out of the file
@@ -233,6 +256,40 @@ class TestProfile:
         assert figures.target == "board"
         assert figures.fits is False
         assert figures.verdict.startswith("does not fit: flash")
+
+    def test_a_latency_that_the_profile_gives_is_not_called_measured(self, dense):
+        figures = TargetFigures("board", "LiteRT", "measured", latency=3.0)
+        profile = TargetProfile("board", "this computer", macs_per_second=1e6)
+        found = operators(dense.read_bytes())
+        macs = tfc.cost.count(network()).macs
+        judged = profile.judge(figures, found)
+        assert judged.latency == 1e3 * macs / 1e6
+        assert f"computed from {macs:,} MACs, 1e+06 a second" in str(judged)
+        own = TargetProfile("board", "this computer").judge(figures, found)
+        assert own.latency == 3.0 and "computed" not in str(own)
+
+    def test_what_cannot_be_counted_gives_no_latency_and_no_energy(self):
+        figures = TargetFigures("board", "LiteRT", "measured", latency=0.01)
+        profile = TargetProfile(
+            *("board", "this computer"),
+            latency_ms=5,
+            energy_uj=1,
+            macs_per_second=1e6,
+            energy_pj_per_mac=100,
+        )
+        found = [
+            Operator("lstm", "WHILE", None, 0, 64),
+            Operator("last", "FULLY_CONNECTED", 128, 512, 520),
+        ]
+        judged = profile.judge(figures, found)
+        assert judged.latency is None
+        assert judged.verdict == (
+            "may fit: latency not known, 5 ms allowed; energy not known, 1 µJ allowed"
+        )
+        assert "MACs of WHILE cannot be counted" in judged.note
+        found[0] = Operator("lstm", "UNIDIRECTIONAL_SEQUENCE_LSTM", None, 512, 64)
+        assert dominant(found, "macs") == ""
+        assert dominant(found, "constants") == "lstm, 50 %"
 
     def test_all_budgets_kept(self, dense):
         profile = TargetProfile("roomy", "this computer", flash=1e9)
@@ -392,6 +449,17 @@ class TestC:
         with pytest.raises(ValueError, match=r"GELU.*no kernel"):
             tfc.export.to_c(path, tmp_path / "net.cc")
         assert not (tmp_path / "net.cc").exists()
+
+    @needs_micro
+    def test_a_file_that_does_not_run_there_is_refused(self, tmp_path):
+        # Weights of 8 bits on inputs in float: there is such a kernel, but not there.
+        layers = [keras.Input((8,)), keras.layers.Dense(128), keras.layers.Dense(16)]
+        path = tmp_path / "dynamic.tflite"
+        model = keras.Sequential(layers)
+        tfc.export.to_tflite(model, path, quantization="dynamic")
+        with pytest.raises(ValueError, match=r"`path`.*FULLY_CONNECTED.*prepare"):
+            tfc.export.to_c(path, tmp_path / "net.cc")
+        assert not list(tmp_path.glob("net*"))
 
     def test_the_resolver_has_just_what_is_needed(self, dense, tmp_path):
         tfc.export.to_c(dense, tmp_path / "net.cc")

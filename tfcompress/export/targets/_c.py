@@ -71,8 +71,9 @@ def to_c(path: str | os.PathLike[str] | bytes, out: str | os.PathLike[str]) -> P
     Raises:
         TypeError: if an argument is of another kind.
         ValueError: if the file cannot be read, `out` cannot be written or its
-            name is no C identifier, or the model uses operators that
-            microcontrollers have no kernel for.
+            name is no C identifier, the model uses operators that
+            microcontrollers have no kernel for, or tflite-micro is installed and
+            cannot run it.
     """
     target = check_writable(out, argument="out", suffixes=(".cc", ".cpp"))
     name = target.stem
@@ -100,6 +101,11 @@ def _arena(content: bytes) -> int | None:
         return None
     figures = run_on_micro(content)
     _refuse(figures.fallback)
+    if figures.exact is None:  # a kernel refuses what it is given
+        raise ValueError(
+            "Invalid value for argument `path`. Expected a file that runs on "
+            f"microcontrollers. Received: one that does not. {figures.note}"
+        )
     return figures.ram
 
 
@@ -156,8 +162,8 @@ def _header(name: str, content: bytes, program: Program, arena: int | None) -> s
     ]
     if arena is None:
         lines += [
-            "// The size of the tensor arena was not measured: tflite-micro was not",
-            "// installed where this file was made.",
+            "// The size of the tensor arena was not measured, for which tflite-micro has",
+            "// to be installed where this file is made.",
         ]
     else:
         lines += [

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Check", "TargetFigures"]
+__all__ = ["COMPUTED", "Check", "TargetFigures"]
+
+# The setting that says what a latency was computed from, where no tool gave it.
+COMPUTED = "latency computed from"
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ class TargetFigures:
         file: format of the file that was looked at.
         flash: bytes of flash for the model.
         ram: bytes of memory while it runs.
-        latency: milliseconds for one inference.
+        latency: milliseconds for one inference; from the speed of a profile where
+            that has one, which `settings` then say.
         fallback: operators that the target cannot run itself.
         exact: whether the target's kernels give the same numbers, bit for bit,
             as LiteRT's reference kernels.
-        settings: what the tool was told.
+        settings: what the tool was told, and what the latency was computed from.
         checks: the budgets of the user's profile.
         note: what else to know.
     """
@@ -108,10 +112,10 @@ class TargetFigures:
         if self.ram is not None:
             parts.append(f"RAM {self.ram / 1024:,.1f} KiB")
         if self.latency is not None:
-            parts.append(
-                f"{self.latency:.3g} ms ({self.inferences_per_second:,.0f} inferences "
-                "a second)"
-            )
+            words = f"{self.inferences_per_second:,.0f} inferences a second"
+            if COMPUTED in self.settings:
+                words += f", computed from {self.settings[COMPUTED]}"
+            parts.append(f"{self.latency:.3g} ms ({words})")
         if self.fallback:
             parts.append(f"not supported: {', '.join(self.fallback)}")
         if self.exact is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfcompress import _toml
-from tfcompress.export.targets._figures import Check, TargetFigures
+from tfcompress.export.targets._figures import COMPUTED, Check, TargetFigures
 from tfcompress.export.targets._program import Operator, dominant
 
 __all__ = ["TargetProfile", "load_profile"]
@@ -46,10 +46,13 @@ class TargetProfile:
         latency_ms: milliseconds that an inference may take. `None` for no limit.
         energy_uj: microjoules that an inference may take. `None` for no limit.
         macs_per_second: multiply–accumulates that the board does in a second,
-            from a measurement on it; gives the latency where the tool does not.
+            from a measurement on it; gives the latency, in the place of the tool's.
             Defaults to `None`.
         energy_pj_per_mac: picojoules of one of them, with everything around it,
             from a measurement; gives the energy. Defaults to `None`.
+
+    Both give nothing for a file with operators whose multiply–accumulates cannot be
+    counted, as those of recurrent layers.
     """
 
     name: str
@@ -61,17 +64,28 @@ class TargetProfile:
     macs_per_second: float | None = None
     energy_pj_per_mac: float | None = None
 
-    def judge(
-        self, figures: TargetFigures, found: list[Operator]
-    ) -> tuple[float | None, tuple[Check, ...]]:
-        """Latency in milliseconds, and the budgets against what a file needs."""
-        macs = sum(op.macs for op in found)
-        latency = figures.latency
+    def judge(self, figures: TargetFigures, found: list[Operator]) -> TargetFigures:
+        """The figures of a tool as those of the board, with its budgets.
+
+        Args:
+            figures: what the tool of `target` says of a file.
+            found: the operators of the file.
+        """
+        unknown = sorted({op.kind for op in found if op.macs is None})
+        macs = None if unknown else sum(op.macs or 0 for op in found)
+        latency, energy = figures.latency, None
+        settings, notes = dict(figures.settings), [figures.note]
         if self.macs_per_second is not None:
-            latency = 1e3 * macs / self.macs_per_second
-        energy = None
-        if self.energy_pj_per_mac is not None:
+            latency = None if macs is None else 1e3 * macs / self.macs_per_second
+            if macs is not None:
+                settings[COMPUTED] = f"{macs:,} MACs, {self.macs_per_second:g} a second"
+        if self.energy_pj_per_mac is not None and macs is not None:
             energy = 1e-6 * macs * self.energy_pj_per_mac
+        if unknown and (self.macs_per_second or self.energy_pj_per_mac):
+            notes.append(
+                f"The MACs of {', '.join(unknown)} cannot be counted, so that the "
+                "profile gives no latency and no energy."
+            )
         work = dominant(found, "macs")
         needs = (
             ("flash", figures.flash, self.flash, "B", dominant(found, "constants")),
@@ -84,7 +98,14 @@ class TargetProfile:
             for quantity, needed, budget, unit, most in needs
             if budget is not None
         )
-        return latency, checks
+        return replace(
+            figures,
+            target=self.name,
+            latency=latency,
+            settings=settings,
+            checks=checks,
+            note=" ".join(note for note in notes if note),
+        )
 
 
 def load_profile(path: str | os.PathLike[str], targets: list[str]) -> TargetProfile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from tfcompress.export._runtime import open_file
@@ -74,8 +73,7 @@ def target(
         figures = run_on_micro(content)
     else:
         figures = time_here(content)
-    latency, checks = profile.judge(figures, operators(content))
-    return replace(figures, target=profile.name, latency=latency, checks=checks)
+    return profile.judge(figures, operators(content))
 
 
 def resolve(name: str | os.PathLike[str] | TargetProfile) -> TargetProfile:
