@@ -9,6 +9,7 @@ from keras import layers as L
 from keras import ops
 
 from tfcompress import cost, structure, zoo
+from tfcompress.cost._rules import layer_rule
 
 
 def model_of(layer, *shapes, **kwargs):
@@ -416,6 +417,24 @@ def test_an_unknown_layer_is_named_and_never_silently_zero():
     assert row.name == "twice" and "register" in row.reason
     assert counted.parameters == model.count_params()
     assert "≥" in str(counted) and "? twice" in str(counted)
+
+
+def test_a_spectrogram_is_not_free():
+    layer = L.MelSpectrogram(sampling_rate=16000, sequence_length=256, name="mel")
+    with pytest.warns(UserWarning, match="lower bound.*mel.*no rule for MelSpectro"):
+        counted = cost.count(model_of(layer, (16000,)))
+    assert [row.name for row in counted.uncounted] == ["mel"]
+
+
+@pytest.mark.parametrize(
+    "kind", [L.JaxLayer, L.FlaxLayer, L.TorchModuleWrapper, L.TFSMLayer]
+)
+def test_code_of_other_libraries_is_not_free(kind):
+    # Their libraries may be absent, so that nothing is made: the class decides.
+    layer = object.__new__(kind)
+    vars(layer).update(_trainable_variables=[], _non_trainable_variables=[])
+    vars(layer).update(_layers=[], _seed_generators=[], _losses=[])
+    assert "no rule for" in layer_rule(layer)(layer, None).reason
 
 
 def test_a_layer_may_tell_its_own_cost():

@@ -24,6 +24,9 @@ pj = 5
 """
 
 
+SECOND = "[[memory.on_chip]]\nbytes = 4096\n"
+
+
 def test_every_profile_of_the_library_states_its_sources():
     assert cost.profiles() == (
         "cross_stack_65nm",
@@ -73,6 +76,14 @@ def test_a_file_of_ones_own_is_read_in_joules(tmp_path):
         ("add_pj = 0.02", "add_pj = 0.02\nspeed = 3", "`arithmetic.int8.speed`"),
         ("arithmetic.int8", "arithmetic.int", "`arithmetic.int`"),
         ("bytes = 1024", "bytes = 0", "`memory.on_chip.bytes`"),
+        ("bytes = 1024", "bytes = 0.5", "`memory.on_chip.bytes` must be a whole"),
+        (
+            "off_chip_pj = 640",
+            "off_chip_pj = 640\nindex_bits = 4.9",
+            "`memory.index_bits` must be a whole",
+        ),
+        ("pj = 5\n", f"pj = 50\n{SECOND}pj = 5\n", "grow in bytes and in energy"),
+        ("1024", f"4096\npj = 5\n{SECOND}", "grow in bytes and in energy"),
         ("[memory]", "[memory", "Expected"),
     ],
 )

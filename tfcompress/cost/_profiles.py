@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -264,18 +265,19 @@ def _memory(table: _Table) -> Memory:
     # the bit, because they have words of 32, 8 or 4 bits.
     word = table.number("word_bits", positive=True)
     off_chip = table.joules("off_chip_pj") / word
-    index_bits = int(table.number("index_bits")) if table.has("index_bits") else 0
+    index_bits = table.whole("index_bits") if table.has("index_bits") else 0
     sizes = table.take("on_chip")
     if not (isinstance(sizes, list) and sizes):
         raise _Invalid("`memory.on_chip` must be a list of tables")
     on_chip = []
     for raw in sizes:
         size = _Table(raw, "memory.on_chip.")
-        capacity = int(size.number("bytes", positive=True))
+        capacity = size.whole("bytes", positive=True)
         on_chip.append((capacity, size.joules("pj") / word))
         size.close()
-    if on_chip != sorted(on_chip):
-        raise _Invalid("`memory.on_chip` must grow in bytes and in energy")
+    for (small, near), (large, far) in itertools.pairwise(on_chip):
+        if small >= large or near > far:
+            raise _Invalid("`memory.on_chip` must grow in bytes and in energy")
     table.close()
     return Memory(tuple(on_chip), off_chip, index_bits)
 
@@ -313,6 +315,12 @@ class _Table:
             kind = "a positive number" if positive else "a number of at least 0"
             raise _Invalid(f"`{self.path}{key}` must be {kind}, not {value!r}")
         return value
+
+    def whole(self, key: str, *, positive: bool = False) -> int:
+        value = self.number(key, positive=positive)
+        if value != int(value):
+            raise _Invalid(f"`{self.path}{key}` must be a whole number, not {value!r}")
+        return int(value)
 
     def joules(self, key: str) -> float:
         return self.number(key, positive=True) * _PICO

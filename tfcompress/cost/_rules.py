@@ -567,5 +567,10 @@ _RULES: dict[type, Rule] = {
     **dict.fromkeys(
         (_K.UpSampling1D, _K.UpSampling2D, _K.UpSampling3D, _K.Resizing), _up_sampling
     ),
-    _K.Lambda: _unknown,
+    # A Fourier transform and a matrix; code of the user's or of another library. All of
+    # them are layers of Keras without weights, which would pass for elementwise.
+    **dict.fromkeys((_K.MelSpectrogram, _K.Lambda), _unknown),
+    **dict.fromkeys(
+        (_K.JaxLayer, _K.FlaxLayer, _K.TorchModuleWrapper, _K.TFSMLayer), _unknown
+    ),
 }
