@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfcompress import data
+from tfcompress.data import _folder
 
 SPLITS = ("train", "validation", "test")
 
@@ -303,6 +304,27 @@ def write_pictures(root, count=10, suffix=".png"):
             image = np.full((4, 6, 3), 20 * i + number, "uint8")
             path = root / label / f"{i}{suffix}"
             tf.io.write_file(str(path), tf.io.encode_png(image))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_pictures_are_the_same_without_tensorflow(channels, dtype, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (5, 6, channels))
+    picture = 256 * values + 200 if dtype == "uint16" else values
+    content = tf.io.encode_png(picture.astype(dtype)).numpy()
+    # The upper half of 16 bits; gray three times; no transparency.
+    color = values[..., :3] if channels > 2 else values[..., :1]
+    expected = np.broadcast_to(color, (5, 6, 3))
+    np.testing.assert_array_equal(_folder._decoder()(content), expected)
+    find = _folder.importlib.util.find_spec
+    monkeypatch.setattr(
+        _folder.importlib.util,
+        "find_spec",
+        lambda name: None if name == "tensorflow" else find(name),
+    )
+    found = _folder._decoder()(content)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_folder_of_classes_is_split_by_name(tmp_path):

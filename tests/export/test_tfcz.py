@@ -250,6 +250,22 @@ def test_vectors_in_half_precision_are_rounded_and_kernels_are_not(tmp_path):
     assert packed.vector_bytes < pack(model, tmp_path / "full.tfcz").vector_bytes
 
 
+def test_statistics_of_a_normalization_are_rounded_in_the_file_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    layer = keras.layers.Normalization()
+    layer.adapt(rng.normal(3, 5, size=(50, 4)).astype("float32"))
+    model = keras.Sequential([keras.Input((4,)), layer])
+    x = rng.normal(size=(3, 4)).astype("float32")
+    before = model(x).numpy()
+    pack(model, tmp_path / "model.tfcz", vectors="float16")
+    assert np.array_equal(model(x).numpy(), before)
+    mean, variance = (v.numpy().astype("float16") for v in layer.weights[:2])
+    expected = (x - mean.astype("float32")) / np.sqrt(variance.astype("float32"))
+    found = unpack(tmp_path / "model.tfcz")(x).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not np.array_equal(found, before)
+
+
 def test_bytes_are_repeatable_and_the_parts_add_up(tmp_path):
     first = pack(compressed(), tmp_path / "a.tfcz")
     second = pack(compressed(), tmp_path / "b.tfcz")

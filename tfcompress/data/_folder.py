@@ -207,6 +207,11 @@ def _decoder() -> Callable[[bytes], np.ndarray]:
 
         def open_image(content: bytes) -> np.ndarray:
             with Image.open(io.BytesIO(content)) as image:
+                if image.mode.startswith("I"):
+                    # 16 bits of gray, which `convert` cuts off at 255 instead of
+                    # taking their upper half, as it does of 16 bits of color.
+                    gray = np.clip(np.asarray(image).astype("int64") >> 8, 0, 255)
+                    return np.repeat(gray.astype("uint8")[..., np.newaxis], 3, axis=-1)
                 return np.asarray(image.convert("RGB"))
 
         return open_image

@@ -6,6 +6,7 @@ from the file: the architecture is JSON, and weights are numbers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -417,6 +418,7 @@ def _check_outputs(
     rounded = [
         (variable, keras.ops.convert_to_tensor(array, variable.dtype))
         for variable, array in zip(model.weights, arrays, strict=True)
+        if np.asarray(ops.convert_to_numpy(variable)).tobytes() != array.tobytes()
     ]
     for inputs in _inputs(model):
         try:
@@ -468,7 +470,10 @@ def _values(
 
     # In the scope, variables read as the mapping says, and assignments (of seeds, of
     # states of recurrent layers) go into the scope and are dropped with it.
-    with keras.StatelessScope(state_mapping=mapping):
+    with (
+        keras.StatelessScope(state_mapping=mapping),
+        _statistics(model, [variable for variable, _ in mapping]),
+    ):
         for layer in sublayers(model):
             if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
                 layer.reset_state()
@@ -478,6 +483,30 @@ def _values(
             outputs = keras.tree.flatten(model(*inputs, training=False))
             found += [(model.name, value) for value in outputs]
     return found
+
+
+@contextlib.contextmanager
+def _statistics(model: keras.Model, rounded: list[keras.Variable]) -> Iterator[None]:
+    """Lets normalizations compute with statistics of other values, for a while.
+
+    They compute with tensors that `adapt` made of their variables, and would not see
+    what the variables read as.
+    """
+    given = {id(variable) for variable in rounded}
+    changed = [
+        layer
+        for layer in sublayers(model)
+        if isinstance(layer, keras.layers.Normalization)
+        and {id(variable) for variable in layer.weights} & given
+    ]
+    before = [(layer.mean, layer.variance) for layer in changed]
+    try:
+        for layer in changed:
+            layer.finalize_state()
+        yield
+    finally:
+        for layer, (mean, variance) in zip(changed, before, strict=True):
+            layer.mean, layer.variance = mean, variance
 
 
 def _same(before: Any, after: Any) -> bool:

@@ -162,8 +162,8 @@ def _header(name: str, content: bytes, program: Program, arena: int | None) -> s
     ]
     if arena is None:
         lines += [
-            "// The size of the tensor arena was not measured, for which tflite-micro has",
-            "// to be installed where this file is made.",
+            "// The size of the tensor arena was not measured: that takes tflite-micro",
+            "// where this file is made.",
         ]
     else:
         lines += [
