@@ -1,4 +1,4 @@
-"""Checks an installed package: files, commands, DRUM, a method, a file, a report.
+"""Checks an installed package: files, commands, DRUM, a method, a file, a recipe.
 
 Run by scripts/wheel.sh with the Python of a clean environment, outside of the clone.
 
@@ -25,7 +25,9 @@ EXPECTED_FILES = [
     "report/assets/page.css",
     "cost/profiles/horowitz_45nm.toml",
     "_recipes/quickstart.py",
+    "_recipes/_experiment.py",
 ]
+PROGRAM = Path(sys.executable).with_name("tfcompress")
 
 
 def files() -> None:
@@ -37,11 +39,23 @@ def files() -> None:
 
 
 def command() -> None:
-    program = Path(sys.executable).with_name("tfcompress")
     listed = subprocess.run(
-        [program, "recipe"], capture_output=True, text=True, check=True
+        [PROGRAM, "recipe"], capture_output=True, text=True, check=True
     )
     assert "quickstart" in listed.stdout, listed.stdout
+
+
+def recipe() -> None:
+    """Runs a recipe of the package, with what the recipes share, on the digits."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [PROGRAM, "recipe", "quickstart", "--epochs=2", f"--out={folder}"],
+            check=True,
+        )
+        written = {path.name for path in Path(folder).iterdir()}
+        expected = {"dense.keras", "compressed.keras", "report.html"}
+        expected |= {"compressed_float32.tflite", "compressed_int8.tflite"}
+        assert written >= expected, f"the recipe has written {sorted(written)} only"
 
 
 def multipliers(expected: str) -> None:
@@ -78,6 +92,7 @@ def main() -> None:
     command()
     multipliers(expected)
     method()
+    recipe()
     print(f"The installation works; DRUM is computed by {expected}.")
 
 

@@ -11,7 +11,7 @@ from tfcompress import gates, structure
 from tfcompress._checks import fraction, one_of
 from tfcompress._samples import read, reusable
 from tfcompress.policy import named_layers
-from tfcompress.structure._graph import require_graph, walk
+from tfcompress.structure._graph import edited, require_graph, walk
 
 __all__ = ["finalize"]
 
@@ -50,7 +50,8 @@ def finalize(
     ```
 
     Args:
-        model: a built Functional or Sequential model. It is not modified.
+        model: a built Functional or Sequential model; of a
+            `keras.distillation.Distiller`, the student is meant. It is not modified.
         data: samples on which gates are resolved: inputs as for `fit`, a tuple
             `(inputs, labels)`, an iterable of batches of either that ends, as a
             `tf.data.Dataset`, or a `tfcompress.data.Dataset`, whose training split
@@ -74,6 +75,7 @@ def finalize(
             `dtype` is given.
     """
     require_graph(model)
+    model = edited(model)
     if threshold is not None:
         fraction("threshold", threshold, what=" or None")
     one_of("dtype", dtype, (None, "float32"))

@@ -588,6 +588,38 @@ def test_names_that_do_not_fit_the_model_are_refused_before_training(
         np.testing.assert_array_equal(old, new)
 
 
+class Backbone(keras.Model):
+    """Hands its graph to the constructor of `keras.Model`, as KerasHub's models do."""
+
+    def __init__(self, **kwargs):
+        plain = small_cnn()
+        i, o = plain.inputs[0], plain.outputs[0]
+        super().__init__(inputs=i, outputs=o, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["functional subclass", "distiller"])
+def test_a_graph_inside_another_model_is_pruned_and_finalized(kind, batch):
+    model = student = Backbone()
+    teacher = Backbone(name="teacher")
+    if kind == "distiller":
+        model = keras.distillation.Distiller(
+            teacher, student, keras.distillation.LogitsDistillation(temperature=2.0)
+        )
+    compiled(model)
+    before = [layer.get_weights() for layer in (student, teacher)]
+    logs = fit(model, batch, FilterPruning(Linear(0.0, 0.5, 0, 1)), epochs=2).history
+    assert logs["pruning_rate"] == [0.0, 0.5]
+    assert [len(zero_filters(student, n)) for n in ("conv1", "conv2")] == [4, 6]
+    trained = student.get_layer("logits").get_weights()[0]
+    assert not np.array_equal(trained, before[0][-2])
+    for old, new in zip(before[1], teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    small = tfc.finalize(model)
+    assert type(small).__module__.startswith("keras.")
+    assert [small.get_layer(n).filters for n in ("conv1", "conv2")] == [4, 6]
+    np.testing.assert_allclose(small(batch[0]), student(batch[0]), atol=1e-5)
+
+
 def test_a_subclassed_model_is_refused_before_training(batch):
     class Subclassed(keras.Model):
         def __init__(self):

@@ -65,7 +65,14 @@ def test_resnet8_trains_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize(
-    "function", [zoo.resnet8, zoo.ds_cnn], ids=lambda f: f.__name__
+    "function",
+    [
+        zoo.resnet8,
+        zoo.ds_cnn,
+        pytest.param(zoo.mobilenet_v1, marks=pytest.mark.slow),
+        zoo.autoencoder,
+    ],
+    ids=lambda f: f.__name__,
 )
 def test_int8_files_are_no_larger_than_the_published_ones(function, tmp_path):
     keras.utils.set_random_seed(0)
