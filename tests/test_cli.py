@@ -441,17 +441,25 @@ def test_arrays_of_several_inputs_calibrate(command, tmp_path):
     assert "top-1 agreement" in text
 
 
-def test_tables_compare(command, tmp_path):
+@pytest.mark.parametrize("task", ["classes", "numbers"])
+def test_tables_calibrate_and_compare(task, command, tmp_path):
     model, table, page = (tmp_path / name for name in ("m.keras", "t.csv", "p.json"))
-    small_classifier(model, (2,))
-    rows = [f"{i / 40},{'cat' if i % 2 else 'dog'},{1 - i / 40}" for i in range(40)]
+    if task == "classes":
+        small_classifier(model, (2,))
+        labels = ["cat" if i % 2 else "dog" for i in range(40)]
+    else:
+        regression = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        regression.compile("sgd", "mse", metrics=["mae"])
+        regression.save(model)
+        labels = [i / 7 for i in range(40)]
+    rows = [f"{i / 40},{labels[i]},{1 - i / 40}" for i in range(40)]
     table.write_text("width,label,height\n" + "\n".join(rows))
     status, text, err = command(
         *("report", model, f"--data=csv:{table}", "--out", page, "--verbose=0")
     )
     assert (status, err) == (0, "")
     assert f"csv:{table}" in json.loads(page.read_text())["provenance"]["data set"]
-    assert "ccuracy" in text
+    assert ("Accuracy" if task == "classes" else "MAE") in text
 
 
 def test_data_outside_of_the_range_that_a_model_rescales_are_told(command, tmp_path):
