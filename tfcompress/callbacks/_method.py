@@ -7,6 +7,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, Self
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 
 from tfcompress import _made, schedules
 from tfcompress._checks import name_list
+from tfcompress.callbacks._progress import Progress
 from tfcompress.structure._graph import edited, require_graph
 
 __all__ = ["Method", "diverged"]
@@ -72,8 +74,8 @@ class Method(keras.callbacks.Callback):
     leaves_record = True
     # Whether a method has the arguments `layers` and `exclude`.
     _selects = False
-    # Whether the schedule goes on in a further `fit`, which counts its epochs from 0
-    # again. Begun anew, it would give back what has been pruned.
+    # Whether the schedule goes on in a further run, whatever that counts from. Begun
+    # anew, it would give back what has been pruned.
     _goes_on = False
 
     unit = "epoch"
@@ -100,8 +102,12 @@ class Method(keras.callbacks.Callback):
         self._target_names: tuple[str, ...] = ()
         self._is_attached = False
         self._swaps = False
-        self._epochs_done = 0
-        self._offset: int | None = None  # until the first epoch of a run is known
+        self._progress = Progress()  # of `unit`s
+        self._initial_epoch: int | None = None  # the argument of `fit`, if it is known
+        self._updates_before = 0  # the run
+        # Epochs of the present run, as it numbers them, and those in records so far.
+        self._since = self._until = 0
+        self._recorded: int | None = None
         self._step = 0  # of the schedules, the last that has been applied
         # What `set_state` was given, until the run that it is for has used it.
         self._restored: Mapping[str, Any] = {}
@@ -178,9 +184,18 @@ class Method(keras.callbacks.Callback):
     def set_params(self, params: dict[str, Any]) -> None:
         """Called by Keras with the facts of the run, the same for all callbacks."""
         super().set_params(params)
-        found = sys._getframe(1).f_locals.get("self")
+        frame = sys._getframe(1)
+        found = frame.f_locals.get("self")
         if isinstance(found, keras.callbacks.CallbackList):
-            self._swaps = any(map(_is_swapping, found.callbacks))
+            swaps = any(map(_is_swapping, found.callbacks))
+            for callback in found.callbacks:
+                if isinstance(callback, Method):
+                    callback._swaps = swaps
+                    callback._initial_epoch = _initial_epoch(frame)
+            # `BackupAndRestore` sets it when the run begins, and leaves it behind: the
+            # next `fit` would begin there, too.
+            if found.model is not None:
+                found.model._initial_epoch = None
             _move_methods_to_front(found)
 
     def set_model(self, model: keras.Model) -> None:
@@ -190,7 +205,7 @@ class Method(keras.callbacks.Callback):
         # last one, as in a `fit` of another network with the same callback.
         if model is not self._model:
             self._release()
-            self._epochs_done = 0
+            self._progress, self._recorded = Progress(), None
             self._forget()
         super().set_model(model)
         if isinstance(self.target, keras.Model):
@@ -206,7 +221,11 @@ class Method(keras.callbacks.Callback):
         _release_stale(self.model, self.params)
         _check_run(type(self).__name__, self.model)
         require_graph(self.network)
-        self._offset = None
+        if "progress" in self._restored:
+            self._progress.restore(self._restored["progress"])
+        if self._goes_on and self.unit == "step":
+            # Before `BackupAndRestore`, later in the list, changes the count.
+            self._updates_before = self.updates_done
         self._prepare()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -218,22 +237,34 @@ class Method(keras.callbacks.Callback):
                 self._is_attached = True
                 _note(self.model, self)
                 self._attach()
+                self._begin_run(epoch)
                 self._restored = {}
             self._begin_epoch(epoch)
 
+    def _begin_run(self, epoch: int) -> None:
+        """Finds out where the schedule is when the first epoch begins."""
+        # `BackupAndRestore` has let `fit` begin at a later epoch than it was told to.
+        restored = getattr(self.model, "_initial_epoch", None) is not None
+        first = epoch
+        if restored and self._initial_epoch is not None:
+            first = self._initial_epoch
+        if self._goes_on:
+            self._progress.begin(
+                self._updates_before if self.unit == "step" else first,
+                resumed=restored or bool(self._restored),
+            )
+        # Earlier epochs of the same numbering are of this run, if no record has them.
+        self._since = self._until = epoch
+        if (given := (self.params or {}).get("since")) is not None:
+            self._since = given
+        else:
+            known = self._recorded is not None and self._recorded <= first
+            self._since = first if known else 0
+
     def _begin_epoch(self, epoch: int) -> None:
         if self.unit == "epoch":
-            self._step = self._scheduled(epoch)
+            self._step = self._progress.at(epoch)
             self._advance(self._step)
-
-    def _scheduled(self, epoch: int) -> int:
-        """The epoch of the schedule that an epoch of this run stands for."""
-        # The first `fit` ran the epochs 0 to 19. If the second begins at 0 again, the
-        # schedule goes on at 20 (offset 20). If it has `initial_epoch=20`, epoch
-        # numbers go on by themselves (offset 0).
-        if self._offset is None:
-            self._offset = max(0, self._epochs_done - epoch) if self._goes_on else 0
-        return epoch + self._offset
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -253,7 +284,9 @@ class Method(keras.callbacks.Callback):
 
     def _begin_batch(self, batch: int) -> None:
         if self.unit == "step":
-            self._step = self._last_step(batch, self.updates_done)
+            now = self.updates_done
+            self._progress.reach(now)
+            self._step = self._progress.at(self._last_step(batch, now))
             self._advance(self._step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -265,7 +298,10 @@ class Method(keras.callbacks.Callback):
                 raise diverged("the loss is")
             self._correct_averages()
             self._end_epoch(epoch)
-            self._epochs_done = self._scheduled(epoch) + 1
+            self._until = epoch + 1
+            if self._goes_on:
+                by_step = self.unit == "step"
+                self._progress.reach(self.updates_done if by_step else self._until)
         if logs is not None:
             logs.update(self._logs())
 
@@ -288,6 +324,7 @@ class Method(keras.callbacks.Callback):
             self._reapply()
             self._record()
         self._release()
+        self._progress.end()
         self._restored = {}
         if has_run and (unreached := self._unreached()) is not None:
             warnings.warn(
@@ -308,9 +345,9 @@ class Method(keras.callbacks.Callback):
         if self.network is not models[0]:  # a part that may be saved alone
             models.append(self.network)
         for model in models:
-            _made.note(
-                model, type(self).__name__, config=config, epochs=self._epochs_done
-            )
+            epochs = self._until - self._since
+            _made.note(model, type(self).__name__, config=config, epochs=epochs)
+        self._recorded = self._until
 
     def _last_step(self, batch: int, step: int) -> int:
         """The last of the steps that run before the next call, `step` the first."""
@@ -357,7 +394,7 @@ class Method(keras.callbacks.Callback):
         Returns:
             A dict of JSON-compatible values and NumPy arrays, nested or not.
         """
-        return {}
+        return {"progress": self._progress.state()} if self._goes_on else {}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes over, before training begins, what `get_state` returned.
@@ -472,6 +509,21 @@ def _submodels(model: keras.Model) -> dict[str, keras.Model]:
         if isinstance(layer, keras.Model):
             result.setdefault(layer.name, layer)
     return result
+
+
+def _initial_epoch(frame: FrameType | None) -> int | None:
+    """The argument `initial_epoch` of the `fit` that makes a list of callbacks.
+
+    Keras does not tell it to callbacks. It is found on the stack, as the list is:
+    `fit`, `CallbackList.__init__`, perhaps that of a subclass, `set_params`.
+    """
+    for _ in range(4):
+        if frame is None:
+            break
+        if "initial_epoch" in frame.f_locals:
+            return int(frame.f_locals["initial_epoch"])
+        frame = frame.f_back
+    return None
 
 
 def _move_methods_to_front(found: keras.callbacks.CallbackList) -> None:

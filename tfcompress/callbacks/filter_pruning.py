@@ -53,7 +53,7 @@ class FilterPruning(Method):
     returned. Otherwise rates refer to the channels that the model has when the
     training run begins, whatever was removed before. With `unit="step"`, t is the
     optimizer's count of updates, which includes earlier runs with that
-    optimizer.
+    optimizer, and goes on if the model is compiled again.
 
     A pruned filter is zero together with its bias and its normalization
     parameters, so that `finalize` can remove it without changing the model's
@@ -249,7 +249,7 @@ class FilterPruning(Method):
             epoch: number of the epoch that comes next.
         """
         if self.unit == "epoch":
-            self._advance(self._scheduled(epoch))
+            self._advance(self._progress.at(epoch))
 
     def get_state(self) -> dict[str, Any]:
         """Returns what cannot be read back from a model that was made smaller.
@@ -258,7 +258,10 @@ class FilterPruning(Method):
             A dict of JSON-compatible values and of arrays.
         """
         measures = [keras.ops.convert_to_numpy(v) for v in self.criterion.variables]
-        return {"sizes": dict(self._sizes), "measures": measures}
+        return super().get_state() | {
+            "sizes": dict(self._sizes),
+            "measures": measures,
+        }
 
     # Steps -----------------------------------------------------------------
 

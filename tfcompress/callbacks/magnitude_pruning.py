@@ -91,8 +91,8 @@ class MagnitudePruning(Method):
             those of all layers together, so that layers end at different
             sparsities. Defaults to `"layer"`.
         unit: what the schedule counts: `"step"`, the optimizer's updates, or
-            `"epoch"`, from 0; a further `fit` with the callback goes on. Defaults to
-            `"step"`.
+            `"epoch"`, from 0; a further `fit` with the callback goes on, also if the
+            model is compiled again. Defaults to `"step"`.
         layers: names of the layers to prune; `None` for all that have trainable
             kernels. Not with a dict. Defaults to `None`.
         exclude: names of layers to leave alone. Defaults to `()`.

@@ -75,8 +75,10 @@ class Run:
         self.stopped = False
         self._verbose = verbose
         self._callbacks = list(callbacks)
+        self._since = initial_epoch
         if state is not None:
             self.epoch, self.stopped = state["epoch"], state["stopped"]
+            self._since = state.get("since", initial_epoch)
             _set_states(self._callbacks, state["callbacks"])
         # `fit` goes on where `BackupAndRestore` stopped in an earlier run.
         model._initial_epoch = None
@@ -87,6 +89,7 @@ class Run:
             verbose=1 if verbose == "auto" else verbose,
             epochs=epochs,
             steps=data.steps,
+            since=self._since,  # which methods record how long they have trained
         )
         self.history = self._told.begin()
         if state is not None:
@@ -140,6 +143,8 @@ class Run:
             "history": self.history.history,
             "callbacks": _get_states(self._callbacks),
             "progress": progress(self._callbacks),
+            # What is complete has its records. Epochs that are added get others.
+            "since": self._since if self.goes_on else self.epoch,
         }
 
     def end(self) -> None:
