@@ -101,7 +101,8 @@ class _EpochBackup(keras.callbacks.Callback):
     A new process has to see the batches that come next. The order of a shuffled
     `tf.data.Dataset` follows from how many passes were begun or, as in
     `tfcompress.data`, were read to their end. So the passes that are used up are
-    read, and one more is begun for each: Keras begins two in an epoch.
+    read, and one more is begun for each: Keras begins two in an epoch. What
+    `tfcompress.data` makes on other backends can be told instead.
     """
 
     def __init__(self, folder: Path, batches: Any) -> None:
@@ -110,6 +111,9 @@ class _EpochBackup(keras.callbacks.Callback):
         state = read_json(folder / "epochs.json") or {}
         self.weights, self.seeds = state.get("weights"), state.get("seeds")
         self.history = state.get("history", {})
+        if hasattr(batches, "skip_passes"):
+            batches.skip_passes(self.epochs)
+            return
         for _ in range(self.epochs):
             for _ in batches:
                 pass

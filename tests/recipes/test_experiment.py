@@ -222,6 +222,26 @@ def test_training_goes_on_as_if_nothing_had_happened(
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_passes_go_on_without_tensorflow(experiment, training, tmp_path, monkeypatch):
+    data = tfc.data.load("digits", limit=48)
+    job = experiment.Job(name="a", seed=3, epochs=3)
+
+    def train(folder, stop):
+        keras.utils.set_random_seed(job.seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.backend, "backend", lambda: "jax")
+            batches = data.pipeline("train", batch_size=16, augment="shift", seed=2)
+        _, history = training.fit(folder, job, tiny(), batches, callbacks=[stop])
+        return history["loss"]
+
+    with experiment.Experiment(tmp_path / "whole", Settings()) as folder:
+        whole = train(folder, Stop(None, "never"))
+    with experiment.Experiment(tmp_path / "stopped", Settings()) as folder:
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, Stop(1, "epoch"))
+        np.testing.assert_allclose(train(folder, Stop(None, "never")), whole, rtol=1e-5)
+
+
 def test_every_setting_is_a_flag(shared, load_recipe):
     settings = shared[1]
     for name in ("prune_while_training",):

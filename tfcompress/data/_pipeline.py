@@ -88,6 +88,11 @@ class _Batches(keras.utils.PyDataset):
             self._epoch += 1
             self._given.clear()
 
+    def skip_passes(self, count: int) -> None:
+        """Goes on as if that many passes more had been read to their end."""
+        self._epoch += count
+        self._given.clear()
+
     def _order(self) -> np.ndarray:
         if self._drawn is None or self._drawn[0] != self._epoch:
             count = len(self._labels)

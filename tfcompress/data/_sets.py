@@ -158,8 +158,8 @@ class Dataset:
             With Keras on TensorFlow a prefetched `tf.data.Dataset`, on another
             backend a `keras.utils.PyDataset` (for which `fit` needs
             `shuffle=False`, otherwise it puts the batches into an order of its
-            own), of pairs (images, labels): float32 (batch, height, width,
-            channels) and int32 (batch,).
+            own; its `skip_passes(n)` leaves out n passes), of pairs (images,
+            labels): float32 (batch, height, width, channels) and int32 (batch,).
 
         Raises:
             TypeError: if an argument is of another kind.

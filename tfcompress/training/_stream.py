@@ -294,6 +294,13 @@ class _Source:
                 if number < read:
                     for _ in begun:
                         pass
+        # No pass of a PyDataset is read here. One that counts what is read, as that of
+        # `data.Dataset.pipeline` without TensorFlow, is told.
+        skip_passes = getattr(
+            getattr(self.adapter, "py_dataset", None), "skip_passes", None
+        )
+        if skip_passes is not None:
+            skip_passes(read)
 
     @property
     def _is_dataset(self) -> bool:
@@ -428,6 +435,10 @@ class _Reordered(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self.inner.on_epoch_end()
+
+    def skip_passes(self, count: int) -> None:
+        if hasattr(self.inner, "skip_passes"):
+            self.inner.skip_passes(count)
 
 
 class _ShuffledPyDataset(_Source):
