@@ -38,6 +38,7 @@ if (($# == 0)); then
         --numprocesses=auto --maxprocesses=4 --dist=worksteal \
         tests/callbacks/test_contract.py tests/callbacks/test_backends.py \
         tests/ops/test_drum_on_backends.py tests/quantization/test_on_backends.py \
-        tests/training/test_stream_on_backends.py \
-        -k "one_fit or second_fit or works_on_a_part or shrinking_resumes or backends"
+        tests/training/test_stream_on_backends.py tests/callbacks/test_progress.py \
+        -k "one_fit or second_fit or works_on_a_part or shrinking_resumes or backends \
+            or gives_nothing_back"
 fi

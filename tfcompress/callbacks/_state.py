@@ -55,6 +55,8 @@ class StepState:
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
+        # The model may be compiled again, after a run that failed, before `release`.
+        self._optimizer = model.optimizer
         self._of_updates: list[keras.Variable] = []
         self._of_loss: list[_NoWeight] = []
 
@@ -71,10 +73,9 @@ class StepState:
             # A wrapper that scales the loss lists the variables of the optimizer inside
             # it as its own. Tracked there, the variable is known to both, and both must
             # leave it out of what they save.
-            optimizer = _innermost(self.model.optimizer)
-            optimizer._track_variable(variable)
+            _innermost(self._optimizer)._track_variable(variable)
             self._of_updates.append(variable)
-            for each in _chain(self.model.optimizer):
+            for each in _chain(self._optimizer):
                 _hide(each, variable)
         return variable
 
@@ -98,8 +99,8 @@ class StepState:
     def release(self) -> None:
         """Takes the variables out of the steps."""
         for variable in self._of_updates:
-            _innermost(self.model.optimizer)._tracker.untrack(variable)
-            for each in _chain(self.model.optimizer):
+            _innermost(self._optimizer)._tracker.untrack(variable)
+            for each in _chain(self._optimizer):
                 _show(each, variable)
         for holder in self._of_loss:
             self.model._seed_generators.remove(holder)
