@@ -389,6 +389,19 @@ def test_a_complete_run_answers_without_training(trained, data, whole, monkeypat
     assert again.trials == whole[0].trials
 
 
+def test_the_name_of_an_optimizer_makes_no_other_run(trained, data, whole, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)
+    again = keras.models.clone_model(trained)
+    again.set_weights(trained.get_weights())
+    again.compile(
+        keras.optimizers.Adam(5e-3, name="the_ninth"),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    result = tfc.compress(again, data, out=whole[1], **ARGUMENTS)
+    assert result.trials == whole[0].trials
+
+
 def test_a_plan_repeats_a_run(trained, data, whole):
     plan = tfc.compression.read_plan(whole[0].files["plan"], tfc.compress)
     again = tfc.compress(trained, data, verbose=0, **plan)

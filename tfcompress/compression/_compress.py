@@ -873,7 +873,7 @@ class _Run:
         plan = self._plan()
         plan.pop("trials")  # more of them are the same search
         return {
-            "model": _digest([self.given.to_json(), weights.hexdigest()]),
+            "model": _digest([_architecture(self.given), weights.hexdigest()]),
             "data": self.task.fingerprint(),
             **{key: json.dumps(value) for key, value in plan.items()},
         }
@@ -1008,6 +1008,21 @@ def _share(model: keras.Model, sparsities: Mapping[str, float]) -> float:
 
 def _known(value: float | None) -> float:
     return np.inf if value is None else value
+
+
+def _architecture(model: keras.Model) -> Any:
+    """The configuration of a compiled model, without names that are counted.
+
+    Keras calls the second Adam of a process "adam_1". A program that trains and then
+    compresses has another count when it is run again and only compresses.
+    """
+    config = json.loads(model.to_json())
+    optimizers = [config.get("compile_config", {}).get("optimizer")]
+    for optimizer in optimizers:
+        if isinstance(optimizer, dict):
+            optimizer.pop("name", None)
+            optimizers += optimizer.values()
+    return config
 
 
 def _digest(value: Any) -> str:
