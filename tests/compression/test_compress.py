@@ -389,6 +389,17 @@ def test_a_complete_run_answers_without_training(trained, data, whole, monkeypat
     assert again.trials == whole[0].trials
 
 
+def test_an_interrupted_run_leaves_no_plan(trained, data, tmp_path):
+    def interrupt(epoch, logs=None):
+        raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tfc.compress(trained, data, out=tmp_path, callbacks=[stop], **ARGUMENTS)
+    assert (tmp_path / "run.json").exists()
+    assert not (tmp_path / "plan.toml").exists()
+
+
 def test_the_name_of_an_optimizer_makes_no_other_run(trained, data, whole, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", None)
     again = keras.Model.from_config(trained.get_config())

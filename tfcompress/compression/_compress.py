@@ -388,8 +388,6 @@ class _Run:
         self._say(
             "Plan: " + ", then ".join([*steps, f"a file in {self.kind}{rounded}"])
         )
-        if keep:
-            write_plan(self.folder / "plan.toml", self._plan())
         results = self._run_trials(storage, keep)
         best = self._best(results)
         return self._finish(best, results, keep)
@@ -808,6 +806,9 @@ class _Run:
         if keep:
             self._say("Comparing")
             result.report.save(files["report"])
+            # Last: the command line adds how the data were read when this call returns,
+            # and a plan without that would repeat another run.
+            write_plan(files["plan"], self._plan())
         self._say(f"\n{result}")
         return result
 
