@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -23,8 +23,16 @@ __all__ = ["Pace", "pays"]
 # How much of the work that is saved is saved in time, before it was measured:
 # narrow layers in small batches gain less than their share.
 _YIELD = 0.5
-# Building a model again takes about as long as this many analyses of it.
-_ANALYSES = 15
+# Building a model again takes about as long as this many looks for its zeros.
+_LOOKS = 25
+# The first model of a process compiles more slowly than a later one, because libraries
+# are loaded and kernels are chosen. This much of its time comes again.
+_COMES_AGAIN = 0.5
+# A removal has to save this many times its cost: a prediction from constants, and one
+# from what the removal before it has cost and saved.
+_MARGINS = {"guessed": 2.0, "measured": 1.25}
+# Looking whether a removal pays takes at most this share of the time.
+_LOOKING = 0.005
 
 
 def pays(
@@ -34,22 +42,27 @@ def pays(
     wasted: float,
     removal: float,
     settled: bool,
+    basis: Literal["guessed", "measured"] = "guessed",
 ) -> bool:
     """Whether a model should be made smaller now.
 
-    It should if two things hold. The epochs that remain save at least twice what the
-    removal costs, because predictions may be wrong. And waiting no longer pays: the
-    time wasted since the last removal has reached the cost of one, or nothing more is
-    being pruned.
+    It should if two things hold. The epochs that remain save more than the removal
+    costs, with a margin, because predictions may be wrong. And waiting no longer pays:
+    the time wasted since the last removal has reached the cost of one, or nothing more
+    is being pruned.
 
     Args:
         gain: fraction of the time of a step that a removal saves.
         seconds_left: how long the epochs that remain take without it.
-        wasted: seconds that were lost by not having removed anything yet.
+        wasted: seconds that are lost by not having removed anything yet, with those of
+            the epoch that comes.
         removal: seconds that a removal costs.
         settled: whether nothing was pruned since the epoch before.
+        basis: whether gain and cost are guessed, or follow from an earlier removal.
+            Defaults to `"guessed"`.
     """
-    return gain * seconds_left >= 2 * removal and (settled or wasted >= removal)
+    worth = gain * seconds_left >= _MARGINS[basis] * removal
+    return worth and (settled or wasted >= removal)
 
 
 class Pace(keras.callbacks.Callback):
@@ -67,7 +80,12 @@ class Pace(keras.callbacks.Callback):
         self._rebuilding: float | None = None
         self._yield = _YIELD
         self._wasted = 0.0
-        self._macs: int | None = None  # after the removal that was thought of last
+        self._unseen = 0.0  # seconds of training since the last look
+        self._looking = 0.0
+        self._live: LiveCost | None = None  # of the present model
+        self._whole = 0  # its multiply-accumulates
+        self._saved = 0.0  # the share of them that a removal saves
+        self._macs: int | None = None  # what it would leave
         self._before: tuple[float, float] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -89,34 +107,50 @@ class Pace(keras.callbacks.Callback):
     def is_due(self, model: keras.Model, epochs_left: int) -> bool:
         """Whether the model should be made smaller before the epochs that remain."""
         step = self._measured_step()
-        begin = time.perf_counter()
-        now, then = cost.count(model).macs, LiveCost(model).count().macs
-        analysis = time.perf_counter() - begin
-        settled, self._macs = then == self._macs, then
-        saved = 1 - then / now if now else 0.0
-        gain = self._yield * saved
         epoch = step * len(self._steps)
-        self._wasted += gain * epoch
-        rebuilding = self._rebuilding
-        pays_now = saved > 0 and pays(
-            gain=gain,
-            seconds_left=epoch * epochs_left,
-            wasted=self._wasted,
-            removal=self._compiling
-            + (_ANALYSES * analysis if rebuilding is None else rebuilding),
-            settled=settled,
-        )
+        self._unseen += epoch
         # Processes measure different times, and must do the same.
-        due = bool(_processes.agreed(int(pays_now)))
+        due = _processes.agreed(int(self._pays_now(model, epoch * epochs_left)))
         if due:
-            self._before = (step, saved)
-        return due
+            self._before = (step, self._saved)
+        return bool(due)
 
     def note_removal(self, seconds: float) -> None:
         """Notes how long it took to build the smaller model."""
         self._rebuilding = seconds
         self._wasted = 0.0
         self._compiles = True
+        self._live = None  # which would keep the model that is left behind
+
+    def _pays_now(self, model: keras.Model, seconds_left: float) -> bool:
+        """Whether it pays in this process; without a look if looking costs too much."""
+        if self._unseen * _LOOKING < self._looking:
+            return False
+        begin = time.perf_counter()
+        if self._live is None:
+            self._live, self._whole = LiveCost(model), cost.count(model).macs
+        then = self._live.count().macs
+        self._looking = time.perf_counter() - begin
+        settled, self._macs = then == self._macs, then
+        self._saved = 1 - then / self._whole if self._whole else 0.0
+        gain = self._yield * self._saved
+        self._wasted += gain * self._unseen
+        self._unseen = 0.0
+        basis: Literal["guessed", "measured"]
+        if self._rebuilding is None:
+            basis = "guessed"
+            removal = _COMES_AGAIN * self._compiling + _LOOKS * self._looking
+        else:
+            basis = "measured"
+            removal = self._compiling + self._rebuilding
+        return self._saved > 0 and pays(
+            gain=gain,
+            seconds_left=seconds_left,
+            wasted=self._wasted,
+            removal=removal,
+            settled=settled,
+            basis=basis,
+        )
 
     def _measured_step(self) -> float:
         """Seconds of a step; what the first one of a model takes more is compiling."""
