@@ -143,6 +143,18 @@ def test_import_of_the_package_imports_nothing_heavy():
     assert (NEVER_AT_IMPORT | {"tensorflow", "keras"}) & set(modules) == set()
 
 
+def test_a_program_that_imports_keras_and_the_package_loads_saved_models(tmp_path):
+    model = tfcompress.gates.add_layer_gates(tfcompress.zoo.resnet20(width=0.125))
+    path = tmp_path / "gated.keras"
+    model.save(path)
+    loaded = in_fresh_python(
+        "import json, keras, tfcompress\n"
+        f"model = keras.saving.load_model({str(path)!r})\n"
+        "print(json.dumps([type(layer).__name__ for layer in model.layers]))"
+    )
+    assert loaded.count("LayerGate") == 9
+
+
 def test_import_of_every_module_imports_no_extra():
     modules = in_fresh_python(
         "import importlib, json, sys\n"

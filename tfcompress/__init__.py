@@ -3,10 +3,12 @@
 A compressed model is just a Keras model. Every method instruments a plain
 model, trains it through `model.fit`, and leaves through `finalize` as a plain,
 smaller Keras model. Submodules are imported when first used, so that
-`import tfcompress` costs nothing beyond Keras itself.
+`import tfcompress` costs nothing beyond Keras itself. If Keras is there already, the
+classes that a saved model may hold are registered with it at once.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -84,3 +86,11 @@ else:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# `keras.saving.load_model` finds them only if they are registered. A program that loads
+# a model has Keras, and usually imports it first.
+if "keras" in sys.modules:
+    for _name in ("constraints", "layers"):
+        importlib.import_module(f"tfcompress.{_name}")
+    del _name
