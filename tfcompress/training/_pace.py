@@ -21,7 +21,8 @@ from tfcompress.cost._live import LiveCost
 __all__ = ["Pace", "pays"]
 
 # How much of the work that is saved is saved in time, before it was measured:
-# narrow layers in small batches gain less than their share.
+# narrow layers in small batches gain less than their share. It stays one of the values
+# that are averaged, because a measured one may be wrong by a factor.
 _YIELD = 0.5
 # Building a model again takes about as long as this many looks for its zeros.
 _LOOKS = 25
@@ -78,7 +79,7 @@ class Pace(keras.callbacks.Callback):
         self._compiles = True  # the next step is the first of a model
         self._compiling = 0.0
         self._rebuilding: float | None = None
-        self._yield = _YIELD
+        self._yields = [_YIELD]
         self._wasted = 0.0
         self._unseen = 0.0  # seconds of training since the last look
         self._looking = 0.0
@@ -107,7 +108,7 @@ class Pace(keras.callbacks.Callback):
     def is_due(self, model: keras.Model, epochs_left: int) -> bool:
         """Whether the model should be made smaller before the epochs that remain."""
         step = self._measured_step()
-        epoch = step * len(self._steps)
+        epoch = statistics.median(self._steps or [0.0]) * len(self._steps)
         self._unseen += epoch
         # Processes measure different times, and must do the same.
         due = _processes.agreed(int(self._pays_now(model, epoch * epochs_left)))
@@ -133,7 +134,7 @@ class Pace(keras.callbacks.Callback):
         self._looking = time.perf_counter() - begin
         settled, self._macs = then == self._macs, then
         self._saved = 1 - then / self._whole if self._whole else 0.0
-        gain = self._yield * self._saved
+        gain = statistics.mean(self._yields) * self._saved
         self._wasted += gain * self._unseen
         self._unseen = 0.0
         basis: Literal["guessed", "measured"]
@@ -153,15 +154,20 @@ class Pace(keras.callbacks.Callback):
         )
 
     def _measured_step(self) -> float:
-        """Seconds of a step; what the first one of a model takes more is compiling."""
+        """Seconds of a fast step; what the first of a model takes more is compiling.
+
+        Where others use the machine, slow steps say more about them than about the
+        model.
+        """
         rest = self._steps[1:] if self._compiles else self._steps
-        step = statistics.median(rest or self._steps or [0.0])
+        rest = sorted(rest or self._steps or [0.0])
+        step = rest[len(rest) // 10]
         if self._compiles:
             self._compiling = max(0.0, (self._steps or [0.0])[0] - step)
             self._compiles = False
-            if self._before is not None and rest:
+            if self._before is not None and len(self._steps) > 1:
                 before, saved = self._before
                 measured = (1 - step / before) / saved if before else 0.0
-                self._yield = min(1.0, max(0.0, measured))
+                self._yields.append(min(1.0, max(0.0, measured)))
                 self._before = None
         return step
