@@ -275,3 +275,9 @@ def test_bad_arguments_are_refused(model, data, arguments, error, message):
 def test_data_without_labels_are_refused(model, data):
     with pytest.raises(ValueError, match="inputs without labels"):
         sensitivity(model, data[0])
+
+
+def test_models_that_do_not_choose_a_class_are_refused(data):
+    one = keras.Sequential([keras.Input((4,)), layers.Dense(1, activation="sigmoid")])
+    with pytest.raises(ValueError, match="two classes or more"):
+        sensitivity(one, (data[0], data[1] > 0))

@@ -457,11 +457,18 @@ def check_labeled(source: Source) -> None:
     """Checks that samples come with one class label each.
 
     Args:
-        source: from `read`, for a model with an output of shape (batch, classes).
+        source: from `read`.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if they do not, or the model has not one output of shape
+            (batch, classes).
     """
+    shapes = [tensor.shape for tensor in source.model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][-1] < 2:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected one output of shape (batch, "
+            f"classes), with two classes or more. Received: outputs of shape {shapes}"
+        )
     labels = source.first.labels
     if labels is None:
         raise ValueError(

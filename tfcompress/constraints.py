@@ -178,8 +178,9 @@ class Cardinality(Constraint):
 class ChannelSparsity(Constraint):
     """At most so many non-zero channels: those of largest L2 norm are kept.
 
-    Dropping whole channels leaves a structure that `tfcompress.structure.shrink`
-    removes for good.
+    `tfcompress.structure.shrink` removes a channel for good if its bias and
+    normalization are zero, too: `training.admm_compress(..., shrink=True)` makes them
+    zero, a projection alone does not.
 
     Example:
 

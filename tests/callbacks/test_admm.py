@@ -10,6 +10,7 @@ import pytest
 from tfcompress import callbacks, schedules
 from tfcompress.callbacks import ADMM, HoldWeights
 from tfcompress.constraints import Cardinality, Combined, Levels
+from tfcompress.training import hard_prune
 
 
 def network(**dense):
@@ -248,6 +249,38 @@ def test_a_second_fit_goes_on_where_the_first_stopped():
     fit(parts, 2, [admm])
     for a, b in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_model_that_is_compiled_again_keeps_its_multipliers():
+    model, admm = network(), ADMM(Cardinality(count=9), rho=0.05)
+    fit(model, 3, [admm])
+    before = sum(np.abs(each).sum() for own in admm.dual.values() for each in own)
+    model.compile("sgd", "mse")
+    fit(model, 1, [admm])
+    after = sum(np.abs(each).sum() for own in admm.dual.values() for each in own)
+    assert admm.updates == 4 and after > before
+
+
+def test_a_constraint_that_layers_share_by_name_couples_them_after_a_round_trip():
+    shared = Cardinality(count=10, scope="network")
+    admm = ADMM({"hidden": shared, "logits": shared})
+    model, again = (
+        network(),
+        ADMM.from_config(json.loads(json.dumps(admm.get_config()))),
+    )
+    fit(model, 1, [again])
+    parts = [part for own in again.auxiliary.values() for part in own]
+    assert sum(np.count_nonzero(part) for part in parts) == 10
+    assert sum(hard_prune(model, again.constraints).values()) == 10
+
+
+def test_a_distiller_which_leaves_penalties_out_is_refused():
+    model = keras.distillation.Distiller(
+        network(), network(), keras.distillation.LogitsDistillation()
+    )
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="ADMM acts; that of a Distiller"):
+        fit(model, 1, [ADMM(Cardinality(count=9))])
 
 
 def test_held_weights_of_an_interrupted_training_are_let_go():

@@ -170,6 +170,15 @@ def test_bad_arguments(arguments, message):
         tfc.callbacks.GatePenalty(**arguments)
 
 
+def test_a_distiller_which_leaves_penalties_out_is_refused():
+    model = keras.distillation.Distiller(
+        network(), network(), keras.distillation.LogitsDistillation()
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="GatePenalty acts; that of a Distiller"):
+        fit(model, tfc.callbacks.GatePenalty())
+
+
 def test_models_without_gates_are_refused_before_training():
     model = keras.Sequential(
         [keras.Input((4, 4, 2)), layers.Flatten(), layers.Dense(3)]

@@ -307,6 +307,14 @@ def test_epochs_may_follow_the_last_iteration():
         fit(model, IncrementalApproximation(2, epochs=2), epochs=1)
 
 
+def test_weights_of_an_exact_epoch_may_not_come_back():
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    with pytest.raises(ValueError, match="start_from_epoch=2 or more"):
+        fit(network(), IncrementalApproximation(2, epochs=2), stop, epochs=3)
+    stop.start_from_epoch = 2
+    fit(network(), IncrementalApproximation(2, epochs=2), stop, epochs=3)
+
+
 def test_there_must_be_a_batch_for_each_iteration():
     import tensorflow as tf
 

@@ -54,6 +54,17 @@ def test_the_largest_weights_stay():
     assert [int(keep.sum()) for keep in together] == [1, 3]
 
 
+def test_zeros_beyond_the_rate_do_not_keep_the_others():
+    weights = np.zeros((4, 10))
+    weights[0, :6] = np.arange(1, 7)
+    (keep,) = largest([weights], 0.5)
+    assert keep.sum() == 20 and keep[0, :6].all()
+    first, second = largest([weights, np.zeros((2, 5))], 0.5)
+    assert first.sum() + second.sum() == 25 and second.any()
+    (keep,) = largest([np.zeros((4, 10))], 0.75)
+    assert keep.sum() == 10 and keep.any(axis=1).all()
+
+
 def test_every_step_has_the_scheduled_number_of_zeros():
     zeros = []
 
@@ -88,6 +99,58 @@ def test_a_network_wide_threshold_prunes_small_layers_more():
     left = [np.count_nonzero(kernel(model, name)) for name in ("hidden", "out")]
     assert sum(left) == sum(sizes) // 2
     assert left[1] == sizes[1] and left[0] == sum(sizes) // 2 - sizes[1]
+
+
+def test_a_network_wide_threshold_leaves_a_weight_of_each_kernel():
+    model = network()
+    out = model.get_layer("out").kernel
+    out.assign(1e-4 * np.ones(out.shape) + 1e-5 * np.eye(24, 4))
+    train(model, MagnitudePruning(0.5, scope="network"), epochs=2)
+    assert np.count_nonzero(kernel(model, "out"))
+
+
+def test_two_of_four_along_what_attention_and_transposed_layers_sum_over():
+    inputs = keras.Input((4, 8))
+    x = layers.MultiHeadAttention(4, 2, name="attention")(inputs, inputs)
+    x = layers.Conv1DTranspose(4, 3, name="up")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(8, 4, 8))
+    model.fit(
+        x,
+        x[:, 0, :4],
+        verbose=0,
+        callbacks=[MagnitudePruning(0.5, "2:4", unit="epoch")],
+    )
+    attention = model.get_layer("attention")
+    alive = [each.numpy() != 0 for each in attention.weights if each.ndim == 3]
+    # Queries, keys and values sum over the 8 features, the last one over heads' sizes.
+    for kernel in alive[:3]:
+        assert (kernel.reshape(2, 4, 4, 2).sum(axis=1) == 2).all()
+    assert (alive[3].sum(axis=1) == 2).all()  # of 2: a short group keeps both
+    up = model.get_layer("up").kernel.numpy() != 0  # (size, out, in)
+    assert (up.reshape(3, 4, 2, 4).sum(axis=-1) == 2).all()
+
+
+def test_the_adapters_of_lora_are_not_pruned():
+    model = network()
+    model.get_layer("hidden").enable_lora(2)
+    model.compile("sgd", "mse")
+    train(model, MagnitudePruning(0.5))
+    assert np.count_nonzero(model.get_layer("hidden").lora_kernel_a) == 32
+
+
+def test_early_stopping_that_may_give_weights_back_is_warned_of():
+    ramp = Linear(0.0, 0.5, begin=0, end=1)
+    stop = keras.callbacks.EarlyStopping(
+        "loss", restore_best_weights=True, start_from_epoch=1
+    )
+    pruning = MagnitudePruning(ramp, unit="epoch")
+    network().fit(*data(), epochs=2, verbose=0, callbacks=[pruning, stop])
+    stop.start_from_epoch = 0
+    with pytest.warns(UserWarning, match="start_from_epoch"):
+        pruning = MagnitudePruning(ramp, unit="epoch")
+        network().fit(*data(), epochs=2, verbose=0, callbacks=[pruning, stop])
 
 
 @pytest.mark.parametrize("pattern", ["2:4", NOfM(2, 4)])

@@ -305,6 +305,18 @@ def test_a_callback_may_end_the_final_training(data, falling):
     assert [net.epochs for net in result.nets] == [1, 4]
 
 
+def test_a_round_may_be_too_short_to_be_validated(data, falling):
+    result = resize_by_density(
+        compiled(),
+        *data,
+        epochs=4,
+        round_epochs=1,
+        max_rounds=1,
+        **{**FIT, "validation_data": data, "validation_freq": 2},
+    )
+    assert len(result.nets[-1].history["val_loss"]) == 2
+
+
 def test_dense_activations_leave_the_network_as_it_is(data, falling, monkeypatch):
     monkeypatch.setattr(
         "tfcompress._meters.DensityMeter.layers",

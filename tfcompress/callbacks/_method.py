@@ -63,7 +63,8 @@ class Method(keras.callbacks.Callback):
         exclude: names of layers to leave alone. Defaults to `()`.
         target: the part of the model to work on: a submodel, or its name among
             the model's layers or attributes. `None` for the whole model, or the
-            student of a `keras.distillation.Distiller`. Defaults to `None`.
+            student of a `keras.distillation.Distiller`, which leaves penalties out of
+            its loss, so that methods that act by one are refused. Defaults to `None`.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -74,6 +75,8 @@ class Method(keras.callbacks.Callback):
     leaves_record = True
     # Whether a method has the arguments `layers` and `exclude`.
     _selects = False
+    # Whether a method changes weights by a term that it adds to the loss.
+    _adds_to_loss = False
     # Whether the schedule goes on in a further run, whatever that counts from. Begun
     # anew, it would give back what has been pruned.
     _goes_on = False
@@ -102,6 +105,7 @@ class Method(keras.callbacks.Callback):
         self._target_names: tuple[str, ...] = ()
         self._is_attached = False
         self._swaps = False
+        self._restoring: keras.callbacks.EarlyStopping | None = None
         self._progress = Progress()  # of `unit`s
         self._initial_epoch: int | None = None  # the argument of `fit`, if it is known
         self._updates_before = 0  # the run
@@ -136,6 +140,19 @@ class Method(keras.callbacks.Callback):
 
     def _detach(self) -> None:
         """Takes out what `_attach` has put in, also if that failed half-way."""
+
+    def _meet_restoring(self, stop: keras.callbacks.EarlyStopping) -> None:
+        """Says what it means that the weights of an epoch may come back in the end."""
+        # It may begin to compare epochs when everything is pruned.
+        first = stop.start_from_epoch if self.unit == "epoch" else 0
+        if self._goes_on and any(s(first) != s.last() for s in self._schedules()):
+            warnings.warn(
+                f"{type(self).__name__}: EarlyStopping(restore_best_weights=True) may "
+                "bring back the weights of an epoch in which less was pruned than in "
+                "the end. Give it start_from_epoch, the epoch in which the schedule "
+                "ends.",
+                stacklevel=2,
+            )
 
     def _forget(self) -> None:
         """Forgets what was counted: the callback is given another model."""
@@ -191,6 +208,9 @@ class Method(keras.callbacks.Callback):
             for callback in found.callbacks:
                 if isinstance(callback, Method):
                     callback._swaps = swaps
+                    callback._restoring = next(
+                        filter(_is_restoring, found.callbacks), None
+                    )
                     callback._initial_epoch = _initial_epoch(frame)
             # `BackupAndRestore` sets it when the run begins, and leaves it behind: the
             # next `fit` would begin there, too.
@@ -220,6 +240,14 @@ class Method(keras.callbacks.Callback):
         self._release()
         _release_stale(self.model, self.params)
         _check_run(type(self).__name__, self.model)
+        if self._adds_to_loss and isinstance(self.model, keras.distillation.Distiller):
+            raise ValueError(
+                "Invalid value for argument `model`. Expected one whose loss includes "
+                f"`model.losses`, by which {type(self).__name__} acts; that of a "
+                "Distiller leaves out the losses of its student. Train the student "
+                "itself, with a loss that compares with the teacher's outputs. "
+                f"Received: {type(self.model).__name__}"
+            )
         require_graph(self.network)
         if "progress" in self._restored:
             self._progress.restore(self._restored["progress"])
@@ -227,6 +255,8 @@ class Method(keras.callbacks.Callback):
             # Before `BackupAndRestore`, later in the list, changes the count.
             self._updates_before = self.updates_done
         self._prepare()
+        if self._restoring is not None:
+            self._meet_restoring(self._restoring)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Attaches the method before the first epoch, and lets it advance."""
@@ -547,6 +577,14 @@ def _move_methods_to_front(found: keras.callbacks.CallbackList) -> None:
 def _is_swapping(callback: Any) -> bool:
     """Whether a callback exchanges weights for their averages while training."""
     return isinstance(callback, keras.callbacks.SwapEMAWeights)
+
+
+def _is_restoring(callback: Any) -> bool:
+    """Whether a callback puts back the weights of the best epoch in the end."""
+    return (
+        isinstance(callback, keras.callbacks.EarlyStopping)
+        and callback.restore_best_weights
+    )
 
 
 def _rank(callback: Any) -> int:

@@ -98,6 +98,7 @@ class ADMM(Method):
     """
 
     _selects = True
+    _adds_to_loss = True
 
     def __init__(
         self,
@@ -130,6 +131,7 @@ class ADMM(Method):
         self._kernels: list[_Kernel] = []
         self._state: StepState | None = None
         self._known: keras.Model | None = None
+        self._optimizer: keras.optimizers.Optimizer | None = None  # when it was known
         self._updates = 0
         self._last_update = 0
         self._dual: dict[str, float] = {}
@@ -149,8 +151,13 @@ class ADMM(Method):
 
     def _attach(self) -> None:
         # Weights of an earlier step, from a backup, need the state of that step.
-        if self._known is not self.model or self.updates_done < self._last_update:
+        again = self._optimizer is not self.model.optimizer and not self.updates_done
+        if self._known is self.model and again:
+            # A model that is compiled again counts from zero, but is no older.
+            self._last_update = 0
+        elif self._known is not self.model or self.updates_done < self._last_update:
             self._begin()
+        self._optimizer = self.model.optimizer
         self._penalize()
 
     def _penalize(self) -> None:
@@ -336,14 +343,14 @@ class ADMM(Method):
         Layer by layer, so that only one layer's projection is held at a time,
         and all that one joint constraint covers at once.
         """
-        joint: dict[int, tuple[Constraint, list[int]]] = {}
+        joint: dict[Constraint, list[int]] = {}
         for index, kernel in enumerate(self._kernels):
             constraint = self._constraint_of(kernel.layer)
             if constraint.joint:
-                joint.setdefault(id(constraint), (constraint, []))[1].append(index)
+                joint.setdefault(constraint, []).append(index)
             else:
                 yield [kernel], [constraint.project(points[index])]
-        for constraint, places in joint.values():
+        for constraint, places in joint.items():
             projected = constraint.project_jointly([points[i] for i in places])
             yield [self._kernels[i] for i in places], projected
 

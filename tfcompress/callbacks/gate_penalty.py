@@ -73,6 +73,8 @@ class GatePenalty(Method):
             when training begins, if the model is subclassed or has no gates.
     """
 
+    _adds_to_loss = True
+
     def __init__(
         self,
         polarization: schedules.Schedule | float = 1.0,

@@ -160,6 +160,18 @@ class IncrementalApproximation(Method):
                 f"there are {known}. Received: iterations={self.iterations}"
             )
 
+    def _meet_restoring(self, stop: keras.callbacks.EarlyStopping) -> None:
+        # The layers compute in the end as in the last iteration, whatever weights come
+        # back.
+        if stop.start_from_epoch < self._length:
+            raise ValueError(
+                "Invalid value for argument `callbacks`. Expected no EarlyStopping "
+                "that may restore the weights of an epoch in which some are exact: "
+                f"give it start_from_epoch={self._length} or more, or "
+                "restore_best_weights=False. Received: start_from_epoch="
+                f"{stop.start_from_epoch}"
+            )
+
     def _prepare(self) -> None:
         selection = policy.select_layers(
             self.network, _refuse, layers=self.layers, exclude=self.exclude

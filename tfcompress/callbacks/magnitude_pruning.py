@@ -16,6 +16,7 @@ from tfcompress.callbacks._masking import MaskedVariables
 from tfcompress.callbacks._method import Method, diverged
 from tfcompress.callbacks._rates import get_rates, serialize_rates
 from tfcompress.constraints import BlockSparsity, NOfM
+from tfcompress.structure._facts import summed_axes
 
 __all__ = ["MagnitudePruning", "largest"]
 
@@ -25,7 +26,9 @@ def largest(weights: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
 
     The `round(size * (1 - sparsity))`-th largest magnitude, and at least the
     largest, is the threshold; weights that equal it stay. This is the rule of
-    `prune_low_magnitude` of TensorFlow Model Optimization.
+    `prune_low_magnitude` of TensorFlow Model Optimization. If the threshold is zero,
+    there are more zeros than are to be pruned, and only as many of them stay as are
+    needed, evenly spaced: that rule would keep them all.
 
     Args:
         weights: arrays that are ranked together.
@@ -40,7 +43,15 @@ def largest(weights: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
     # agree.
     kept = max(1, round(float(np.float32(flat.size) * np.float32(1 - sparsity))))
     threshold = np.partition(flat, flat.size - kept)[flat.size - kept]
-    return [size >= threshold for size in sizes]
+    if threshold > 0:
+        return [size >= threshold for size in sizes]
+    keep = flat > 0
+    zeros = np.flatnonzero(~keep)
+    room = kept - (flat.size - zeros.size)
+    keep[zeros[np.arange(room) * zeros.size // room]] = True
+    ends = np.cumsum([size.size for size in sizes])[:-1]
+    parts = np.split(keep, ends)
+    return [p.reshape(s.shape) for p, s in zip(parts, sizes, strict=True)]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -82,7 +93,8 @@ class MagnitudePruning(Method):
             layer names to schedules or numbers prunes just those layers.
         pattern: which weights are pruned together. `None` for single weights.
             `"2:4"`, or an `NOfM`, leaves at most n of every m consecutive weights
-            along the input axis, as sparse tensor cores want them; the schedule has
+            along the input axis, as sparse tensor cores want them (of attention and
+            `EinsumDense` the last axis that is summed over); the schedule has
             to end at 1 - n/m, and on its way there the smallest `round(value * m)`
             weights of every m are zero. A `BlockSparsity` prunes whole tiles, of
             which only the shape counts here: how many follows from the schedule.
@@ -143,6 +155,7 @@ class MagnitudePruning(Method):
         self._masks: MaskedVariables | None = None
         self._by_layer: dict[str, schedules.Schedule] | None = None
         self._kernels: dict[str, list[keras.Variable]] = {}
+        self._summed: dict[int, tuple[int, ...]] = {}  # axes, by id of the kernel
         self._last: dict[str, float] = {}
 
     # The life of a run -------------------------------------------------------
@@ -157,6 +170,12 @@ class MagnitudePruning(Method):
         self._kernels = policy.select_kernels(
             self.network, names, self.exclude, argument
         )
+        layers = policy.named_layers(self.network)
+        self._summed = {
+            id(kernel): summed_axes(layers[name], kernel)
+            for name, own in self._kernels.items()
+            for kernel in own
+        }
 
     def _attach(self) -> None:
         self._masks = MaskedVariables(self.model)
@@ -180,13 +199,17 @@ class MagnitudePruning(Method):
         values = {name: self._values(name) for name in self._kernels}
         if self.scope == "network":
             listed = [value for own in values.values() for value in own]
-            keep = iter(largest(listed, next(iter(wanted.values()))))
+            ranked = largest(listed, next(iter(wanted.values())))
+            # A layer whose weights are all small would be emptied, and the model cut.
+            keep = iter(
+                mask if mask.any() else np.abs(value) == np.abs(value).max()
+                for mask, value in zip(ranked, listed, strict=True)
+            )
         else:
             keep = iter(
-                mask
+                self._kept(value, wanted[name], self._summed[id(kernel)])
                 for name, own in values.items()
-                for value in own
-                for mask in [self._kept(value, wanted[name])]
+                for kernel, value in zip(self._kernels[name], own, strict=True)
             )
         kernels = [kernel for own in self._kernels.values() for kernel in own]
         self._masks.update(zip(kernels, keep, strict=True))
@@ -238,22 +261,21 @@ class MagnitudePruning(Method):
             raise diverged(f"weights of {name!r} are")
         return [value.astype("float32") for value in values]
 
-    def _kept(self, weights: np.ndarray, sparsity: float) -> np.ndarray:
+    def _kept(
+        self, weights: np.ndarray, sparsity: float, summed: tuple[int, ...]
+    ) -> np.ndarray:
         if self.pattern is None:
             return largest([weights], sparsity)[0]
-        # A weight that happens to be zero may stay.
-        sizes = np.maximum(np.abs(weights.astype("float64")), 1e-300)
-        if isinstance(self.pattern, NOfM):
-            pruned = min(round(sparsity * self.pattern.m), self.pattern.m - 1)
-            kept = self.pattern.m - pruned
-            rule: Any = NOfM(kept, self.pattern.m, self.pattern.axis)
-        else:
-            rows, columns = self.pattern.rows, self.pattern.columns
-            matrix = weights.reshape(-1, weights.shape[-1]).shape
-            tiles = -(-matrix[0] // rows) * -(-matrix[1] // columns)
-            count = max(1, round(tiles * (1 - sparsity)))
-            rule = BlockSparsity(rows, columns, count=count)
-        return rule.project(sizes) != 0
+        if getattr(self.pattern, "axis", -2) != -2 or not summed:
+            return _kept_of(self.pattern, weights, sparsity)
+        # As the kernel of a dense or convolution layer: output channels are the last
+        # axis, input channels the one before.
+        made = [axis for axis in range(weights.ndim) if axis not in summed]
+        order = [*summed, *made]
+        moved = weights.transpose(order)
+        matrix = moved.reshape(*moved.shape[: len(summed)], -1)
+        keep = _kept_of(self.pattern, matrix, sparsity).reshape(moved.shape)
+        return keep.transpose(np.argsort(order))
 
     # Configuration ---------------------------------------------------------
 
@@ -269,6 +291,24 @@ class MagnitudePruning(Method):
             "unit": self.unit,
             **super().get_config(),
         }
+
+
+def _kept_of(
+    pattern: NOfM | BlockSparsity, weights: np.ndarray, sparsity: float
+) -> np.ndarray:
+    """Which weights of a kernel (…, in, out) stay, by a pattern."""
+    # A weight that happens to be zero may stay.
+    sizes = np.maximum(np.abs(weights.astype("float64")), 1e-300)
+    if isinstance(pattern, NOfM):
+        pruned = min(round(sparsity * pattern.m), pattern.m - 1)
+        rule: Any = NOfM(pattern.m - pruned, pattern.m, pattern.axis)
+    else:
+        rows, columns = pattern.rows, pattern.columns
+        matrix = weights.reshape(-1, weights.shape[-1]).shape
+        tiles = -(-matrix[0] // rows) * -(-matrix[1] // columns)
+        count = max(1, round(tiles * (1 - sparsity)))
+        rule = BlockSparsity(rows, columns, count=count)
+    return rule.project(sizes) != 0
 
 
 def _pattern(value: Any) -> NOfM | BlockSparsity | None:

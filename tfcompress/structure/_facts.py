@@ -233,6 +233,29 @@ def at_zero(function: Any) -> float:
     return float(_at(function, [0.0, -1.0])[0])
 
 
+def summed_axes(layer: keras.Layer, kernel: keras.Variable) -> tuple[int, ...]:
+    """The axes of a kernel that products sum over, the input channels last.
+
+    Args:
+        layer: a built layer, or one that holds the layer of the kernel.
+        kernel: one of `kernels(layer)`.
+    """
+    rank = len(kernel.shape)
+    owner = next(
+        each
+        for each in reversed(layer._flatten_layers())
+        if any(kernel is variable for variable in each._trainable_variables)
+        or any(kernel is variable for variable in each._non_trainable_variables)
+    )
+    if isinstance(owner, keras.layers.EinsumDense):
+        left, output = owner.equation.replace(" ", "").split("->")
+        letters = left.split(",")[1]
+        return tuple(i for i, letter in enumerate(letters) if letter not in output)
+    if type(owner).__name__.endswith("Transpose"):
+        return (*range(rank - 2), rank - 1)
+    return tuple(range(rank - 1))
+
+
 def makes_zeros(function: Any) -> bool:
     """Whether a function maps negative values to exact zeros; tried if unknown."""
     known = facts(function).sparse if facts(function) is not UNKNOWN else None
@@ -249,8 +272,8 @@ def _at(function: Any, values: Any) -> np.ndarray:
 def kernels(layer: Any, *, trainable: bool = False) -> list[keras.Variable]:
     """The kernels of a layer: weights that multiply its input.
 
-    Biases, the parameters of normalizations and embedding tables are not among
-    them.
+    Biases, the parameters of normalizations, embedding tables and the adapters of
+    LoRA, which add to a kernel, are not among them.
 
     Args:
         layer: a built layer.
@@ -263,5 +286,6 @@ def kernels(layer: Any, *, trainable: bool = False) -> list[keras.Variable]:
         variable
         for variable in (layer.trainable_variables if trainable else layer.weights)
         if len(variable.shape) > 1
+        and not variable.name.startswith("lora_")
         and ("kernel" in variable.name or any(variable is kernel for kernel in own))
     ]

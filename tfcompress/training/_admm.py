@@ -197,10 +197,10 @@ def hard_prune(
     _check_finite(pairs)
     # One projection for each joint constraint, whose kernels compete with each other,
     # and one for each kernel otherwise.
-    joint: dict[int, tuple[Constraint, list[keras.Variable]]] = {}
+    joint: dict[Any, tuple[Constraint, list[keras.Variable]]] = {}
     for name, kernel in pairs:
         constraint = given[name] if isinstance(given, dict) else given
-        key = id(constraint) if constraint.joint else id(kernel)
+        key = constraint if constraint.joint else id(kernel)
         joint.setdefault(key, (constraint, []))[1].append(kernel)
     for constraint, kernels in joint.values():
         projected = constraint.project_jointly([_numpy(kernel) for kernel in kernels])

@@ -715,8 +715,10 @@ def _net(
         if not name.startswith("density")
     }
     if before is not None:
+        # One of them may have been too short to be validated.
         history = {
-            name: [*before.history[name], *values] for name, values in history.items()
+            name: [*before.history.get(name, ()), *history.get(name, ())]
+            for name in {**before.history, **history}
         }
     counted = cost.count(model)
     return DensityNet(
