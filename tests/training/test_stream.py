@@ -6,8 +6,14 @@ import pytest
 from keras import layers
 
 from tfcompress.callbacks import FilterPruning
+from tfcompress.constraints import Cardinality
 from tfcompress.schedules import Linear
-from tfcompress.training import fit_shrinking
+from tfcompress.training import (
+    AdmmPhase,
+    admm_compress,
+    fit_shrinking,
+    resize_by_density,
+)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -18,6 +24,7 @@ RISING = Linear(0.0, 0.5, begin=0, end=3)
 
 
 SEEN = []
+VALIDATED = []
 
 
 @keras.saving.register_keras_serializable(package="test_stream")
@@ -28,10 +35,15 @@ class Spy(keras.Model):
         SEEN.append(np.asarray(data[0])[:, 0].astype(int).tolist())
         return super().train_step(data)
 
+    def test_step(self, data):
+        VALIDATED.append(np.asarray(data[0])[:, 0].astype(int).tolist())
+        return super().test_step(data)
+
 
 def compiled(together=1):
     keras.utils.set_random_seed(0)
     SEEN.clear()
+    VALIDATED.clear()
     inputs = keras.Input((2,))
     hidden = layers.Dense(4, activation="relu", name="hidden")(inputs)
     model = Spy(inputs, layers.Dense(3, activation="softmax")(hidden))
@@ -122,6 +134,71 @@ def test_a_run_that_shrinks_sees_what_one_fit_sees(name):
         return list(SEEN), getattr(arguments["x"], "calls", None)
 
     assert run(True) == run(False)
+
+
+def three_batches():
+    for start in range(0, 12, BATCH):
+        yield X[start : start + BATCH], Y[start : start + BATCH]
+
+
+VALIDATION = {
+    "generator": lambda: {"validation_data": three_batches()},
+    "generator, steps": lambda: {
+        "validation_data": three_batches(), "validation_steps": 3,
+    },
+    "dataset, steps": lambda: {
+        "validation_data": dataset().batch(BATCH), "validation_steps": 2,
+    },
+    "arrays": lambda: {"validation_data": (X, Y), "validation_batch_size": 9},
+    "every second epoch": lambda: {
+        "validation_data": three_batches(), "validation_freq": 2,
+    },
+    "PyDataset": lambda: {"validation_data": Batches()},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+@pytest.mark.parametrize("name", VALIDATION)
+def test_a_run_that_shrinks_is_validated_as_one_fit_is(name):
+    def run(shrinking):
+        arguments = {"epochs": EPOCHS, "verbose": 0, "shuffle": False}
+        arguments |= VALIDATION[name]()
+        arguments["callbacks"] = [FilterPruning(RISING, layers=["hidden"])]
+        model = compiled()
+        if shrinking:
+            history = fit_shrinking(model, X, Y, **arguments).history
+        else:
+            history = model.fit(X, Y, **arguments)
+        calls = getattr(arguments["validation_data"], "calls", None)
+        return list(VALIDATED), calls, len(history.history["val_loss"])
+
+    assert run(True) == run(False)
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_one_generator_validates_all_networks_and_stages():
+    def after_the_first(batches):  # what Keras keeps of a generator that has ended
+        return batches[:3] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]] and all(
+            batch in batches[:2] for batch in batches[3:]
+        )
+
+    resize_by_density(
+        compiled(), X, Y, epochs=3, round_epochs=2, max_rounds=1, min_delta=0.0,
+        validation_data=three_batches(), verbose=0,
+    )  # fmt: skip
+    assert after_the_first(VALIDATED)
+    plan = [AdmmPhase({"hidden": Cardinality(fraction=0.5)}, 1, 1)]
+    admm_compress(compiled(), plan, X, Y, validation_data=three_batches(), verbose=0)
+    assert len(VALIDATED) == 5
+    assert after_the_first(VALIDATED)
+
+
+def test_no_validation_data_are_refused_before_training():
+    with pytest.raises(ValueError, match=r"argument `validation_data`.*at least one"):
+        fit_shrinking(
+            compiled(), X, Y, validation_data=(batch for batch in ()), verbose=0
+        )
+    assert not SEEN
 
 
 def resumed(arguments, folder, at):

@@ -27,6 +27,7 @@ from tfcompress.structure._graph import require_graph
 from tfcompress.training._backup import Backup, owned
 from tfcompress.training._run import progress, restore_progress, scalars
 from tfcompress.training._shrinking import fit_shrinking
+from tfcompress.training._stream import lasting
 
 __all__ = ["DensityNet", "DensityResult", "resize_by_density", "widths_by_density"]
 
@@ -335,7 +336,8 @@ def resize_by_density(
         max_rounds=max_rounds,
         density=_Measure(sample, patience, min_delta, threshold, total),
         callbacks=list(callbacks),
-        fit_arguments={"verbose": verbose, **fit_arguments},
+        # One generator of validation data goes through all networks.
+        fit_arguments=lasting({"verbose": verbose, **fit_arguments}),
         backup=backup,
         settings=settings,
     )

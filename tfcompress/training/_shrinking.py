@@ -85,9 +85,10 @@ def fit_shrinking(
     with Keras: they are taken from `model`. A `tf.data.Dataset` has to be made again
     with the same seeds; batches that were seen in a pass that is under way are read
     once more and skipped. The state of an augmentation that has a generator of its
-    own is not kept. A Python generator has to begin at its start again. A `PyDataset`
-    that counts its passes by what is read of them needs a method
-    `skip_passes(count)`, as those of `data.Dataset.pipeline` have.
+    own is not kept. A Python generator has to begin at its start again; one that is
+    given as `validation_data` is read from where it stands. A `PyDataset` that counts
+    its passes by what is read of them needs a method `skip_passes(count)`, as those
+    of `data.Dataset.pipeline` have.
 
     Example:
 

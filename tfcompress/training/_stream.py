@@ -24,7 +24,7 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from tfcompress import _processes
 
-__all__ = ["Stream", "no_data"]
+__all__ = ["Stream", "lasting", "no_data"]
 
 
 class Stream(DataAdapter):
@@ -39,6 +39,7 @@ class Stream(DataAdapter):
       from a seed and the number of the pass, so that a resumed run sees the order
       that it would have seen. The seed comes from NumPy's global generator.
     * The hooks of a `PyDataset` are called as often as `fit` calls them.
+    * Validation goes through its data as in one `fit`, too, see `lasting`.
 
     Args:
         x: training data as for `fit`.
@@ -52,7 +53,7 @@ class Stream(DataAdapter):
         steps: number of steps in an epoch, where it is known.
 
     Raises:
-        ValueError: if there are no data.
+        ValueError: if there are no data, or no validation data where they are given.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Stream(DataAdapter):
             class_weight=rest.pop("class_weight", None),
             seed=_new_seed() if state is None else state["seed"],
         )
-        self.fit_arguments = rest
+        self.fit_arguments = lasting(rest)
         self._epochs = 0  # that were begun
         self._passes = 0  # that were begun
         self._position = 0  # batches of the present pass that were taken
@@ -478,6 +479,39 @@ def _source(x: Any, *, shuffle: Any, seed: int, **arguments: Any) -> _Source:
     return kind(adapter, seed)
 
 
+def lasting(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `fit` with validation data that several fits can go through.
+
+    Args:
+        arguments: arguments of `fit`; what was made lasting before stays as it is.
+
+    Raises:
+        ValueError: if the validation data are an empty generator.
+    """
+    # `fit` makes one adapter for all its epochs, which keeps the first batches of a
+    # generator: later epochs are validated on what is left of it. An adapter for every
+    # epoch would find a finite generator empty, and take batches of an endless one
+    # just to see their shapes.
+    data = arguments.get("validation_data")
+    if data is None:
+        return dict(arguments)
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    try:
+        adapter = data_adapters.get_data_adapter(
+            x,
+            y=y,
+            sample_weight=weights,
+            batch_size=arguments.get("validation_batch_size")
+            or arguments.get("batch_size"),
+            steps_per_epoch=arguments.get("validation_steps"),
+        )
+    except ValueError as error:
+        if "Received an empty generator" in str(error):
+            raise _nothing("validation_data", "validation data") from None
+        raise
+    return {**arguments, "validation_data": adapter}
+
+
 def _new_seed() -> int:
     """From NumPy's global generator; one for all processes that train together."""
     return _processes.agreed(int(np.random.randint(2**31)))
@@ -485,9 +519,13 @@ def _new_seed() -> int:
 
 def no_data() -> ValueError:
     """The error of a run without training data."""
+    return _nothing("x", "training data")
+
+
+def _nothing(argument: str, what: str) -> ValueError:
     return ValueError(
-        "Invalid value for argument `x`. Expected at least one batch of training data. "
-        "Received none: an empty array, dataset or generator"
+        f"Invalid value for argument `{argument}`. Expected at least one batch of "
+        f"{what}. Received none: an empty array, dataset or generator"
     )
 
 
