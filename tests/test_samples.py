@@ -185,6 +185,33 @@ def test_nested_inputs_and_keys_that_are_not_the_names():
             np.testing.assert_array_equal(given, expected)
 
 
+def test_a_last_axis_of_one_may_be_missing_or_left_over_as_in_fit():
+    age, fare = keras.Input((1,), name="age"), keras.Input((), name="fare")
+    outputs = layers.Concatenate()([age, layers.Reshape((1,))(fare)])
+    table = keras.Model([age, fare], outputs)
+    table.compile("sgd", "mse")
+    columns = {"age": np.arange(8.0), "fare": np.arange(8.0)[:, None]}
+    labels = np.zeros((8, 2))
+    table.fit(columns, labels, verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices((columns, labels)).batch(4)
+    for data in ((columns, labels), batches, (list(columns.values()), labels)):
+        first, second = take_samples(table, data, limit=None)[0]
+        np.testing.assert_array_equal(first, np.arange(8.0)[:, None])
+        np.testing.assert_array_equal(second, np.arange(8.0))
+
+    lone = keras.Sequential([keras.Input((1,), name="age"), layers.Dense(1)])
+    for data in (
+        np.arange(8.0),
+        [np.arange(8.0)],
+        iter([[np.arange(8.0), np.ones(8)]]),
+    ):
+        assert take_samples(lone, data, limit=None)[0][0].shape == (8, 1)
+    # Samples one by one are still samples.
+    assert read(lone, [np.ones(1), np.zeros(1)]).first.inputs[0].shape == (2, 1)
+    with pytest.raises(ValueError, match=r"\(samples, 1\).*shape \(4, 2\)"):
+        read(lone, np.ones((4, 2)))
+
+
 def test_what_does_not_fit_is_named():
     cases = [
         (np.zeros((5, 3)), r"\(samples, 4\) for input 'x'.*\(5, 3\)"),

@@ -16,6 +16,9 @@ same everywhere:
 - a `tfcompress.data.Split` is its images and labels, a `tfcompress.data.Dataset`
   one of its splits.
 
+As in `fit`, a last axis of 1 may be left out, or be there where the model has none:
+columns of shape (samples,) are inputs of shape (samples, 1).
+
 Whatever fits no input of the model is refused by name before any work. TensorFlow
 is not needed: its datasets and tensors are known by what they can do.
 """
@@ -684,8 +687,7 @@ def _is_listed_tuple(data: list[Any], specs: list[Input]) -> bool:
         return isinstance(data[0], list | tuple | Mapping)
     if isinstance(data[0], Mapping):
         return True
-    shape = getattr(data[0], "shape", None)
-    return shape is not None and len(shape) == len(specs[0].shape) + 1
+    return hasattr(data[0], "shape") and _has_rank(data[0].shape, specs[0])
 
 
 def _match(raw: Any, specs: list[Input], argument: str, labeled: bool) -> Samples:
@@ -755,10 +757,11 @@ def _lone(raw: Any, spec: Input, argument: str) -> Any:
     """The array of the one input, which may come alone in a list."""
     if not isinstance(raw, list | tuple) or not raw:
         return raw
-    ranks = [len(getattr(part, "shape", ())) for part in raw]
-    if len(raw) == 1 and ranks[0] == len(spec.shape) + 1:
+    shapes = [getattr(part, "shape", ()) for part in raw]
+    if len(raw) == 1 and _has_rank(shapes[0], spec):
         return raw[0]
-    if all(rank == len(spec.shape) + 1 for rank in ranks):
+    # Not `_has_rank`: several arrays of shape (1,) are samples of shape (1,).
+    if all(len(shape) == len(spec.shape) + 1 for shape in shapes):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected one array for the "
             f"input {spec.name!r}. Received: a list of {len(raw)} arrays of shapes "
@@ -766,6 +769,14 @@ def _lone(raw: Any, spec: Input, argument: str) -> Any:
             "labels); batches into a tf.data.Dataset or a generator, or one array."
         )
     return raw
+
+
+def _has_rank(shape: Sequence[int], spec: Input) -> bool:
+    """Whether an array has the axes of an input, but for a last one of 1."""
+    difference = len(shape) - len(spec.shape) - 1
+    if difference == 1:
+        return shape[-1] == 1
+    return difference == 0 or (difference == -1 and spec.shape[-1:] == (1,))
 
 
 def _as_array(raw: Any, spec: Input, argument: str) -> np.ndarray:
@@ -778,6 +789,10 @@ def _as_array(raw: Any, spec: Input, argument: str) -> np.ndarray:
         raise _wrong_kind(raw, spec, argument)
     if array.ndim == 0:
         raise _wrong_kind(raw, spec, argument)
+    given = array.shape
+    if array.ndim != len(spec.shape) + 1 and _has_rank(array.shape, spec):
+        shorter = array.ndim <= len(spec.shape)
+        array = array[..., None] if shorter else array[..., 0]
     fits = array.ndim == len(spec.shape) + 1 and all(
         expected in (None, size)
         for expected, size in zip(spec.shape, array.shape[1:], strict=True)
@@ -787,7 +802,7 @@ def _as_array(raw: Any, spec: Input, argument: str) -> np.ndarray:
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected inputs of shape "
             f"({', '.join(map(str, expected))}) for input {spec.name!r}. Received: "
-            f"shape {array.shape}"
+            f"shape {given}"
         )
     if spec.dtype == "string":
         return array
