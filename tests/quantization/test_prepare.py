@@ -261,3 +261,24 @@ class TestCalibrate:
         qat = tfc.quantization.prepare(model)
         with pytest.raises(ValueError, match="`data`"):
             tfc.quantization.calibrate(qat, np.full((2, 2), 3e38, "float32"))
+
+
+class OwnChain(keras.Sequential):
+    def train_step(self, data):
+        return {"loss": 1.0}
+
+
+class OwnModel(keras.Model):
+    def __init__(self, width):
+        inputs = keras.Input((6,))
+        super().__init__(inputs, L.Dense(width)(inputs))
+
+    def train_step(self, data):
+        return {"loss": 1.0}
+
+
+def test_a_model_that_would_lose_how_it_trains_is_refused():
+    chain = OwnChain([keras.Input((6,)), L.Dense(4, activation="relu"), L.Dense(2)])
+    for model in (chain, OwnModel(4)):
+        with pytest.raises(ValueError, match=r"`model`.*train_step"):
+            tfc.quantization.prepare(model)

@@ -97,6 +97,25 @@ def test_a_class_that_would_lose_how_it_trains_is_refused_for_training_only():
         require_editable("model", "net")
 
 
+class Chain(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_chain_that_would_lose_how_it_trains_is_refused():
+    first = L.Dense(8, activation="relu", name="hidden")
+    chain = Chain([keras.Input((6,)), first, L.Dense(3)])
+    assert type(structure.remove_channels(chain, {"hidden": [0]})) is Chain
+    double = structure.Edit(first.output, (first.output,), L.Rescaling(2.0))
+    with pytest.raises(ValueError, match=r"`model`.*Chain.*defines train_step"):
+        structure.rewire(chain, [double])
+    # Inside of another model its steps are not used.
+    inputs = keras.Input((6,))
+    around = keras.Model(inputs, L.Dense(2)(chain(inputs)))
+    rewired = structure.rewire(around, [double])
+    assert not isinstance(rewired.get_layer(chain.name), keras.Sequential)
+
+
 def test_of_a_distiller_the_student_is_edited():
     teacher, student = Backbone(16, name="teacher"), Backbone(8, name="student")
     distiller = keras.distillation.Distiller(

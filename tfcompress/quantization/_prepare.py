@@ -72,8 +72,9 @@ def prepare(
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if `model` is subclassed, not built or prepared already, bits
-            are out of range, a name is unknown, or nothing would be quantized.
+        ValueError: if `model` is subclassed, not built or prepared already, if the
+            copy would lose a `train_step` of its class, bits are out of range, a name
+            is unknown, or nothing would be quantized.
     """
     # Why the file equals the copy: a float that fake quantization has rounded is
     # scale · (q - zero point), the number that the file's integer q stands for.
@@ -83,7 +84,7 @@ def prepare(
     # This holds only if the copy has the operators and kernels of the file. The file
     # stores kernels with the batch normalization folded in, and rounding such a kernel
     # differs from rounding the one before. So normalizations are folded first.
-    _graph.require_graph(model)
+    _graph.require_editable(model, around=False)
     request = Request(model, weights, activations, layers, exclude)
     folded = structure.fold_batch_norm(model)
     found = steps(folded, request)

@@ -496,8 +496,9 @@ def rewire(
         A new model.
 
     Raises:
-        ValueError: if an edit names a tensor that is not one of the model's, or
-            two edits replace the same tensor for the same reader.
+        ValueError: if an edit names a tensor that is not one of the model's, two
+            edits replace the same tensor for the same reader, or a Functional copy
+            would not have the `train_step` that the class of a Sequential one defines.
     """
     model = _graph.edited(model)
     analysis = trace(model)

@@ -29,6 +29,7 @@ __all__ = [
     "is_editable",
     "is_nested_model",
     "is_of_keras",
+    "own_steps",
     "rebuilt_class",
     "require_editable",
     "require_graph",
@@ -172,8 +173,7 @@ def require_editable(
             f"rebuilt while it trains. Received: {model.name!r} of class "
             f"{type(model).__name__}. Train it with fit, then edit its student."
         )
-    names = (*_STEPS, *_AROUND) if around else _STEPS
-    own = [name for name in names if not is_of_keras(type(model), name)]
+    own = own_steps(model, _AROUND if around else ())
     if own and not is_of_keras(type(model), "__init__"):
         raise ValueError(
             f"Invalid value for argument `{argument}`. Expected a model that trains "
@@ -197,6 +197,17 @@ _STEPS = (
     "make_predict_function",
 )
 _AROUND = ("compile", "fit", "evaluate", "predict")
+
+
+def own_steps(model: keras.Model, further: Sequence[str] = ()) -> list[str]:
+    """The methods by which a class that is not of Keras changes how models train.
+
+    Args:
+        model: the model.
+        further: names of methods to look for as well. Defaults to `()`.
+    """
+    names = (*_STEPS, *further)
+    return [name for name in names if not is_of_keras(type(model), name)]
 
 
 def is_of_keras(cls: type, name: str) -> bool:

@@ -135,6 +135,7 @@ class Rebuild:
             self._run(model)
 
     def _run(self, model: keras.Model) -> None:
+        self._require_class(model)
         with keras.utils.custom_object_scope(self._scope):
             self.model = self._build(model)
         _made.carry(model, self.model)
@@ -202,9 +203,7 @@ class Rebuild:
     def _build(self, model: keras.Model) -> keras.Model:
         graph = _graph.functional(model)
         sequential = isinstance(model, keras.Sequential)
-        # A Sequential model stays one as long as the edit leaves a chain of layers. One
-        # that drops or replaces tensors may not; its result is a Functional model.
-        if sequential and not self._absent and not self._touches(model):
+        if sequential and self._stays_chain(model):
             return self._build_sequential(model)
         # Old tensor -> what its readers get, in this graph. That is not always its own
         # counterpart, which is in `self.tensors`: an edit may put another in its place.
@@ -252,6 +251,29 @@ class Rebuild:
         # takes them from the layers that return the outputs, which may be new ones.
         _graph.functional(new_model).output_names = list(graph.output_names)
         return new_model
+
+    def _stays_chain(self, model: keras.Sequential) -> bool:
+        """Whether a Sequential model stays one."""
+        # It does as long as the edit leaves a chain of layers. One that drops or
+        # replaces tensors may not; its result is a Functional model.
+        return not self._absent and not self._touches(model)
+
+    def _require_class(self, model: keras.Model) -> None:
+        """Raises if the copy would lose the steps by which the class trains."""
+        # A class with a constructor of its own becomes a plain one in every edit, see
+        # `require_editable`. Others stay, so that nobody expects to lose their steps.
+        if not isinstance(model, keras.Sequential) or self._stays_chain(model):
+            return
+        own = _graph.own_steps(model)
+        if own and _graph.rebuilt_class(model) is type(model):
+            raise ValueError(
+                "Invalid value for argument `model`. Expected a model that trains the "
+                f"same once it is rebuilt. Received: {model.name!r} of class "
+                f"{type(model).__name__}, a Sequential model that defines "
+                f"{', '.join(own)}: this edit makes a plain Functional one of it. Let "
+                "the class derive from keras.Model, and build it from inputs and "
+                "outputs."
+            )
 
     def _record(self, old: Any, result: Any, new: dict[int, Any]) -> None:
         """Notes what a tensor has become."""
