@@ -234,3 +234,41 @@ def test_variables_in_tuples_and_records_are_those_of_the_copy():
         assert len(own.variables) == 2
         held = [*own.both, own.records[0].scale]
         assert all(any(v is w for w in own.variables) for v in held)
+
+
+class Tied(L.Layer):
+    """Multiplies by the transposed weights of an embedding that it holds."""
+
+    def __init__(self, to, **kwargs):
+        super().__init__(**kwargs)
+        self.to = to
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.to.embeddings))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "to": keras.saving.serialize_keras_object(self.to),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config["to"] = keras.saving.deserialize_keras_object(config["to"])
+        return cls(**config)
+
+
+def test_weights_that_two_layers_share_are_refused_by_name():
+    def model(table, last):
+        tokens = keras.Input((5,), dtype="int32")
+        return keras.Model(tokens, last(L.Dense(4, name="hidden")(table(tokens))))
+
+    table = L.Embedding(7, 4, name="table")
+    tied = model(table, Tied(table, name="tied"))
+    for inherit in ("inherit", "random"):
+        with pytest.raises(ValueError, match=r"'table' and 'tied', which share"):
+            structure.resize(tied, {}, weights=inherit, verify=False)
+    # What the advice says: one layer, called twice, stays one layer.
+    both = L.ReversibleEmbedding(7, 4, name="both")
+    copy = structure.wrap(model(both, lambda x: both(x, reverse=True)), {})
+    assert copy.count_params() == 7 * 4 + 5 * 4

@@ -153,6 +153,29 @@ class Rebuild:
             if id(old) not in self._fold
             for source, target in zip(old.variables, new.variables, strict=True)
         }
+        self._require_ties()
+
+    def _require_ties(self) -> None:
+        """Raises if two layers share a weight and their copies do not."""
+        # A layer that holds another one of the model describes it in its config, so
+        # that its copy has a copy of its own: training would move the two apart.
+        first: dict[int, tuple[keras.Variable, str]] = {}
+        for old, new in self.layers.values():
+            if id(old) in self._fold:
+                continue
+            weights = set(map(id, old.weights))  # not generators of random numbers
+            for source, target in zip(old.variables, new.variables, strict=True):
+                if id(source) not in weights:
+                    continue
+                known, name = first.setdefault(id(source), (target, old.name))
+                if known is not target:
+                    raise ValueError(
+                        "Invalid value for argument `model`. Expected layers that have "
+                        "their weights for themselves, because copies of layers do not "
+                        f"share any. Received: layers {name!r} and {old.name!r}, which "
+                        f"share {source.path!r}. Let one layer do the work of both and "
+                        "call it twice, as keras.layers.ReversibleEmbedding does"
+                    )
 
     # What rules ask (protocol `Kept`) --------------------------------------
 
