@@ -263,6 +263,35 @@ class TestCalibrate:
             tfc.quantization.calibrate(qat, np.full((2, 2), 3e38, "float32"))
 
 
+def shared_normalization(length):
+    inputs = keras.Input((length, 4))
+    norm = L.BatchNormalization(name="norm")
+    x = norm(L.Conv1D(4, 3, activation="relu", padding="same", name="conv")(inputs))
+    y = norm(L.MaxPooling1D(2)(x[:, :6]))
+    means = [L.GlobalAveragePooling1D()(tensor) for tensor in (x, y)]
+    return keras.Model(inputs, L.Dense(2, name="logits")(L.Concatenate()(means)))
+
+
+def test_a_normalization_may_be_shared_by_tensors_of_two_lengths():
+    model = shared_normalization(8)
+    model.get_layer("norm").moving_variance.assign([0.5, 1.0, 2.0, 4.0])
+    x = RNG.normal(size=(32, 8, 4)).astype("float32")
+    prepared = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+    expected, received = (m.predict(x, verbose=0) for m in (model, prepared))
+    assert np.abs(expected - received).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_shared_normalization_stays_in_float_where_one_call_needs_it():
+    # The length is open in the first call only, or in the second one only.
+    for order in (1, -1):
+        inputs = [keras.Input((None, 4)), keras.Input((6, 4))][::order]
+        norm = L.BatchNormalization(name="norm")
+        means = [L.GlobalAveragePooling1D()(norm(tensor)) for tensor in inputs]
+        model = keras.Model(inputs, L.Dense(2)(L.Concatenate()(means)))
+        assert "fixed axes" in tfc.quantization.plan(model).in_float["norm"]
+        assert tfc.quantization.prepare(model).get_layer("norm")
+
+
 class OwnChain(keras.Sequential):
     def train_step(self, data):
         return {"loss": 1.0}

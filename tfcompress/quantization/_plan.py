@@ -191,7 +191,10 @@ class Step:
 
 def steps(model: keras.Model, request: Request) -> list[Step]:
     """The steps of a model and of the models inside, in the order of computation."""
-    return _steps(model, request, "", {})
+    uses: dict[int, list[Call]] = {}
+    for _, call in _graph.walk(model):
+        uses.setdefault(id(call.operation), []).append(call)
+    return _steps(model, request, "", {}, uses)
 
 
 def _steps(
@@ -199,6 +202,7 @@ def _steps(
     request: Request,
     prefix: str,
     decided: dict[int, Decision],
+    uses: Mapping[int, list[Call]],
 ) -> list[Step]:
     # Which tensors get a grid is decided here, and `_prepare` only carries it out.
     # A grid belongs wherever the integer file rounds, and nowhere else:
@@ -218,7 +222,7 @@ def _steps(
         for tensor in call.inputs:
             readers.setdefault(id(tensor), []).append(call)
     choices = {
-        id(call.node): _choose(call, request, prefix, decided)
+        id(call.node): _choose(call, request, prefix, decided, uses)
         for call in walk
         if not _graph.is_editable(call)
     }
@@ -229,7 +233,8 @@ def _steps(
             inner = call.operation
             if id(inner) not in decided:  # a shared model is one
                 decided[id(inner)] = Decision("pass")
-                found += _steps(inner, request, f"{prefix}{inner.name}/", decided)
+                inside = f"{prefix}{inner.name}/"
+                found += _steps(inner, request, inside, decided, uses)
             continue
         decision = choices[id(call.node)]
         if decision is None:
@@ -304,16 +309,27 @@ _JOINING = ("Concatenate", "Stack", "Maximum", "Minimum")
 
 
 def _choose(
-    call: Call, request: Request, prefix: str, decided: dict[int, Decision]
+    call: Call,
+    request: Request,
+    prefix: str,
+    decided: dict[int, Decision],
+    uses: Mapping[int, list[Call]],
 ) -> Decision | None:
     """The decision on a call; `None` where it makes no floats."""
     if not any(map(_is_float, call.outputs)):
         return None
     operation = call.operation
     # A layer that is called several times is wrapped once, so that the first call
-    # decides. Operations have no variables and are decided call by call.
-    if id(operation) not in decided or not isinstance(operation, keras.Layer):
+    # decides, and one that has to stay in float keeps all of them there. Operations
+    # have no variables and are decided call by call.
+    is_layer = isinstance(operation, keras.Layer)
+    if id(operation) not in decided or not is_layer:
         decision = decide(call, request.activations)
+        for other in uses[id(operation)] if is_layer else ():
+            if other.node is not call.node and any(map(_is_float, other.outputs)):
+                refused = decide(other, request.activations)
+                if refused.kind == "float":
+                    decision = refused
         reason = request.left_out(prefix + operation.name)
         if reason and decision.kind != "pass":
             decision = Decision("float", reason)

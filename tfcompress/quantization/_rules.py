@@ -431,9 +431,10 @@ def _affine(
             x = grid(ops.cast(x, layer.compute_dtype))
         if len(shape) == 4:
             return made[0](x)
-        height, width = (1, 1) if len(shape) == 2 else (1, shape[1])
-        inner = made[0](layers.Reshape((height, width, shape[-1]))(x))
-        return layers.Reshape(shape[1:])(inner)
+        # Not `shape`: another call of the layer may be on another length.
+        width = 1 if len(shape) == 2 else x.shape[1]
+        inner = made[0](layers.Reshape((1, width, shape[-1]))(x))
+        return layers.Reshape(x.shape[1:])(inner)
 
     fusable = len(shape) == 4
     return Decision(
