@@ -5,7 +5,8 @@ moments, Adam's next step moves every weight by the full learning rate. So each 
 cut as its variable was cut. A kernel (3, 3, 16, 32) that has become (3, 3, 12, 24) has
 two Adam slots of the first shape, and the new optimizer gets the part (3, 3, 12, 24) of
 them. For the same batch, the smaller model then takes the step that the masked one
-would take.
+would take, unless a removed channel carried a constant other than zero: the weights
+that read it are gone, and only the bias trains that they were folded into.
 """
 
 from __future__ import annotations

@@ -58,6 +58,9 @@ def fit_shrinking(
 
     * Dropout and noise draw other random numbers.
     * A weight regularizer no longer sees the weights that read a removed channel.
+    * A removed channel that carried a constant other than zero, as 0.5 behind a
+      sigmoid, is part of the bias that follows. The weights that read it go, while
+      those of the masked model would go on to train.
     * The `"random"` criterion draws a new order of the channels that remain.
     * An update that uses a norm of a whole variable, or of all of them, does not
       see what was removed: `clipnorm`, `global_clipnorm`, `Lamb`, `Muon`,
