@@ -5,12 +5,17 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 
 import tfcompress as tfc
 from tests.structure import graphs
 from tfcompress.structure._graph import require_editable
+from tfcompress.structure._rebuild import Rebuild
+from tfcompress.structure._verify import verify
+from tfcompress.structure._walk import trace
 
 structure = tfc.structure
 
@@ -114,6 +119,47 @@ def test_a_chain_that_would_lose_how_it_trains_is_refused():
     around = keras.Model(inputs, L.Dense(2)(chain(inputs)))
     rewired = structure.rewire(around, [double])
     assert not isinstance(rewired.get_layer(chain.name), keras.Sequential)
+
+
+class Sampling(L.Layer):
+    """Draws from a normal distribution, as in a variational autoencoder."""
+
+    def call(self, inputs):
+        mean, variance = inputs
+        return mean + tf.exp(0.5 * variance) * tf.random.normal(tf.shape(mean))
+
+
+class Twice(L.Layer):
+    def call(self, x):
+        return 2.0 * x
+
+
+def autoencoder():
+    i = keras.Input((6,))
+    hidden = L.Dense(8, activation="relu", name="hidden")(i)
+    draw = Sampling(name="draw")([L.Dense(2, name=name)(hidden) for name in "mv"])
+    middle = L.Dense(4, activation="relu", name="middle")(Twice()(draw))
+    return graphs.randomize(keras.Model(i, L.Dense(6, name="out")(middle)))
+
+
+def test_models_that_draw_random_numbers_are_edited():
+    model = autoencoder()
+    small = structure.remove_channels(model, {"hidden": [0, 3], "middle": [1]})
+    assert small.get_layer("hidden").units == 6
+    zeroed = structure.zero_channels(model, {"hidden": [0, 3]})
+    assert tfc.finalize(zeroed).get_layer("hidden").units == 6
+    assert tfc.quantization.prepare(model).get_layer("draw")
+
+
+@pytest.mark.parametrize("name", ["m", "middle", "out"])
+def test_what_is_not_random_is_checked_before_and_behind_what_is(name):
+    model = autoencoder()
+    rebuild = Rebuild(model, trace(model))
+    verify(model, rebuild)
+    bias = rebuild.model.get_layer(name).bias
+    bias.assign_add(np.full(bias.shape, 10.0))
+    with pytest.raises(structure.VerificationError, match=f"at '{name}'"):
+        verify(model, rebuild)
 
 
 def test_of_a_distiller_the_student_is_edited():

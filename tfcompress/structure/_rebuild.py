@@ -288,7 +288,8 @@ class Rebuild:
         if not isinstance(model, keras.Sequential) or self._stays_chain(model):
             return
         own = _graph.own_steps(model)
-        if own and _graph.rebuilt_class(model) is type(model):
+        stays = _graph.rebuilt_class(model) is type(model)
+        if own and stays:
             raise ValueError(
                 "Invalid value for argument `model`. Expected a model that trains the "
                 f"same once it is rebuilt. Received: {model.name!r} of class "

@@ -16,6 +16,11 @@ the same labels by which the weights were cut, and the rest must agree:
 
 A rule that takes an operation for channel-wise although it is not shows up here, as
 does a registered layer that maps a channel of zeros to something else.
+
+A layer that draws random numbers, as that of a variational autoencoder does, differs
+from itself. Where a model has operations that are not of Keras, the original runs once
+more, each of them on what it read the first time. Of one that then returns something
+else only the shape is checked, and the copy goes on with what the original has drawn.
 """
 
 from __future__ import annotations
@@ -61,6 +66,7 @@ def verify(
     # A list for each tensor: one inside of a nested model that is called twice has two
     # values. The copy computes them in the same order.
     expected: dict[int, list[np.ndarray]] = {}
+    drawn: dict[int, list[Any]] | None = {} if _may_draw(model) else None
     silent = {
         id(tensor)
         for _, call in _graph.walk(model)
@@ -70,7 +76,11 @@ def verify(
 
     def note(tensor: Any, value: Any) -> Any:
         if id(tensor) in silent:
-            return keras.ops.zeros_like(value)
+            value = keras.ops.zeros_like(value)
+        if drawn is not None:
+            drawn.setdefault(id(tensor), []).append(value)
+        if id(tensor) in silent:
+            return value
         if id(tensor) in rebuild.tensors:
             expected.setdefault(id(tensor), []).append(
                 keras.ops.convert_to_numpy(value)
@@ -81,20 +91,33 @@ def verify(
         (v, keras.ops.where(mask != 0, v.value, keras.ops.zeros((), v.dtype)))
         for v, mask in masks  # NaN * 0 is NaN
     ]
-    with keras.StatelessScope(state_mapping=mapping), _full_products():
-        _graph.evaluate(model, inputs, note)
+    random: set[int] = set()
+
+    def note_random(tensor: Any, value: Any) -> Any:
+        assert drawn is not None
+        first = drawn[id(tensor)].pop(0)
+        if id(tensor) not in silent and _differ(first, value):
+            random.add(id(tensor))
+        return first
+
+    for visit in (note, note_random) if drawn is not None else (note,):
+        with keras.StatelessScope(state_mapping=mapping), _full_products():
+            _graph.evaluate(model, inputs, visit)
     origins = {id(new): old for old, new in rebuild.tensors.values()}
 
-    def compare(tensor: Any, value: Any) -> None:
+    def compare(tensor: Any, value: Any) -> Any:
         old = origins.get(id(tensor))
         if old is None or not expected.get(id(old)):
-            return
+            return None
         reference = expected[id(old)].pop(0)
         for axis in range(reference.ndim):
             keep = rebuild.along(old, axis)
             if keep is not None:
                 reference = np.compress(keep, reference, axis)
+        if id(old) in random and reference.shape == tuple(value.shape):
+            return keras.ops.convert_to_tensor(reference, value.dtype)
         _check(old, reference, keras.ops.convert_to_numpy(value))
+        return None
 
     # Statistics that a call updates stay as they are.
     with keras.StatelessScope(), _full_products():
@@ -133,9 +156,21 @@ def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
             f"The edited model differs from the original at {name!r}: its output has "
             f"shape {received.shape}, expected {expected.shape}."
         )
+    error, scale, same = _distance(expected, received)
+    if not same:
+        raise VerificationError(
+            f"The edited model differs from the original at {name!r}: the largest "
+            f"difference is {error:.3g} at values up to {scale:.3g}. Nothing is "
+            "returned. If the layer is registered as channel-wise, check that it maps "
+            "zero channels to zero."
+        )
+
+
+def _distance(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, bool]:
+    """The largest difference and value, and whether two arrays count as the same."""
     # Only floats are compared by value. The kind of bfloat16 in NumPy is "V".
     if not expected.size or expected.dtype.kind not in "fV":
-        return
+        return 0.0, 0.0, True
     tolerance = _TOLERANCE.get(str(expected.dtype), 0.1)
     expected = expected.astype("float64")
     received = received.astype("float64")
@@ -143,13 +178,28 @@ def _check(tensor: Any, expected: np.ndarray, received: np.ndarray) -> None:
     scale = max(1e-6, float(np.abs(expected[both]).max(initial=0.0)))
     error = float(np.abs(expected - received)[both].max(initial=0.0))
     same = (np.isfinite(expected) == np.isfinite(received)).all()
-    if error > tolerance * scale or not same:
-        raise VerificationError(
-            f"The edited model differs from the original at {name!r}: the largest "
-            f"difference is {error:.3g} at values up to {scale:.3g}. Nothing is "
-            "returned. If the layer is registered as channel-wise, check that it maps "
-            "zero channels to zero."
-        )
+    return error, scale, bool(same and error <= tolerance * scale)
+
+
+def _may_draw(model: keras.Model) -> bool:
+    """Whether a model has operations that may draw random numbers at inference."""
+    # Those of Keras do not, or draw the same ones again within a `StatelessScope`.
+    return any(
+        isinstance(call.operation, keras.layers.Lambda)
+        or type(call.operation).__module__.partition(".")[0]
+        not in ("keras", "tfcompress")
+        for _, call in _graph.walk(model)
+    )
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Whether an operation has returned two different values for the same inputs."""
+    first, second = map(keras.ops.convert_to_numpy, (first, second))
+    if first.shape != second.shape:
+        return True
+    if first.dtype.kind in "fV":
+        return not _distance(first, second)[2]
+    return not np.array_equal(first, second)
 
 
 def _random(rng: np.random.Generator, shape: list[int], dtype: str) -> Any:
