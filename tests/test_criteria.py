@@ -132,6 +132,47 @@ def test_mean_activation_sees_layers_of_nested_models():
     )
 
 
+def behind_normalization(activate):
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = activate(layers.BatchNormalization(name="norm")(x))
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+
+
+def one_by_one():
+    model = keras.Sequential()
+    model.add(keras.Input((6, 6, 2)))
+    model.add(layers.Conv2D(4, 3, name="conv"))
+    model.add(layers.BatchNormalization(name="norm"))
+    model.add(layers.ReLU())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(2))
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: behind_normalization(layers.ReLU()),
+        lambda: behind_normalization(keras.ops.relu),
+        one_by_one,
+    ],
+    ids=["layer", "operation", "add"],
+)
+def test_mean_activation_is_measured_behind_normalization_and_activation(make):
+    model = make()
+    # Filter i hands on i after the activation: 1.5 on average, by which scores divide.
+    # Before the activation, filter 0 is the largest.
+    model.get_layer("norm").gamma.assign([0.0] * 4)
+    model.get_layer("norm").beta.assign([-9.0, 1.0, 2.0, 3.0])
+    data = np.ones((4, 6, 6, 2), "float32")
+    np.testing.assert_allclose(
+        score(criteria.MeanActivation(data), model, "conv"),
+        np.arange(4) / 1.5,
+        atol=1e-6,
+    )
+
+
 def test_mean_activation_leaves_the_model_as_it_was(model):
     data = np.zeros((4, 6, 6, 2), "float32")
     score(criteria.MeanActivation(data), model, "first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,25 +57,20 @@ def filter_taps(
     """
     watched = {member.layer_name: member for member in members}
     taps: dict[str, tuple[Any, int]] = {}
-    for name, call, readers in _calls_by_name(model):
-        if name in watched and name not in taps:
-            axis = _filter_axis(name, call, watched[name])
-            taps[name] = (_last_operation(call, readers), axis)
-    return taps
-
-
-def _calls_by_name(
-    model: keras.Model,
-) -> Iterator[tuple[str, Call, dict[int, list[Call]]]]:
-    """Every call of a layer, by the layer's name, with who reads its tensors."""
     listed = list(walk(model))
+    # Counted in this graph: a layer also keeps the calls of other models, and those of
+    # a Sequential model before its last `add`.
+    times = Counter(id(call.operation) for _, call in listed)
     readers: dict[int, list[Call]] = {}
     for _, call in listed:
         for tensor in call.inputs:
             readers.setdefault(id(tensor), []).append(call)
     for prefix, call in listed:
-        if not is_editable(call):
-            yield f"{prefix}{call.operation.name}", call, readers
+        name = f"{prefix}{call.operation.name}"
+        if not is_editable(call) and name in watched and name not in taps:
+            axis = _filter_axis(name, call, watched[name])
+            taps[name] = (_last_operation(call, readers, times), axis)
+    return taps
 
 
 def _filter_axis(name: str, call: Call, member: Any) -> int:
@@ -91,16 +87,18 @@ def _filter_axis(name: str, call: Call, member: Any) -> int:
     return axis
 
 
-def _last_operation(call: Call, readers: dict[int, list[Call]]) -> Any:
+def _last_operation(
+    call: Call, readers: Mapping[int, list[Call]], times: Mapping[int, int]
+) -> Any:
     """The operation whose output is the activation of the filters of `call`."""
     while not _is_activated(call.operation):
         following = readers.get(id(call.outputs[0]), [])
         if len(following) != 1:
             break
         operation = following[0].operation
-        if not isinstance(operation, _BETWEEN):
+        if not isinstance(operation, _BETWEEN) and not _is_function(operation):
             break
-        if len(operation._inbound_nodes) != 1:
+        if times[id(operation)] != 1:
             break  # a shared layer: its output is not this layer's alone
         call = following[0]
     return call.operation
@@ -110,6 +108,12 @@ def _is_activated(operation: Any) -> bool:
     return isinstance(operation, ACTIVATION_LAYERS) or (
         applied_function(operation) is not None
     )
+
+
+def _is_function(operation: Any) -> bool:
+    """Whether an operation is an activation function, as `keras.ops.relu(x)` is."""
+    # A layer with an activation function, such as an LSTM, does more than that.
+    return not isinstance(operation, keras.Layer) and _is_activated(operation)
 
 
 # What may stand between a filter and its activation function, or be that.
