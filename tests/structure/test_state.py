@@ -189,6 +189,25 @@ def test_vocabularies_with_weights():
     np.testing.assert_array_equal(structure.wrap(model, {})(text), model(text))
 
 
+def test_new_weights_keep_what_layers_adapted_to():
+    words = L.StringLookup(output_mode="multi_hot")
+    words.adapt(["a", "b"])
+    numbers = L.Normalization()
+    numbers.adapt(np.array([[90.0, 1.0], [110.0, 3.0]], "float32"))
+    text, value = keras.Input((1,), dtype="string"), keras.Input((2,))
+    read = L.Concatenate(name="read")([words(text), numbers(value)])
+    x = L.Dense(4, activation="relu", name="first")(read)
+    model = keras.Model([text, value], [read, L.Dense(2)(x)])
+    small = structure.resize(model, {"first": 2}, weights="random")
+    given = [
+        keras.ops.convert_to_tensor([["a"], ["c"]]),
+        keras.ops.convert_to_tensor([[110.0, 1.0], [100.0, 5.0]], "float32"),
+    ]
+    assert small.get_layer("first").units == 2
+    np.testing.assert_array_equal(small(given)[0], model(given)[0])
+    np.testing.assert_allclose(small(given)[0][:, -2:], [[1, -1], [0, 3]], 1e-5, 1e-5)
+
+
 def test_generators_of_noise_continue():
     i = keras.Input((4,))
     model = keras.Model(i, L.Dropout(0.5, seed=1)(L.GaussianNoise(1.0, seed=2)(i)))

@@ -360,7 +360,7 @@ def resize(
             number.
         weights: "inherit" keeps the channels with the largest L1 norm of their
             filters, with their weights; "random" initializes the whole model
-            anew. Defaults to "inherit".
+            anew, except what layers adapted to data. Defaults to "inherit".
         seed: makes "random" reproducible. Defaults to None.
         verify: as in `remove_channels`, for "inherit". Defaults to True.
         carry_optimizer: whether "inherit" carries the optimizer's slots over, so

@@ -44,6 +44,7 @@ from tfcompress.structure._fold import Folding
 from tfcompress.structure._state import (
     builds_itself,
     carry_state,
+    carry_statistics,
     prepare_state,
     sublayers,
 )
@@ -88,7 +89,8 @@ class Rebuild:
         absent: ids of layers whose output counts as zero.
         edits: tensors to replace by others.
         fold: id of layer -> the normalization behind it that it takes in.
-        inherit: whether weights are copied. Defaults to True.
+        inherit: whether weights are copied. What layers adapted to data is always
+            carried. Defaults to True.
 
     Attributes:
         model: the copy.
@@ -145,6 +147,9 @@ class Rebuild:
             for old, new in self.layers.values():
                 if id(old) not in self._wrap:  # those have theirs, and may be baked
                     self._copy_weights(old, new)
+        else:
+            for old, new in self.layers.values():
+                carry_statistics(old, new, self.cut)
         for old, new in self.layers.values():
             _copy_flags(old, new)
         self.variables = {
@@ -472,8 +477,7 @@ class Rebuild:
         tensors = (*call.inputs, *call.outputs)
         whole = all(self.shape(t) == tuple(t.shape) for t in tensors)
         self._whole[id(old)] = whole
-        if self._inherit:
-            prepare_state(old, new, whole)
+        prepare_state(old, new, whole)
         if whole and old.built and builds_itself(old) and not new.built:
             new.build_from_config(old.get_build_config())
         wrap = self._wrap.get(id(old))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,14 @@ from keras import KerasTensor
 
 from tfcompress.structure._graph import is_of_keras
 
-__all__ = ["builds_itself", "carry_state", "overrides", "prepare_state", "sublayers"]
+__all__ = [
+    "builds_itself",
+    "carry_state",
+    "carry_statistics",
+    "overrides",
+    "prepare_state",
+    "sublayers",
+]
 
 
 def prepare_state(old: keras.Layer, new: keras.Layer, whole: bool) -> None:
@@ -67,6 +74,28 @@ def carry_state(old: keras.Layer, new: keras.Layer, whole: bool) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 source.save_assets(folder)
                 target.load_assets(folder)
+
+
+def carry_statistics(
+    old: keras.Layer,
+    new: keras.Layer,
+    cut: Callable[[keras.Variable, np.ndarray], np.ndarray],
+) -> None:
+    """Gives a copy with new weights what the original's `Normalization` adapted to.
+
+    Training does not learn it, so that new weights would never find it again.
+
+    Args:
+        old: the original, built.
+        new: its copy, built and with its variables.
+        cut: function of an old variable and its value that leaves out the removed
+            channels.
+    """
+    for source, target in zip(sublayers(old), sublayers(new), strict=True):
+        if isinstance(source, keras.layers.Normalization) and source.built:
+            for given, taken in zip(source.variables, target.variables, strict=True):
+                taken.assign(cut(given, keras.ops.convert_to_numpy(given)))
+            target.finalize_state()
 
 
 _LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
