@@ -208,6 +208,17 @@ def test_new_weights_keep_what_layers_adapted_to():
     np.testing.assert_allclose(small(given)[0][:, -2:], [[1, -1], [0, 3]], 1e-5, 1e-5)
 
 
+def test_activations_may_hold_a_tensor_of_float32():
+    half = keras.ops.convert_to_tensor(0.5, "float32")
+    i = keras.Input((4,))
+    x = L.Dense(3, activation=lambda x: keras.ops.sigmoid(x) * half, name="first")(i)
+    model = keras.Model(i, L.Dense(2)(x))
+    small = structure.remove_channels(model, {"first": [1]})
+    masked = structure.zero_channels(model, {"first": [1]})
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), 1e-5, 1e-6)
+
+
 def test_generators_of_noise_continue():
     i = keras.Input((4,))
     model = keras.Model(i, L.Dropout(0.5, seed=1)(L.GaussianNoise(1.0, seed=2)(i)))

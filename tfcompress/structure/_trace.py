@@ -275,12 +275,16 @@ class Trace:
             return Abstract.frozen(tensor.shape)
         if not tensor.constant.any() and facts(function).zero:
             return tensor
-        return self.map(
-            tensor,
-            lambda x: keras.ops.convert_to_numpy(
-                function(keras.ops.convert_to_tensor(x, "float64"))
-            ),
-        )
+
+        def run(x: np.ndarray) -> np.ndarray:
+            try:
+                result = function(keras.ops.convert_to_tensor(x, "float64"))
+            except Exception:  # whatever a backend raises where types are mixed
+                # The function holds a tensor of its own, most often of float32.
+                result = function(keras.ops.convert_to_tensor(x, "float32"))
+            return keras.ops.convert_to_numpy(result)
+
+        return self.map(tensor, run)
 
     def map(
         self, tensor: Abstract, function: Callable[[np.ndarray], np.ndarray]
