@@ -18,6 +18,7 @@ from tfcompress.structure._verify import verify
 from tfcompress.structure._walk import trace
 
 structure = tfc.structure
+fit_shrinking = tfc.training.fit_shrinking
 
 
 class Backbone(keras.Model):
@@ -217,3 +218,56 @@ def test_edited_models_stay_under_the_strategy_of_the_original():
     found = json.loads(result.stdout.splitlines()[-1])
     assert found.pop("iterations") == 4
     assert found == {key: [2, 2, 2] for key in found} and len(found) == 5
+
+
+def halved(weights):
+    return 0.5 * keras.ops.sum(weights**2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.Dense(3, kernel_regularizer=halved, name="first"),
+        lambda: L.Dense(3, kernel_regularizer=lambda w: keras.ops.sum(w), name="first"),
+        lambda: L.Dense(3, kernel_constraint=lambda w: 0.9 * w, name="first"),
+        lambda: L.LSTM(3, activation=lambda x: keras.ops.tanh(x), name="first"),
+    ],
+)
+def test_functions_that_nobody_registered_are_handed_over(make):
+    first = make()
+    i = keras.Input((5, 4) if isinstance(first, L.LSTM) else (4,))
+    model = keras.Model(i, L.Dense(2)(first(i)))
+    small = structure.shrink(structure.wrap(model, {}))
+    x = np.random.default_rng(0).normal(size=(6, *i.shape[1:])).astype("float32")
+    np.testing.assert_allclose(small(x), model(x), 1e-5, 1e-6)
+    assert len(small.losses) == len(model.losses)
+
+
+def test_what_cannot_be_copied_is_refused_before_training():
+    class Inner(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def get_config(self):
+            raise NotImplementedError("no configuration")
+
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dense(2)(Inner()(i)))
+    model.compile("sgd", "mse")
+    x = np.zeros((4, 4), "float32")
+    with pytest.raises(ValueError, match="Inner cannot be created from its get_config"):
+        fit_shrinking(model, x, x[:, :2], verbose=0)
+
+
+def test_the_features_in_a_noise_shape_are_cut():
+    i = keras.Input((3, 4))
+    x = L.Dropout(0.5, noise_shape=(None, 1, 8))(L.Dense(8, name="first")(i))
+    model = keras.Model(i, L.Dense(2)(x))
+    small = structure.remove_channels(model, {"first": [0, 1]})
+    small.compile("sgd", "mse")
+    x = np.zeros((4, 3, 4), "float32")
+    small.fit(x, x[..., :2], verbose=0)

@@ -39,6 +39,7 @@ import keras
 import numpy as np
 
 from tfcompress import _made
+from tfcompress._own import lambdas_allowed, with_own
 from tfcompress.structure import _graph
 from tfcompress.structure._fold import Folding
 from tfcompress.structure._state import (
@@ -456,7 +457,7 @@ class Rebuild:
                 shape = self.shape(call.outputs[0])[1:]
             new = _copy_lambda(old, shape)
         else:
-            config = old.get_config()
+            config = _config(old)
             if not self._nothing:
                 self._rule(call).configure(old, call, config, self)
             if id(old) in self._fold:
@@ -695,22 +696,50 @@ def _id(thing: Any) -> int | None:
     return None if thing is None else id(thing)
 
 
+def _config(old: keras.Layer) -> dict:
+    """The configuration of a layer, which may hold lambdas."""
+    try:
+        with lambdas_allowed():
+            return old.get_config()
+    except Exception as error:  # whatever a `get_config` of the user's raises
+        raise _not_created(old, error) from error
+
+
 def _created(old: keras.Layer, config: dict) -> keras.Layer:
     """A layer from a configuration that may be edited."""
+    # Regularizers, constraints and activations may be plain functions, which nobody
+    # has registered. They are handed over themselves.
+    described, own = with_own({"class_name": type(old).__name__, "config": config}, old)
+    if any(isinstance(thing, FunctionType) for thing in own.values()):
+        config = described["config"]
     try:
-        return type(old).from_config(config)
-    except TypeError as error:
-        reason = str(error).partition("Exception encountered: ")[2] or str(error)
-        raise ValueError(
-            f"Layer {old.name!r} of class {type(old).__name__} cannot be created from "
-            f"its get_config(): {reason.strip()}. Let its constructor take **kwargs, "
-            "hand them to super().__init__(**kwargs), and let get_config() return "
-            "every other argument."
-        ) from error
+        with keras.saving.custom_object_scope(own):
+            return type(old).from_config(config)
+    except Exception as error:  # whatever a constructor of the user's raises
+        raise _not_created(old, error) from error
+
+
+def _not_created(old: keras.Layer, error: Exception) -> ValueError:
+    reason = str(error).partition("Exception encountered: ")[2] or str(error)
+    if type(old).__module__.partition(".")[0] == "keras":
+        advice = (
+            "Register the functions and classes that it holds with "
+            "keras.saving.register_keras_serializable."
+        )
+    else:
+        advice = (
+            "Let its constructor take **kwargs, hand them to "
+            "super().__init__(**kwargs), and let get_config() return every other "
+            "argument."
+        )
+    return ValueError(
+        f"Layer {old.name!r} of class {type(old).__name__} cannot be created from its "
+        f"get_config(): {reason.strip().rstrip('.')}. {advice}"
+    )
 
 
 def require_copies(model: keras.Model) -> None:
-    """Raises if a layer of a user's own class cannot be copied.
+    """Raises if a layer cannot be copied.
 
     An edit finds that out by itself. A method that trains asks before, so that
     hours of training do not end in an error.
@@ -724,11 +753,10 @@ def require_copies(model: keras.Model) -> None:
     with keras.utils.custom_object_scope(_custom_objects(model)):
         for _, call in _graph.walk(model):
             layer = call.operation
-            known = type(layer).__module__.partition(".")[0] in ("keras", "tfcompress")
             if isinstance(layer, keras.Layer) and not (
-                known or isinstance(layer, keras.Model)
+                isinstance(layer, keras.layers.Lambda) or _graph.is_editable(call)
             ):
-                _created(layer, layer.get_config())
+                _created(layer, _config(layer))
 
 
 def _copy_lambda(layer: Any, output_shape: Any) -> keras.Layer:

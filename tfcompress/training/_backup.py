@@ -22,9 +22,9 @@ import numpy as np
 
 from tfcompress import _made, _processes
 from tfcompress._files import check_writable, lock, replacing
+from tfcompress._own import check_readable, lambdas_allowed, with_own
 from tfcompress.callbacks._state import no_weights
 from tfcompress.structure._graph import scope_of
-from tfcompress.training._own import check_readable, lambdas_allowed, with_own
 
 __all__ = ["Backup", "Saved", "owned"]
 

@@ -13,7 +13,8 @@ import keras
 from tfcompress import structure
 from tfcompress._checks import whole
 from tfcompress.structure._edit import Shrunk, shrink_recorded
-from tfcompress.structure._graph import require_editable, scope_of
+from tfcompress.structure._graph import edited, require_editable, scope_of
+from tfcompress.structure._rebuild import require_copies
 from tfcompress.training._backup import Backup, owned
 from tfcompress.training._pace import Pace
 from tfcompress.training._run import Run
@@ -237,6 +238,7 @@ def _shrunk(model: keras.Model, multiple_of: int) -> Shrunk | None:
 
 def _check(model: Any, callbacks: Any, **counts: Any) -> None:
     require_editable(model)
+    require_copies(edited(model))
     if not model.compiled:
         raise ValueError(
             "Invalid value for argument `model`. Expected a compiled model. "

@@ -168,6 +168,15 @@ class Identity(Rule):
     ) -> list[Abstract]:
         return inputs[: len(call.outputs)]
 
+    def configure(self, op: Any, call: Call, config: dict, kept: Kept) -> None:
+        # `Dropout(noise_shape=(None, 1, 8))` names the features.
+        if (noise := config.get("noise_shape")) is not None:
+            sizes = kept.shape(call.inputs[0])
+            config["noise_shape"] = tuple(
+                size if given not in (None, 1) else given
+                for given, size in zip(noise, sizes, strict=True)
+            )
+
 
 class Activation(Rule):
     """Layers that apply one function to every element."""

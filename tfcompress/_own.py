@@ -68,7 +68,8 @@ def with_own(config: Any, model: keras.Model) -> tuple[Any, dict[str, Any]]:
         if not isinstance(node, dict):
             return node
         kind, inner = node.get("class_name"), node.get("config")
-        if kind in _FUNCTIONS and _is_own(live):
+        # Keras describes a lambda that is an activation by its code alone.
+        if (kind in _FUNCTIONS or node.keys() == {"value"}) and _is_own(live):
             name = f"own function {len(own)}"
             own[name] = live
             return {"class_name": "function", "config": name, "registered_name": name}
