@@ -311,3 +311,14 @@ def test_a_model_that_would_lose_how_it_trains_is_refused():
     for model in (chain, OwnModel(4)):
         with pytest.raises(ValueError, match=r"`model`.*train_step"):
             tfc.quantization.prepare(model)
+
+
+def test_a_mean_that_is_shared_by_calls_with_different_numbers_of_operands():
+    mean = keras.layers.Average(name="mean")
+    i = keras.Input((8,))
+    a, b, c = (keras.layers.Dense(4, name=name)(i) for name in "abc")
+    model = keras.Model(i, keras.layers.Concatenate()([mean([a, b]), mean([a, b, c])]))
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    prepared = tfc.quantization.calibrate(tfc.quantization.prepare(model), x)
+    largest = np.abs(model(x)).max()
+    np.testing.assert_allclose(prepared(x), model(x), atol=0.03 * largest)

@@ -229,7 +229,7 @@ def _layer(layer: Any, call: Call, bits: int) -> Decision:
     if kind in _MERGING:
         return _merge(kind, call)
     if kind == "Average":
-        return _average(call)
+        return _average()
     reason = _IN_FLOAT.get(kind)
     return _float(reason or f"there is no rule for layers of class {kind}")
 
@@ -335,27 +335,28 @@ def _merge(kind: str, call: Call) -> Decision:
     fusable = kind in ("Add", "Subtract", "Multiply")
     if kind == "Concatenate" or len(call.inputs) == 2:
         return Decision("own", fusable=fusable)
-    merge = getattr(layers, kind)
+    return Decision("instead", "two operands at a time", _chain(getattr(layers, kind)))
 
-    def chain(grid: Maker, first: Any, *rest: Any) -> Any:
+
+def _chain(merge: type) -> Maker:
+    """A layer of each two operands, with a grid behind all but the last."""
+
+    def chained(grid: Maker, first: Any, *rest: Any) -> Any:
         for number, other in enumerate(rest, 1):
             first = merge()([first, other])
             if number < len(rest):
                 first = grid(first)
         return first
 
-    return Decision("instead", "two operands at a time", chain)
+    return chained
 
 
-def _average(call: Call) -> Decision:
-    count = len(call.inputs)
+def _average() -> Decision:
+    add = _chain(layers.Add)
 
     def mean(grid: Maker, *values: Any) -> Any:
-        merge = _merge("Add", call)
-        total = (
-            merge.build(grid, *values) if merge.build else layers.Add()(list(values))
-        )
-        return layers.Rescaling(1 / count)(grid(total))
+        # Each call of a shared layer may have another number of operands.
+        return layers.Rescaling(1 / len(values))(grid(add(grid, *values)))
 
     return Decision("instead", "a sum and a factor", mean)
 
