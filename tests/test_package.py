@@ -44,13 +44,14 @@ HELPERS = {
     "_progress",
     "_share",
     "_models",
+    "_own",
     "_samples",
     "_taps",
     "_toml",
     "_meters",
 }
 KNOWS = {
-    "structure": {"_checks", "_made"},
+    "structure": {"_checks", "_made", "_own"},
     "_checks": set(),
     "_files": set(),
     "_figures": set(),
@@ -60,6 +61,7 @@ KNOWS = {
     "_share": {"_checks"},
     "_toml": set(),
     "_models": {"_files", "_made"},
+    "_own": {"_models"},
     "_samples": {"structure", "data"},
     "_taps": {"structure"},
     "_meters": {"_samples", "_taps"},
