@@ -443,7 +443,7 @@ class TestCalibrationData:
         ("calibration", "message"),
         [
             (None, "needs"),
-            (np.zeros((5, 8, 8)), re.escape("(samples, 8, 8, 1)")),
+            (np.zeros((5, 8, 7)), re.escape("(samples, 8, 8, 1)")),
             (np.zeros((5, 28, 28, 1)), re.escape("(5, 28, 28, 1)")),
             (np.zeros((0, 8, 8, 1)), "at least one"),
             (np.full((2, 8, 8, 1), np.nan), "finite"),
