@@ -467,7 +467,7 @@ def check_labeled(source: Source) -> None:
             (batch, classes).
     """
     shapes = [tensor.shape for tensor in source.model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][-1] < 2:
+    if len(shapes) != 1 or len(shapes[0]) != 2 or (shapes[0][-1] or 0) < 2:
         raise ValueError(
             "Invalid value for argument `model`. Expected one output of shape (batch, "
             f"classes), with two classes or more. Received: outputs of shape {shapes}"
