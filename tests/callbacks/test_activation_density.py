@@ -211,11 +211,25 @@ def test_activations_outside_of_a_nested_model_are_found():
     assert taps["inner/conv"].operation.name == "relu"
 
 
-def test_operations_of_keras_ops_are_activations():
+@pytest.mark.parametrize("relu", [keras.ops.relu, keras.activations.relu])
+def test_functions_of_keras_are_activations(relu):
     inputs = keras.Input(SHAPE)
-    x = keras.ops.relu(layers.Conv2D(3, 1, name="conv")(inputs))
+    x = relu(layers.Conv2D(3, 1, name="conv")(inputs))
     taps, _ = activation_taps(keras.Model(inputs, layers.Flatten()(x)))
     assert taps["conv"].sparse
+    # The tap is behind the function, not before it.
+    assert taps["conv"].operation.name != "conv"
+
+
+def test_a_leak_makes_no_zeros_and_a_shifted_relu_does_not_keep_them():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(3, 1, name="leaky")(inputs)
+    x = keras.activations.relu(x, negative_slope=0.1)
+    x = layers.Conv2D(3, 1, name="shifted")(x)
+    x = keras.activations.relu(x, negative_slope=0.1, threshold=1.0)
+    taps, reasons = activation_taps(keras.Model(inputs, layers.Flatten()(x)))
+    assert not taps["leaky"].sparse
+    assert "f(0) = -0.1" in reasons["shifted"]
 
 
 def test_a_linear_bottleneck_and_a_gate_are_left_out_with_a_reason():

@@ -9,14 +9,20 @@ import tfcompress as tfc
 from tests.structure import graphs
 from tfcompress.structure import _facts
 
+PLACES = (
+    keras.src.ops.nn,
+    keras.src.ops.numpy,
+    keras.src.ops.math,
+    keras.src.activations.activations,
+)
+
 
 def functions():
     """Keras' activation functions and operations of one tensor, by class name."""
-    places = (keras.src.ops.nn, keras.src.ops.numpy, keras.src.ops.math)
     found = {}
     for name in _facts._FACTS:
         snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)[1:]
-        classes = [vars(place)[name] for place in places if name in vars(place)]
+        classes = [vars(place)[name] for place in PLACES if name in vars(place)]
         if name == "Clip":
             found[name] = classes[0](-1.0, 1.0)
         elif name == "Threshold":
@@ -49,9 +55,8 @@ def test_every_row_holds_for_the_function_itself(name):
 
 
 def test_operations_of_the_table_exist():
-    places = (keras.src.ops.nn, keras.src.ops.numpy, keras.src.ops.math)
     for name in _facts.UNARY:
-        assert any(name in vars(place) for place in places), name
+        assert any(name in vars(place) for place in PLACES), name
 
 
 def test_every_activation_function_of_keras_is_known():

@@ -98,7 +98,10 @@ _FACTS: dict[str, Facts] = {
         activation=True,
         sparse=True,
     ),
-    **_rows("Threshold", elementwise=True, zero=None, activation=True, sparse=None),
+    # "ReLU" is what `keras.activations.relu` makes of a tensor of a graph.
+    **_rows(
+        "ReLU Threshold", elementwise=True, zero=None, activation=True, sparse=None
+    ),
     **_rows("Softmax LogSoftmax", activation=True),
     **_rows("Sparsemax", activation=True, sparse=True),
 }
