@@ -298,6 +298,12 @@ def test_weights_that_two_layers_share_are_refused_by_name():
     for inherit in ("inherit", "random"):
         with pytest.raises(ValueError, match=r"'table' and 'tied', which share"):
             structure.resize(tied, {}, weights=inherit, verify=False)
+    # A method that trains asks before it does.
+    tied.compile("sgd", "mse")
+    pruning = tfc.callbacks.FilterPruning(0.5)
+    with pytest.raises(ValueError, match=r"'table' and 'tied', which share"):
+        tied.fit(np.zeros((2, 5), "int32"), np.zeros((2, 5, 7)), callbacks=[pruning])
+    assert int(tied.optimizer.iterations) == 0
     # What the advice says: one layer, called twice, stays one layer.
     both = L.ReversibleEmbedding(7, 4, name="both")
     copy = structure.wrap(model(both, lambda x: both(x, reverse=True)), {})

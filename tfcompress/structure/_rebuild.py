@@ -175,13 +175,7 @@ class Rebuild:
                     continue
                 known, name = first.setdefault(id(source), (target, old.name))
                 if known is not target:
-                    raise ValueError(
-                        "Invalid value for argument `model`. Expected layers that have "
-                        "their weights for themselves, because copies of layers do not "
-                        f"share any. Received: layers {name!r} and {old.name!r}, which "
-                        f"share {source.path!r}. Let one layer do the work of both and "
-                        "call it twice, as keras.layers.ReversibleEmbedding does"
-                    )
+                    raise _shared(source, name, old.name)
 
     # What rules ask (protocol `Kept`) --------------------------------------
 
@@ -748,15 +742,30 @@ def require_copies(model: keras.Model) -> None:
         model: a model that can be edited.
 
     Raises:
-        ValueError: if a layer cannot be created from its `get_config()`.
+        ValueError: if a layer cannot be created from its `get_config()`, or if two
+            layers share a weight.
     """
+    owners: dict[int, keras.Layer] = {}
     with keras.utils.custom_object_scope(_custom_objects(model)):
         for _, call in _graph.walk(model):
             layer = call.operation
-            if isinstance(layer, keras.Layer) and not (
-                isinstance(layer, keras.layers.Lambda) or _graph.is_editable(call)
-            ):
+            if not isinstance(layer, keras.Layer) or _graph.is_editable(call):
+                continue
+            for weight in layer.weights:
+                owner = owners.setdefault(id(weight), layer)
+                if owner is not layer:
+                    raise _shared(weight, owner.name, layer.name)
+            if not isinstance(layer, keras.layers.Lambda):
                 _created(layer, _config(layer))
+
+
+def _shared(weight: keras.Variable, first: str, second: str) -> ValueError:
+    return ValueError(
+        "Invalid value for argument `model`. Expected layers that have their weights "
+        "for themselves, because copies of layers do not share any. Received: layers "
+        f"{first!r} and {second!r}, which share {weight.path!r}. Let one layer do the "
+        "work of both and call it twice, as keras.layers.ReversibleEmbedding does"
+    )
 
 
 def _copy_lambda(layer: Any, output_shape: Any) -> keras.Layer:
