@@ -9,7 +9,8 @@ Training" (Foldy-Porto et al., 2020) is about, and three controls:
                      anew, and so on
     density-inherit  the same, but resized networks keep weights of the former
     uniform          the dense network with all layers narrowed alike, initialized
-                     anew, to the operations of the first `density` variant
+                     anew, to the operations of the first `density` variant that
+                     ends narrower (where none does: of the last network it tried)
     uniform-inherit  the first network of `density-inherit`, narrowed alike to the
                      operations of its last, with the weights that it keeps
     shallow          the first 8 convolutions of VGG-19, as wide as in the first
@@ -278,12 +279,11 @@ def start(settings, experiment, job, build):
     """The network that a variant without rounds trains."""
     if job.name == "dense":
         return build()
-    record = sized_record(experiment, job)
+    record, last = sized_record(experiment, job)
     if job.name == "shallow":
-        narrow = record["nets"][min(1, record["final"])]
-        return build(narrow["widths"][:SHALLOW])
+        return build(record["nets"][min(1, last)]["widths"][:SHALLOW])
     full = channels(build())
-    wanted = final_net(record)["ops"]
+    wanted = record["nets"][last]["ops"]
 
     def narrowed(step):
         return [max(1, round(step / 1000 * width)) for width in full]
@@ -326,9 +326,17 @@ def check_order(experiment, job, variants):
 
 
 def sized_record(experiment, job):
+    """The record of a control's source, and which of its networks is the measure.
+
+    Where Algorithm 1 keeps its first network, because the density of the next one
+    rises, a control of that size would be the dense network again. Then the network
+    that it tried last is the measure.
+    """
     keys = [Job(name=name, seed=job.seed).key for name in sources(job)]
     records = {record["key"]: record for record in experiment.records()}
-    return next(records[key] for key in keys if key in records)
+    found = [records[key] for key in keys if key in records]
+    record = next((r for r in found if r["final"] > 0), found[0])
+    return record, record["final"] or len(record["nets"]) - 1
 
 
 def network(settings, data, steps, widths=None) -> keras.Model:

@@ -113,6 +113,31 @@ def test_the_inherited_control_keeps_weights(recipe, settings, tmp_path):
     assert all(filter_.tobytes() in kept for filter_ in np.moveaxis(mine, -1, 0))
 
 
+def test_a_control_is_as_small_as_a_network_that_is_narrower(
+    recipe, settings, tmp_path
+):
+    """Where Algorithm 1 keeps the dense network, it is no measure for a control."""
+
+    def sized(name, final, ops):
+        job = recipe.Job(name=name, seed=0)
+        record = {"nets": [{"ops": n} for n in ops], "final": final}
+        return job, lambda job: (record, {})
+
+    def measure():
+        record, last = recipe.sized_record(
+            experiment, recipe.Job(name="uniform", seed=0)
+        )
+        return record["name"], record["nets"][last]["ops"]
+
+    with recipe.Experiment(tmp_path, settings) as experiment:
+        job, work = sized("density-random", 0, [60, 20, 10])
+        experiment.run([job], work)
+        assert measure() == ("density-random", 10)
+        job, work = sized("density-inherit", 1, [60, 30])
+        experiment.run([job], work)
+        assert measure() == ("density-inherit", 30)
+
+
 def test_the_shallow_control_has_the_first_layers(recipe, settings, tmp_path):
     shallow = dataclasses.replace(settings, model="vgg19", width=0.05)
     with pytest.raises(ValueError, match=r"`variants`.*'shallow' with vgg19"):
